@@ -42,3 +42,29 @@ pub struct RxRequest { pub id: u16, pub gref: u32 }
 /// `netif_rx_response`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RxResponse { pub id: u16, pub offset: u16, pub flags: u16, pub status: i16 }
+
+impl Protocol for Tx {
+    type Request = TxRequest;
+    type Response = TxResponse;
+    const ENTRIES: u32 = 256;
+    const ENTRY_WORDS: usize = 3;
+    const REQUEST_WORDS: usize = 3;
+    const RESPONSE_WORDS: usize = 1;
+    fn request(_: &[u32]) -> Self::Request { todo!() }
+    fn put_request(_: Self::Request, _: &mut [u32]) { todo!() }
+    fn response(_: &[u32]) -> Self::Response { todo!() }
+    fn put_response(_: Self::Response, _: &mut [u32]) { todo!() }
+}
+
+impl Protocol for Rx {
+    type Request = RxRequest;
+    type Response = RxResponse;
+    const ENTRIES: u32 = 256;
+    const ENTRY_WORDS: usize = 2;
+    const REQUEST_WORDS: usize = 2;
+    const RESPONSE_WORDS: usize = 2;
+    fn request(_: &[u32]) -> Self::Request { todo!() }
+    fn put_request(_: Self::Request, _: &mut [u32]) { todo!() }
+    fn response(_: &[u32]) -> Self::Response { todo!() }
+    fn put_response(_: Self::Response, _: &mut [u32]) { todo!() }
+}

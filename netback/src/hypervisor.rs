@@ -1,0 +1,6 @@
+//! Which hypervisor the daemon stands on, as one type parameter: the real doors, or a test's.
+/// The worker's two doors.
+pub trait Hypervisor: 'static {
+    type Grants: xen::grant::GrantTable;
+    type Events: xen::event::EventChannels;
+}
