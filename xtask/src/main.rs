@@ -1,1 +1,55 @@
-fn main(){}
+//! The project's own commands. `cargo xtask demo` and `cargo xtask test` are the two a newcomer needs.
+
+mod build;
+mod command;
+mod demo;
+mod host;
+mod packages;
+mod suite;
+mod tally;
+mod xen;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// The project's own commands.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Two simulated guests and an outside host talk through the daemon; figures at the end.
+    ///
+    /// Installs the packages it lacks, builds, and hands every argument to `netback-demo` (--json, --hold, --restart).
+    #[command(disable_help_flag = true)]
+    Demo {
+        /// Passed on to `netback-demo`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Every check and test there is; the last line is `N passed, N failed`.
+    Test(suite::Options),
+    /// Real Xen under emulation: up, run, log, down, test, compare.
+    #[command(disable_help_flag = true)]
+    Xen {
+        /// Passed on to the rig.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Task::Demo { args } => demo::run(&args),
+        Task::Test(options) => suite::run(&options),
+        Task::Xen { args } => xen::run(&args),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("xtask: {error:#}");
+        ExitCode::from(2)
+    })
+}

@@ -1,0 +1,237 @@
+//! `cargo xtask test`: every check in named steps, the failures of all of them, one sum.
+
+use crate::command::{TIMED_OUT, cargo, limited};
+use crate::tally::Tally;
+use crate::{build, host, packages};
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+use std::io::{BufRead, BufReader};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+/// Which steps to run.
+#[derive(Args)]
+pub struct Options {
+    /// Leave this step out (may be given several times).
+    #[arg(long, value_name = "STEP")]
+    skip: Vec<Step>,
+    /// Run this step only (may be given several times).
+    #[arg(long, value_name = "STEP", conflicts_with = "skip")]
+    only: Vec<Step>,
+}
+
+/// A named step, in the order of the list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Step {
+    /// Formatting, as rustfmt has it.
+    Fmt,
+    /// Lints of every crate, target and feature; a warning fails.
+    Clippy,
+    /// Unit and property tests of every crate.
+    Unit,
+    /// Every interleaving of the ring's notification protocol (loom).
+    Loom,
+    /// The daemon with simulated guests in network namespaces.
+    Integration,
+    /// The daemon in a driver domain of real Xen, under emulation.
+    Xen,
+}
+
+/// Integration tests share two cores with the guests they start: one at a time.
+const ONE_AT_A_TIME: &[&str] = &["--", "--test-threads=1"];
+
+impl Step {
+    fn name(self) -> String {
+        self.to_possible_value()
+            .expect("no step is hidden")
+            .get_name()
+            .to_string()
+    }
+
+    /// Far beyond what the step takes on two loaded cores from an empty target directory; a step that hangs fails.
+    fn limit(self) -> Duration {
+        let minutes = match self {
+            Step::Fmt => 2,
+            Step::Clippy | Step::Unit | Step::Loom => 20,
+            Step::Integration => 25,
+            Step::Xen => 40,
+        };
+        Duration::from_secs(minutes * 60)
+    }
+
+    /// The commands of the step, run in this order until one fails.
+    fn commands(self) -> Result<Vec<Command>> {
+        let cargo = |args: &[&str]| {
+            let mut command = limited(cargo(), self.limit());
+            command.args(args).current_dir(build::workspace());
+            command
+        };
+        Ok(match self {
+            Step::Fmt => vec![cargo(&["fmt", "--all", "--check"])],
+            Step::Clippy => vec![cargo(&[
+                "clippy",
+                "--workspace",
+                "--all-targets",
+                "--all-features",
+                "--",
+                "-D",
+                "warnings",
+            ])],
+            Step::Unit => vec![cargo(&[
+                "test",
+                "--workspace",
+                "--exclude",
+                "tests",
+                "--exclude",
+                "benches",
+                "--no-fail-fast",
+            ])],
+            Step::Loom => {
+                let mut loom =
+                    cargo(&["test", "-p", "ring", "--release", "--lib", "--no-fail-fast"]);
+                loom.env("RUSTFLAGS", "--cfg loom")
+                    .env("CARGO_TARGET_DIR", build::target_dir()?.join("loom"));
+                vec![loom]
+            }
+            Step::Integration => {
+                let mut test = cargo(&["test", "-p", "tests", "--no-fail-fast"]);
+                test.args(ONE_AT_A_TIME);
+                vec![
+                    cargo(&["build", "-p", "netback", "-p", "sim", "-p", "sim-preload"]),
+                    test,
+                ]
+            }
+            Step::Xen => {
+                let mut xen = limited(std::env::current_exe()?, self.limit());
+                xen.args(["xen", "test", "--json"])
+                    .current_dir(build::workspace());
+                vec![xen]
+            }
+        })
+    }
+}
+
+/// Run the chosen steps; the closing line is the sum, and a failure anywhere is exit status 1.
+pub fn run(options: &Options) -> Result<ExitCode> {
+    host::require_root("the test suite")?;
+    packages::ensure(&[packages::BUILD, packages::LAB])?;
+    let chosen: Vec<Step> = Step::value_variants()
+        .iter()
+        .copied()
+        .filter(|step| {
+            !options.skip.contains(step) && (options.only.is_empty() || options.only.contains(step))
+        })
+        .collect();
+    let started = Instant::now();
+    let results: Vec<(Step, Tally, Duration)> = chosen.into_iter().map(timed).collect();
+    Ok(report(&results, started.elapsed()))
+}
+
+fn timed(step: Step) -> (Step, Tally, Duration) {
+    println!("== {}", step.name());
+    let started = Instant::now();
+    let tally = perform(step).unwrap_or_else(|error| {
+        println!("{}: {error:#}", step.name());
+        Tally::check(false)
+    });
+    println!(
+        "== {}: {tally} in {:.0} s",
+        step.name(),
+        started.elapsed().as_secs_f64()
+    );
+    (step, tally, started.elapsed())
+}
+
+/// One line a step, then the sum and nothing after it.
+fn report(results: &[(Step, Tally, Duration)], took: Duration) -> ExitCode {
+    let mut sum = Tally::default();
+    println!("\nsteps, {:.0} s in all:", took.as_secs_f64());
+    for (step, tally, took) in results {
+        println!(
+            "  {:<12} {:>6.0} s  {tally}",
+            step.name(),
+            took.as_secs_f64()
+        );
+        sum += *tally;
+    }
+    println!("{sum}");
+    ExitCode::from(u8::from(sum.failed > 0))
+}
+
+fn perform(step: Step) -> Result<Tally> {
+    let mut sum = Tally::default();
+    for mut command in step.commands()? {
+        let (tally, ok) = if step == Step::Xen {
+            cases(&mut command)?
+        } else {
+            tests(&mut command)?
+        };
+        sum += tally;
+        // A command that fails without a failed test (it did not compile, it was out of time) is a failure of its own.
+        if !ok && tally.failed == 0 {
+            sum += Tally::check(false);
+        }
+        if !ok {
+            return Ok(sum);
+        }
+    }
+    // fmt and clippy have no tests to count: the step itself is the check.
+    if sum == Tally::default() {
+        sum = Tally::check(true);
+    }
+    Ok(sum)
+}
+
+/// Run, pass the output on, and count the summary lines in it.
+fn tests(command: &mut Command) -> Result<(Tally, bool)> {
+    let mut sum = Tally::default();
+    let ok = each_line(command, |line| {
+        println!("{line}");
+        if let Some(tally) = Tally::of_line(line) {
+            sum += tally;
+        }
+    })?;
+    Ok((sum, ok))
+}
+
+/// Run `xen test --json` and count its cases: a list of `case`, `passed`, `detail`, `seconds`.
+fn cases(command: &mut Command) -> Result<(Tally, bool)> {
+    let mut output = String::new();
+    let ok = each_line(command, |line| output.push_str(line))?;
+    let list: Vec<serde_json::Value> = match serde_json::from_str(&output) {
+        Ok(list) => list,
+        Err(_) if !ok => return Ok((Tally::default(), ok)),
+        Err(error) => return Err(error).context("xen test printed no list of cases"),
+    };
+    let mut sum = Tally::default();
+    for case in &list {
+        let passed = case["passed"].as_bool() == Some(true);
+        let verdict = if passed { "ok" } else { "FAILED" };
+        let text = |key: &str| case[key].as_str().unwrap_or_default();
+        println!(
+            "xen {} ... {verdict} ({:.0} s) {}",
+            text("case"),
+            case["seconds"].as_f64().unwrap_or_default(),
+            text("detail")
+        );
+        sum += Tally::check(passed);
+    }
+    Ok((sum, ok))
+}
+
+/// Start `command` and hand on each line of its stdout; stderr passes straight through. True when it succeeded.
+fn each_line(command: &mut Command, mut see: impl FnMut(&str)) -> Result<bool> {
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start {command:?}"))?;
+    let output = BufReader::new(child.stdout.take().expect("stdout is piped"));
+    for line in output.split(b'\n') {
+        see(&String::from_utf8_lossy(&line?));
+    }
+    let status = child.wait()?;
+    if status.code() == Some(TIMED_OUT) {
+        println!("out of time: {command:?}");
+    }
+    Ok(status.success())
+}
