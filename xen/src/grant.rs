@@ -1,4 +1,6 @@
 //! Grant references: mapping a ring page, and batched copies between guests' pages and our memory.
+// An unsafe trait is declared here: only its implementer can vouch for memory that the kernel writes to.
+#![allow(unsafe_code)]
 use std::io;
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU32;

@@ -38,3 +38,6 @@ pub trait XenStore: Send {
     /// Readable when `events` may have something new.
     fn fd(&self) -> std::os::fd::BorrowedFd<'_>;
 }
+
+/// A connection to xenstore over any stream: `/dev/xen/xenbus` or a unix socket.
+pub struct Client<S> { #[allow(dead_code)] stream: S }

@@ -1,0 +1,1 @@
+//! What hypervisor, guests and preload library agree upon.
