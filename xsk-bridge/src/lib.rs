@@ -3,3 +3,7 @@ pub mod frame;
 pub mod packet;
 pub mod switch;
 pub mod uplink;
+pub mod nic;
+pub mod xdp;
+#[cfg(feature = "af-xdp")]
+pub mod xsk;
