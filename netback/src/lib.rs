@@ -1,5 +1,7 @@
 //! Guests: the vif's xenbus state machine, queues, Tx, Rx, workers, control.
 pub mod config;
 pub mod hypervisor;
+pub mod queue;
 pub mod stats;
+pub mod vif_file;
 pub mod worker;
