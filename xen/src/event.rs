@@ -4,7 +4,8 @@ use std::io;
 use std::os::fd::AsFd;
 
 /// An event-channel port of one domain.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(transparent)]
 pub struct Port(pub u32);
 
 /// The door to event channels. Reading the descriptor yields pending ports as native-endian u32, which are then masked until unmasked.

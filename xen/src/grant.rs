@@ -1,13 +1,24 @@
 //! Grant references: mapping a ring page, and batched copies between guests' pages and our memory.
 // An unsafe trait is declared here: only its implementer can vouch for memory that the kernel writes to.
 #![allow(unsafe_code)]
+use std::fmt;
 use std::io;
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU32;
 
+/// Bytes of a page, a guest's or ours.
+pub const PAGE_SIZE: usize = 4096;
+
 /// A domain's number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DomId(pub u16);
+
+impl fmt::Display for DomId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// A grant reference of some domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct GrantRef(pub u32);
@@ -17,6 +28,7 @@ pub struct GrantRef(pub u32);
 /// # Safety
 /// `base()..base()+len()` stays mapped and writable as long as `self` lives, and no `&`/`&mut` to a byte that a
 /// running copy names exists elsewhere.
+#[allow(clippy::len_without_is_empty)]
 pub unsafe trait LocalMemory {
     /// First byte (page aligned).
     fn base(&self) -> NonNull<u8>;
@@ -29,18 +41,48 @@ pub unsafe trait LocalMemory {
 pub enum Side {
     /// Byte offset into the [`LocalMemory`]; must not cross a page (it would cost a second operation).
     Local(u64),
-    /// `offset` into the page behind `gref` of `domid`; `offset + len` must not exceed 4096.
-    Foreign { domid: DomId, gref: GrantRef, offset: u16 },
+    /// A guest's page.
+    Foreign {
+        /// Whose grant it is.
+        domid: DomId,
+        /// The grant.
+        gref: GrantRef,
+        /// First byte in the page behind it; `offset + len` must not exceed 4096.
+        offset: u16,
+    },
 }
 
 /// One segment of a batch. `status` is meaningful after a call that returned `Ok`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CopySegment { pub source: Side, pub dest: Side, pub len: u16, pub status: CopyStatus }
+pub struct CopySegment {
+    /// Where the bytes come from.
+    pub source: Side,
+    /// Where they go.
+    pub dest: Side,
+    /// How many.
+    pub len: u16,
+    /// What became of it.
+    pub status: CopyStatus,
+}
 
 /// GNTST_*: 0 is OKAY, negative an error (xen/include/public/grant_table.h).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CopyStatus(pub i16);
-impl CopyStatus { pub const OKAY: Self = Self(0); pub const GENERAL_ERROR: Self = Self(-1); }
+
+impl CopyStatus {
+    /// Copied.
+    pub const OKAY: Self = Self(0);
+    /// General undefined error: not granted to us, read-only, or the call failed as a whole.
+    pub const GENERAL_ERROR: Self = Self(-1);
+    /// No such domain.
+    pub const BAD_DOMAIN: Self = Self(-2);
+    /// The grant reference is beyond the guest's table.
+    pub const BAD_GNTREF: Self = Self(-3);
+    /// The grant names a page the guest does not have.
+    pub const BAD_PAGE: Self = Self(-9);
+    /// The copy's arguments cross a page boundary.
+    pub const BAD_COPY_ARG: Self = Self(-10);
+}
 
 /// The door to guests' memory. One for each worker (its kernel-side batch sits behind a lock).
 pub trait GrantTable: Send + Sync + 'static {
