@@ -1,5 +1,8 @@
 //! Frames and where they go: UMEM, AF_XDP, the switch, and offloads in software. Knows nothing of Xen.
+pub mod checksum;
 pub mod frame;
+pub mod header;
+pub mod link;
 pub mod packet;
 pub mod switch;
 pub mod uplink;

@@ -1,7 +1,18 @@
 //! Where a frame goes: one learning bridge, its ports, and named reasons for a drop.
+mod fdb;
+
+use crate::header::{Ethernet, Mac};
+use arc_swap::ArcSwap;
+use fdb::{Fdb, Learnt};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+pub use fdb::AGEING;
+
 /// A port of a bridge, unique in the process; 0 is never a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PortId(pub u16);
+
 /// What the bridge says of one frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -12,23 +23,256 @@ pub enum Verdict {
     /// Nowhere.
     Drop(DropReason),
 }
+
 /// Why the switch dropped a frame; the name is what `status` shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum DropReason { /** Shorter than an Ethernet header. */ Runt, /** Source MAC belongs to another port. */ SpoofedSource, /** Multicast or zero source. */ BadSource, /** To the port it came from. */ SamePort, /** 01:80:c2:00:00:0x. */ LinkLocal }
+pub enum DropReason {
+    /// Shorter than an Ethernet header, or than the tag it announces.
+    Runt,
+    /// Source MAC belongs to a guest on another port.
+    SpoofedSource,
+    /// Multicast or zero source.
+    BadSource,
+    /// To the port it came from.
+    SamePort,
+    /// 01:80:c2:00:00:0x, which IEEE 802.1Q table 8-1 keeps to one link.
+    LinkLocal,
+}
+
 /// What a port is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PortKind { /** A guest's vif: its MAC is static and cannot be taken over. */ Guest([u8; 6]), /** The wire: learns and ages. */ Uplink }
-/// One named bridge: fixed FDB of atomic words, lock-free for workers (shared by Arc).
-#[derive(Debug)]
-pub struct Bridge {}
-impl Bridge {
-    pub fn new(name: &str) -> Self { todo!() }
-    /// Control thread: attach a port.
-    pub fn add_port(&self, port: PortId, kind: PortKind) { todo!() }
-    /// Control thread: detach it and forget its FDB entries.
-    pub fn remove_port(&self, port: PortId) { todo!() }
-    /// Worker: learn the source and decide, from the first bytes (at least 14, 18 with a VLAN tag) of a frame. `now` in seconds.
-    pub fn decide(&self, ingress: PortId, header: &[u8], now: u32) -> Verdict { todo!() }
-    /// The ports to flood to (a snapshot, cheap to load; includes the ingress, which the caller skips).
-    pub fn ports(&self) -> std::sync::Arc<[PortId]> { todo!() }
+pub enum PortKind {
+    /// A guest's vif: its MAC is static and cannot be taken over. Other sources behind it are learnt, up to [`MAX_LEARNT`].
+    Guest(Mac),
+    /// The wire: learns and ages.
+    Uplink,
 }
+
+/// Most addresses besides its own that are learnt behind one guest, so that none can fill the table and have others' frames flooded.
+pub const MAX_LEARNT: u32 = 64;
+
+/// Numbers of one bridge for `status`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BridgeStats {
+    /// Addresses that were learnt.
+    pub learnt: usize,
+    /// Times an address was not learnt for lack of room.
+    pub not_learnt: u64,
+}
+
+/// One named bridge: fixed FDB of atomic words, lock-free for workers (shared by Arc). Its ports and addresses are its own: nothing of
+/// one bridge is reachable from another.
+#[derive(Debug)]
+pub struct Bridge {
+    name: String,
+    /// Written by the control thread, loaded by workers for each frame.
+    ports: ArcSwap<Ports>,
+    fdb: Fdb,
+}
+
+impl Bridge {
+    /// A bridge without ports.
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            ports: ArcSwap::from_pointee(Ports::new(Vec::new())),
+            fdb: Fdb::new(),
+        }
+    }
+
+    /// The name that vifs choose it by.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Control thread: attach a port, or change what it is. Where two guests have one MAC the later port has it, as the toolstack set it up
+    /// last, and the earlier one again when the later goes.
+    pub fn add_port(&self, port: PortId, kind: PortKind) {
+        self.change(|ports| {
+            ports.retain(|other| other.id != port);
+            ports.push(Arc::new(Port {
+                id: port,
+                kind,
+                learnt: AtomicU32::new(0),
+            }));
+        });
+    }
+
+    /// Control thread: detach it and forget its FDB entries.
+    pub fn remove_port(&self, port: PortId) {
+        self.change(|ports| ports.retain(|other| other.id != port));
+        self.fdb.forget(port);
+    }
+
+    fn change(&self, change: impl Fn(&mut Vec<Arc<Port>>)) {
+        self.ports.rcu(|ports| {
+            let mut list = ports.list.clone();
+            change(&mut list);
+            Ports::new(list)
+        });
+    }
+
+    /// Worker: learn the source and decide, from the first bytes (at least 14, 18 with a VLAN tag) of a frame. `now` in seconds.
+    #[inline]
+    pub fn decide(&self, ingress: PortId, header: &[u8], now: u32) -> Verdict {
+        let Ok(ethernet) = Ethernet::parse(header) else {
+            return Verdict::Drop(DropReason::Runt);
+        };
+        let ports = self.ports.load();
+        if let Err(reason) = self.admit(&ports, ingress, &ethernet, now) {
+            return Verdict::Drop(reason);
+        }
+        let Ethernet {
+            destination, vlan, ..
+        } = ethernet;
+        if destination[0] & 1 != 0 {
+            return match destination {
+                [0x01, 0x80, 0xc2, 0, 0, 0..=0x0f] => Verdict::Drop(DropReason::LinkLocal),
+                _ => Verdict::Flood,
+            };
+        }
+        match ports
+            .owner(destination)
+            .or_else(|| self.fdb.lookup(destination, vlan, now))
+        {
+            Some(port) if port == ingress => Verdict::Drop(DropReason::SamePort),
+            Some(port) => Verdict::Unicast(port),
+            None => Verdict::Flood,
+        }
+    }
+
+    /// Is the source one that may come from `ingress`? Learn it where it is nobody's own.
+    #[inline]
+    fn admit(
+        &self,
+        ports: &Ports,
+        ingress: PortId,
+        ethernet: &Ethernet,
+        now: u32,
+    ) -> Result<(), DropReason> {
+        let source = ethernet.source;
+        if source[0] & 1 != 0 || source == [0; 6] {
+            return Err(DropReason::BadSource);
+        }
+        match ports.owner(source) {
+            Some(owner) if owner == ingress => return Ok(()),
+            Some(_) => return Err(DropReason::SpoofedSource),
+            None => {}
+        }
+        let may_learn = || ports.port(ingress).is_some_and(Port::may_learn);
+        if let Learnt::New(from) = self
+            .fdb
+            .learn(source, ethernet.vlan, ingress, now, may_learn)
+        {
+            ports.moved(from, ingress);
+        }
+        Ok(())
+    }
+
+    /// The ports to flood to (a snapshot, cheap to load; includes the ingress, which the caller skips).
+    pub fn ports(&self) -> Arc<[PortId]> {
+        self.ports.load().ids.clone()
+    }
+
+    /// Control thread, every few seconds: forget addresses not heard of for [`AGEING`] seconds.
+    pub fn sweep(&self, now: u32) {
+        let ports = self.ports.load();
+        self.fdb.sweep(now, |port| {
+            if let Some(port) = ports.port(port) {
+                port.unlearn();
+            }
+        });
+    }
+
+    /// Numbers for `status`.
+    pub fn stats(&self) -> BridgeStats {
+        BridgeStats {
+            learnt: self.fdb.len(),
+            not_learnt: self.fdb.not_learnt(),
+        }
+    }
+}
+
+/// One port; shared by successive snapshots.
+#[derive(Debug)]
+struct Port {
+    id: PortId,
+    kind: PortKind,
+    /// Entries of the FDB that name it.
+    learnt: AtomicU32,
+}
+impl Port {
+    fn may_learn(&self) -> bool {
+        match self.kind {
+            PortKind::Uplink => true,
+            PortKind::Guest(_) => self.learnt.load(Relaxed) < MAX_LEARNT,
+        }
+    }
+    fn unlearn(&self) {
+        // Never below zero: an entry learnt before the port was added anew is not in its count.
+        let _ = self
+            .learnt
+            .fetch_update(Relaxed, Relaxed, |learnt| learnt.checked_sub(1));
+    }
+}
+
+/// A snapshot of a bridge's ports; never changed, only replaced.
+#[derive(Debug)]
+struct Ports {
+    /// In the order they were attached.
+    list: Vec<Arc<Port>>,
+    ids: Arc<[PortId]>,
+    /// Guests' MACs and their ports: words as in the FDB, open addressing, at most half full, a power of two in length. 0 is free.
+    owners: Box<[u64]>,
+}
+impl Ports {
+    fn new(list: Vec<Arc<Port>>) -> Self {
+        let ids = list.iter().map(|port| port.id).collect();
+        let mut owners = vec![0; (list.len() * 2).next_power_of_two().max(2)].into_boxed_slice();
+        for port in &list {
+            if let PortKind::Guest(mac) = port.kind {
+                let mac = fdb::number(mac);
+                let place = place(&owners, mac);
+                owners[place] = fdb::entry(mac, port.id);
+            }
+        }
+        Self { list, ids, owners }
+    }
+
+    /// The guest port that `mac` belongs to.
+    #[inline]
+    fn owner(&self, mac: Mac) -> Option<PortId> {
+        let word = self.owners[place(&self.owners, fdb::number(mac))];
+        (word != 0).then(|| fdb::port(word))
+    }
+
+    fn port(&self, id: PortId) -> Option<&Port> {
+        self.list.iter().find(|port| port.id == id).map(Arc::as_ref)
+    }
+
+    /// Keep the ports' counts of learnt addresses.
+    #[cold]
+    fn moved(&self, from: Option<PortId>, to: PortId) {
+        if let Some(port) = self.port(to) {
+            port.learnt.fetch_add(1, Relaxed);
+        }
+        if let Some(port) = from.and_then(|from| self.port(from)) {
+            port.unlearn();
+        }
+    }
+}
+
+/// Where `mac` is in `owners`, or the free place where it would be. Ends, for at least half of the places are free.
+#[inline]
+fn place(owners: &[u64], mac: u64) -> usize {
+    let mask = owners.len() - 1;
+    // Fibonacci hashing: MACs of one vendor differ in their last bytes only.
+    let mut at = (mac.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize & mask;
+    while owners[at] != 0 && owners[at] >> 16 != mac {
+        at = (at + 1) & mask;
+    }
+    at
+}
+
+#[cfg(test)]
+mod tests;

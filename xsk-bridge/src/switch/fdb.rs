@@ -1,0 +1,274 @@
+//! The learnt part of a forwarding database: a fixed table of atomic words, learnt and aged by all workers without a lock.
+use super::PortId;
+use crate::header::Mac;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+/// Buckets of the table; as many as there are VLANs, see [`Fdb`].
+const BUCKETS: usize = 4096;
+/// Entries of a bucket: one cache line of words, and the bound of every probe.
+const WAYS: usize = 8;
+/// An entry that was not heard of for so long (seconds) is forgotten: the ageing time of IEEE 802.1Q, table 8-6.
+pub const AGEING: u32 = 300;
+
+/// One way of a bucket: MAC in the upper 48 bits, port in the lower 16; 0 is free.
+type Word = u64;
+
+/// A bucket is chosen by a secret hash of the MAC (12 bits) XOR the VLAN (12 bits), so MAC and bucket together say the VLAN, and one word
+/// holds an entry whole: it cannot be seen half written. The secret keeps a guest from choosing addresses that fill one bucket.
+///
+/// All accesses are Relaxed: a word is complete in itself, and an entry that is seen late costs one flooded frame.
+#[derive(Debug)]
+pub struct Fdb {
+    words: Box<[[AtomicU64; WAYS]]>,
+    /// Second in which the entry was last heard of.
+    heard: Box<[[AtomicU32; WAYS]]>,
+    secret: u64,
+    /// Addresses that were not learnt because their bucket was full or their port had learnt enough.
+    not_learnt: AtomicU64,
+}
+
+/// What became of a source address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Learnt {
+    /// It was known on this port.
+    Known,
+    /// It is new on this port; the port it was on before, if any.
+    New(Option<PortId>),
+    /// The table has no room; frames to it are flooded.
+    Full,
+}
+
+impl Fdb {
+    /// An empty table.
+    pub fn new() -> Self {
+        Self {
+            words: (0..BUCKETS).map(|_| Default::default()).collect(),
+            heard: (0..BUCKETS).map(|_| Default::default()).collect(),
+            // Odd, so that the multiplication is a permutation.
+            secret: RandomState::new().hash_one("fdb") | 1,
+            not_learnt: AtomicU64::new(0),
+        }
+    }
+
+    fn bucket(&self, mac: u64, vlan: u16) -> usize {
+        let hash = (mac.wrapping_mul(self.secret) >> 52) as usize;
+        (hash ^ usize::from(vlan)) % BUCKETS
+    }
+
+    /// The port that `mac` was heard on in `vlan`, unless it is too long ago.
+    #[inline]
+    pub fn lookup(&self, mac: Mac, vlan: u16, now: u32) -> Option<PortId> {
+        let mac = number(mac);
+        let bucket = self.bucket(mac, vlan);
+        for (word, heard) in self.words[bucket].iter().zip(&self.heard[bucket]) {
+            let word = word.load(Relaxed);
+            if word != 0 && word >> 16 == mac && is_fresh(heard.load(Relaxed), now) {
+                return Some(port(word));
+            }
+        }
+        None
+    }
+
+    /// `mac` was heard on `ingress` in `vlan`. A new entry is made only where `may_learn` says so (asked only then).
+    #[inline]
+    pub fn learn(
+        &self,
+        mac: Mac,
+        vlan: u16,
+        ingress: PortId,
+        now: u32,
+        may_learn: impl FnOnce() -> bool,
+    ) -> Learnt {
+        let mac = number(mac);
+        let bucket = self.bucket(mac, vlan);
+        for (word, heard) in self.words[bucket].iter().zip(&self.heard[bucket]) {
+            let word = word.load(Relaxed);
+            if word == 0 || word >> 16 != mac {
+                continue;
+            }
+            // Two workers that learn one address at once may make two entries: the first one counts, the other ages.
+            if port(word) != ingress {
+                break;
+            }
+            // Written once a second at most, so that workers do not pull the line from each other.
+            if heard.load(Relaxed) != now {
+                heard.store(now, Relaxed);
+            }
+            return Learnt::Known;
+        }
+        self.insert(bucket, mac, ingress, now, may_learn)
+    }
+
+    /// The rare half of `learn`: the address moved here from another port, or is new.
+    #[cold]
+    fn insert(
+        &self,
+        bucket: usize,
+        mac: u64,
+        ingress: PortId,
+        now: u32,
+        may_learn: impl FnOnce() -> bool,
+    ) -> Learnt {
+        if !may_learn() {
+            self.not_learnt.fetch_add(1, Relaxed);
+            return Learnt::Full;
+        }
+        let ways = || self.words[bucket].iter().zip(&self.heard[bucket]);
+        let moved = ways().find(|(word, _)| {
+            let word = word.load(Relaxed);
+            word != 0 && word >> 16 == mac
+        });
+        let free = || {
+            ways().find(|(word, heard)| {
+                word.load(Relaxed) == 0 || !is_fresh(heard.load(Relaxed), now)
+            })
+        };
+        let Some((word, heard)) = moved.or_else(free) else {
+            self.not_learnt.fetch_add(1, Relaxed);
+            return Learnt::Full;
+        };
+        let old = word.load(Relaxed);
+        // Where another worker took the way meanwhile, this address is learnt from its next frame.
+        if word
+            .compare_exchange(old, entry(mac, ingress), Relaxed, Relaxed)
+            .is_err()
+        {
+            return Learnt::Full;
+        }
+        heard.store(now, Relaxed);
+        Learnt::New((old != 0).then(|| port(old)))
+    }
+
+    /// Forget what was learnt on `gone`.
+    pub fn forget(&self, gone: PortId) {
+        self.retain(|word, _| port(word) != gone, |_| ());
+    }
+
+    /// Forget what is too old; `forgotten` hears the port of each entry.
+    pub fn sweep(&self, now: u32, forgotten: impl FnMut(PortId)) {
+        self.retain(|_, heard| is_fresh(heard, now), forgotten);
+    }
+
+    fn retain(&self, keep: impl Fn(Word, u32) -> bool, mut forgotten: impl FnMut(PortId)) {
+        for (word, heard) in self.words.iter().flatten().zip(self.heard.iter().flatten()) {
+            let old = word.load(Relaxed);
+            if old != 0
+                && !keep(old, heard.load(Relaxed))
+                && word.compare_exchange(old, 0, Relaxed, Relaxed).is_ok()
+            {
+                forgotten(port(old));
+            }
+        }
+    }
+
+    /// Entries in the table, aged ones included until the next sweep.
+    pub fn len(&self) -> usize {
+        self.words
+            .iter()
+            .flatten()
+            .filter(|word| word.load(Relaxed) != 0)
+            .count()
+    }
+
+    /// How often an address was not learnt for lack of room.
+    pub fn not_learnt(&self) -> u64 {
+        self.not_learnt.load(Relaxed)
+    }
+}
+
+/// A MAC as the number that words hold.
+pub(super) fn number(mac: Mac) -> u64 {
+    let [a, b, c, d, e, f] = mac;
+    u64::from_be_bytes([0, 0, a, b, c, d, e, f])
+}
+
+pub(super) fn entry(mac: u64, port: PortId) -> Word {
+    mac << 16 | u64::from(port.0)
+}
+
+pub(super) fn port(word: Word) -> PortId {
+    PortId(word as u16)
+}
+
+/// Workers read the clock apart from each other, so `heard` may be a little ahead of `now`.
+fn is_fresh(heard: u32, now: u32) -> bool {
+    (now.wrapping_sub(heard) as i32) < AGEING as i32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const P: PortId = PortId(1);
+    const Q: PortId = PortId(2);
+    fn mac(n: u32) -> Mac {
+        let [a, b, c, d] = n.to_be_bytes();
+        [2, 0, a, b, c, d]
+    }
+
+    #[test]
+    fn learns_moves_ages_and_sweeps() {
+        let fdb = Fdb::new();
+        let now = u32::MAX - 10; // the clock may wrap
+        assert_eq!(fdb.learn(mac(1), 0, P, now, || true), Learnt::New(None));
+        assert_eq!(
+            fdb.learn(mac(1), 0, P, now, || panic!("asked for a known one")),
+            Learnt::Known
+        );
+        assert_eq!(fdb.lookup(mac(1), 0, now.wrapping_add(AGEING - 1)), Some(P));
+        assert_eq!(fdb.lookup(mac(1), 0, now.wrapping_sub(3)), Some(P));
+        assert_eq!(fdb.lookup(mac(1), 0, now.wrapping_add(AGEING)), None);
+        assert_eq!(fdb.lookup(mac(1), 5, now), None);
+        assert_eq!(fdb.learn(mac(1), 0, Q, now, || true), Learnt::New(Some(P)));
+        assert_eq!(fdb.lookup(mac(1), 0, now), Some(Q));
+        assert_eq!(fdb.len(), 1);
+        let mut swept = Vec::new();
+        fdb.sweep(now.wrapping_add(AGEING - 1), |port| swept.push(port));
+        assert!(swept.is_empty());
+        fdb.sweep(now.wrapping_add(AGEING), |port| swept.push(port));
+        assert_eq!((swept, fdb.len()), (vec![Q], 0));
+    }
+
+    #[test]
+    fn every_vlan_is_apart_for_one_address() {
+        let fdb = Fdb::new();
+        for vlan in 0..4096u16 {
+            fdb.learn(mac(9), vlan, PortId(vlan + 1), 7, || true);
+        }
+        assert_eq!(fdb.len(), 4096);
+        for vlan in 0..4096u16 {
+            assert_eq!(fdb.lookup(mac(9), vlan, 7), Some(PortId(vlan + 1)));
+        }
+    }
+
+    #[test]
+    fn a_full_bucket_learns_no_more_counts_it_and_takes_aged_places() {
+        let fdb = Fdb::new();
+        // More addresses than the table has places: some bucket overflows, none is ever lost or mixed up.
+        let count = (BUCKETS * WAYS) as u32 + 1;
+        let learnt = (0..count)
+            .filter(|&n| fdb.learn(mac(n), 0, P, 0, || true) != Learnt::Full)
+            .count();
+        assert_eq!(fdb.len(), learnt);
+        assert_eq!(fdb.not_learnt(), u64::from(count) - learnt as u64);
+        assert!(
+            fdb.not_learnt() > 0 && learnt > BUCKETS * WAYS / 2,
+            "{learnt}"
+        );
+        let full = (0..count)
+            .find(|&n| fdb.lookup(mac(n), 0, 0).is_none())
+            .unwrap();
+        assert_eq!(
+            fdb.learn(mac(full), 0, Q, AGEING - 1, || true),
+            Learnt::Full
+        );
+        assert_eq!(
+            fdb.learn(mac(full), 0, Q, AGEING, || true),
+            Learnt::New(Some(P))
+        );
+        fdb.forget(P);
+        assert_eq!((fdb.len(), fdb.lookup(mac(full), 0, AGEING)), (1, Some(Q)));
+    }
+}

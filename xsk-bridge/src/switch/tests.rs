@@ -1,0 +1,333 @@
+//! The bridge against a model on hash maps, and under several workers at once.
+use super::*;
+use proptest::prelude::*;
+use std::collections::HashMap;
+
+const WIRE: PortId = PortId(1);
+const A: PortId = PortId(2);
+const B: PortId = PortId(3);
+const MAC_A: Mac = [2, 0, 0, 0, 0, 0xa];
+const MAC_B: Mac = [2, 0, 0, 0, 0, 0xb];
+const PEER: Mac = [2, 0, 0, 0, 0, 0xee];
+const BROADCAST: Mac = [0xff; 6];
+
+fn frame(destination: Mac, source: Mac, vlan: Option<u16>) -> Vec<u8> {
+    let mut frame = [destination, source].concat();
+    match vlan {
+        Some(vlan) => frame.extend([0x81, 0, (vlan >> 8) as u8, vlan as u8, 8, 0]),
+        None => frame.extend([8, 0]),
+    }
+    frame
+}
+
+fn bridge() -> Bridge {
+    let bridge = Bridge::new("xenbr0");
+    bridge.add_port(WIRE, PortKind::Uplink);
+    bridge.add_port(A, PortKind::Guest(MAC_A));
+    bridge.add_port(B, PortKind::Guest(MAC_B));
+    bridge
+}
+
+#[test]
+fn guests_reach_each_other_and_the_wire_once_it_is_heard() {
+    let bridge = bridge();
+    let decide = |port, to, from| bridge.decide(port, &frame(to, from, None), 5);
+    assert_eq!(decide(A, MAC_B, MAC_A), Verdict::Unicast(B));
+    assert_eq!(decide(A, PEER, MAC_A), Verdict::Flood);
+    assert_eq!(decide(WIRE, BROADCAST, PEER), Verdict::Flood);
+    assert_eq!(decide(A, PEER, MAC_A), Verdict::Unicast(WIRE));
+    assert_eq!(
+        decide(WIRE, PEER, [2, 0, 0, 0, 0, 0xef]),
+        Verdict::Drop(DropReason::SamePort)
+    );
+    assert_eq!(&*bridge.ports(), [WIRE, A, B]);
+}
+
+#[test]
+fn every_drop_has_its_reason() {
+    let bridge = bridge();
+    let decide = |port, to, from| bridge.decide(port, &frame(to, from, None), 5);
+    assert_eq!(
+        bridge.decide(A, &[0; 13], 5),
+        Verdict::Drop(DropReason::Runt)
+    );
+    assert_eq!(
+        bridge.decide(A, &frame(MAC_B, MAC_A, Some(1))[..15], 5),
+        Verdict::Drop(DropReason::Runt)
+    );
+    assert_eq!(
+        decide(A, MAC_B, MAC_B),
+        Verdict::Drop(DropReason::SpoofedSource)
+    );
+    assert_eq!(
+        decide(WIRE, MAC_B, MAC_A),
+        Verdict::Drop(DropReason::SpoofedSource)
+    );
+    assert_eq!(
+        decide(A, MAC_B, [0; 6]),
+        Verdict::Drop(DropReason::BadSource)
+    );
+    assert_eq!(
+        decide(A, MAC_B, [3, 0, 0, 0, 0, 1]),
+        Verdict::Drop(DropReason::BadSource)
+    );
+    assert_eq!(decide(A, MAC_A, MAC_A), Verdict::Drop(DropReason::SamePort));
+    for last in 0..=0x0f {
+        let to = [0x01, 0x80, 0xc2, 0, 0, last];
+        assert_eq!(decide(A, to, MAC_A), Verdict::Drop(DropReason::LinkLocal));
+    }
+    assert_eq!(
+        decide(A, [0x01, 0x80, 0xc2, 0, 0, 0x10], MAC_A),
+        Verdict::Flood
+    );
+}
+
+#[test]
+fn a_port_that_goes_is_forgotten_and_a_shared_mac_falls_back() {
+    let bridge = bridge();
+    let decide = |port, to, from| bridge.decide(port, &frame(to, from, None), 5);
+    decide(WIRE, BROADCAST, PEER);
+    let late = PortId(9);
+    bridge.add_port(late, PortKind::Guest(MAC_A));
+    assert_eq!(decide(B, MAC_A, MAC_B), Verdict::Unicast(late));
+    bridge.remove_port(late);
+    assert_eq!(decide(B, MAC_A, MAC_B), Verdict::Unicast(A));
+    bridge.remove_port(WIRE);
+    assert_eq!(decide(A, PEER, MAC_A), Verdict::Flood);
+    assert_eq!(bridge.stats().learnt, 0);
+    bridge.remove_port(A);
+    assert_eq!(decide(B, MAC_A, MAC_B), Verdict::Flood);
+    assert_eq!(&*bridge.ports(), [B]);
+}
+
+#[test]
+fn one_guest_cannot_fill_the_table() {
+    let bridge = bridge();
+    let from = |n: u32| {
+        let [a, b, c, d] = n.to_be_bytes();
+        [6, 0, a, b, c, d]
+    };
+    for n in 0..10_000 {
+        assert_eq!(
+            bridge.decide(A, &frame(BROADCAST, from(n), None), 5),
+            Verdict::Flood
+        );
+    }
+    let full = BridgeStats {
+        learnt: MAX_LEARNT as usize,
+        not_learnt: 10_000 - u64::from(MAX_LEARNT),
+    };
+    assert_eq!(bridge.stats(), full);
+    // What aged makes room again, also where it moved to another port.
+    bridge.decide(WIRE, &frame(BROADCAST, from(0), None), 6);
+    bridge.decide(A, &frame(BROADCAST, from(20_000), None), 6);
+    assert_eq!(bridge.stats().learnt, MAX_LEARNT as usize + 1);
+    bridge.sweep(6 + AGEING);
+    assert_eq!(bridge.stats().learnt, 0);
+    for n in 0..MAX_LEARNT + 1 {
+        bridge.decide(A, &frame(BROADCAST, from(n), None), 1000);
+    }
+    assert_eq!(bridge.stats().learnt, MAX_LEARNT as usize);
+}
+
+/// What a bridge is, without bounds on its table.
+#[derive(Default)]
+struct Model {
+    ports: Vec<(PortId, PortKind)>,
+    fdb: HashMap<(Mac, u16), (PortId, u32)>,
+}
+impl Model {
+    fn owner(&self, mac: Mac) -> Option<PortId> {
+        self.ports
+            .iter()
+            .rev()
+            .find(|(_, kind)| *kind == PortKind::Guest(mac))
+            .map(|(id, _)| *id)
+    }
+    fn decide(&mut self, ingress: PortId, to: Mac, from: Mac, vlan: u16, now: u32) -> Verdict {
+        if from[0] & 1 == 1 || from == [0; 6] {
+            return Verdict::Drop(DropReason::BadSource);
+        }
+        match self.owner(from) {
+            Some(owner) if owner != ingress => return Verdict::Drop(DropReason::SpoofedSource),
+            Some(_) => {}
+            None if self.ports.iter().any(|(id, _)| *id == ingress) => {
+                self.fdb.insert((from, vlan), (ingress, now));
+            }
+            None => {}
+        }
+        if to[0] & 1 == 1 {
+            return if to[..5] == [1, 0x80, 0xc2, 0, 0] && to[5] < 16 {
+                Verdict::Drop(DropReason::LinkLocal)
+            } else {
+                Verdict::Flood
+            };
+        }
+        let learnt = || {
+            self.fdb
+                .get(&(to, vlan))
+                .filter(|(_, heard)| now < heard + AGEING)
+                .map(|(port, _)| *port)
+        };
+        match self.owner(to).or_else(learnt) {
+            Some(port) if port == ingress => Verdict::Drop(DropReason::SamePort),
+            Some(port) => Verdict::Unicast(port),
+            None => Verdict::Flood,
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Frame {
+        bridge: usize,
+        ingress: u16,
+        to: u8,
+        from: u8,
+        vlan: Option<u16>,
+    },
+    Attach {
+        bridge: usize,
+        port: u16,
+        guest: Option<u8>,
+    },
+    Detach {
+        bridge: usize,
+        port: u16,
+    },
+    Later(u32),
+    Sweep,
+}
+
+fn mac(n: u8) -> Mac {
+    match n {
+        0 => [0; 6],
+        1 => BROADCAST,
+        2 => [0x01, 0x80, 0xc2, 0, 0, 3],
+        3 => [0x33, 0x33, 0, 0, 0, 1],
+        n => [2, 0, 0, 0, 0, n],
+    }
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let vlan = prop_oneof![Just(None), Just(Some(0)), (1..4u16).prop_map(Some)];
+    prop_oneof![
+        12 => (0..2usize, 1..6u16, 0..12u8, 0..12u8, vlan)
+            .prop_map(|(bridge, ingress, to, from, vlan)| Step::Frame { bridge, ingress, to, from, vlan }),
+        2 => (0..2usize, 1..6u16, proptest::option::of(4..10u8)).prop_map(|(bridge, port, guest)| Step::Attach { bridge, port, guest }),
+        1 => (0..2usize, 1..6u16).prop_map(|(bridge, port)| Step::Detach { bridge, port }),
+        1 => prop_oneof![Just(1), Just(100), Just(AGEING)].prop_map(Step::Later),
+        1 => Just(Step::Sweep),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+    /// Two bridges, each with its own model: the same verdict for every frame, so nothing of one is ever seen by the other.
+    #[test]
+    fn two_bridges_decide_as_their_models_do(steps in proptest::collection::vec(step(), 1..200)) {
+        let bridges = [Bridge::new("a"), Bridge::new("b")];
+        let mut models = [Model::default(), Model::default()];
+        let mut now = 1000;
+        for step in steps {
+            match step {
+                Step::Frame { bridge, ingress, to, from, vlan } => {
+                    let header = frame(mac(to), mac(from), vlan);
+                    let got = bridges[bridge].decide(PortId(ingress), &header, now);
+                    let want = models[bridge].decide(PortId(ingress), mac(to), mac(from), vlan.unwrap_or(0), now);
+                    prop_assert_eq!(got, want);
+                }
+                Step::Attach { bridge, port, guest } => {
+                    let kind = guest.map_or(PortKind::Uplink, |n| PortKind::Guest(mac(n)));
+                    bridges[bridge].add_port(PortId(port), kind);
+                    models[bridge].ports.retain(|(id, _)| *id != PortId(port));
+                    models[bridge].ports.push((PortId(port), kind));
+                }
+                Step::Detach { bridge, port } => {
+                    bridges[bridge].remove_port(PortId(port));
+                    models[bridge].ports.retain(|(id, _)| *id != PortId(port));
+                    models[bridge].fdb.retain(|_, (id, _)| *id != PortId(port));
+                }
+                Step::Later(seconds) => now += seconds,
+                Step::Sweep => bridges.iter().for_each(|bridge| bridge.sweep(now)),
+            }
+        }
+        for (bridge, model) in bridges.iter().zip(&models) {
+            let ids: Vec<_> = model.ports.iter().map(|(id, _)| *id).collect();
+            prop_assert_eq!(&*bridge.ports(), &*ids);
+        }
+    }
+}
+
+/// Four workers learn, move and look up while the control thread attaches, detaches and sweeps: a guest's own address never leads
+/// anywhere but to it, a learnt one never to a port that did not send it.
+#[test]
+fn workers_and_control_at_once_keep_addresses_apart() {
+    let bridge = bridge();
+    for port in 10..14 {
+        bridge.add_port(PortId(port), PortKind::Uplink);
+    }
+    let wanderer = PortId(50);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..4u16)
+            .map(|worker| {
+                let bridge = &bridge;
+                scope.spawn(move || {
+                    let port = PortId(10 + worker);
+                    for round in 0..20_000u32 {
+                        // Each worker's wire sends its own address, and one that all of them share.
+                        let own = [2, 1, 0, 0, worker as u8, (round % 16) as u8];
+                        bridge.decide(port, &frame(BROADCAST, own, None), round / 1000);
+                        bridge.decide(port, &frame(BROADCAST, PEER, None), round / 1000);
+                        assert_eq!(
+                            bridge.decide(port, &frame(MAC_A, own, None), round / 1000),
+                            Verdict::Unicast(A)
+                        );
+                        let other = [2, 1, 0, 0, (worker as u8 + 1) % 4, (round % 16) as u8];
+                        let to_other = bridge.decide(port, &frame(other, own, None), round / 1000);
+                        let other_port = PortId(10 + (worker + 1) % 4);
+                        assert!(
+                            [Verdict::Flood, Verdict::Unicast(other_port)].contains(&to_other),
+                            "{to_other:?}"
+                        );
+                        match bridge.decide(port, &frame(PEER, own, None), round / 1000) {
+                            Verdict::Unicast(PortId(10..14))
+                            | Verdict::Flood
+                            | Verdict::Drop(DropReason::SamePort) => {}
+                            verdict => panic!("{verdict:?}"),
+                        }
+                    }
+                })
+            })
+            .collect();
+        let control = scope.spawn(|| {
+            let mut rounds = 0;
+            while !done.load(Relaxed) {
+                bridge.add_port(wanderer, PortKind::Guest([2, 9, 9, 9, 9, 9]));
+                bridge.sweep(0);
+                bridge.remove_port(wanderer);
+                rounds += 1;
+            }
+            rounds
+        });
+        for worker in workers {
+            worker.join().unwrap();
+        }
+        done.store(true, Relaxed);
+        assert!(control.join().unwrap() > 0);
+    });
+    assert_eq!(
+        &*bridge.ports(),
+        [WIRE, A, B, PortId(10), PortId(11), PortId(12), PortId(13)]
+    );
+    for worker in 0..4u8 {
+        for n in 0..16 {
+            let to = [2, 1, 0, 0, worker, n];
+            assert_eq!(
+                bridge.decide(A, &frame(to, MAC_A, None), 20),
+                Verdict::Unicast(PortId(10 + u16::from(worker)))
+            );
+        }
+    }
+}
