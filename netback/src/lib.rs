@@ -1,5 +1,6 @@
 //! Guests: the vif's xenbus state machine, queues, Tx, Rx, workers, control.
 pub mod config;
+pub mod doctor;
 pub mod hypervisor;
 pub mod queue;
 pub mod stats;

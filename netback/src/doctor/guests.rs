@@ -1,0 +1,88 @@
+//! What guests ask for: bridges, addresses, sizes.
+
+use super::Finding;
+use super::view::{Backend, View};
+use crate::config::{Bridge, Config};
+use std::collections::BTreeMap;
+
+/// What libxl means where it writes no `bridge` (xl-network-configuration(5)).
+const DEFAULT_BRIDGE: &str = "xenbr0";
+
+pub(super) fn check(view: &View, config: Option<&Config>) -> Vec<Finding> {
+    let vifs: &[Backend] = view.backends.as_deref().unwrap_or_default();
+    let mut findings = duplicate_addresses(vifs);
+    for vif in vifs {
+        if let Some(error) = &vif.hotplug_error {
+            let what = format!("a hotplug script failed for vif {}: {error}", name(vif));
+            let cure = "correct what it says, then xl network-detach and network-attach in dom0";
+            findings.push(Finding::warning("hotplug-error", what, cure));
+        }
+        let Some(config) = config else { continue };
+        let wanted = vif.bridge.as_deref().unwrap_or(DEFAULT_BRIDGE);
+        match config.bridges.iter().find(|bridge| bridge.name == wanted) {
+            Some(bridge) => findings.extend(size(view, vif, bridge)),
+            None => findings.push(unknown_bridge(vif, wanted, config)),
+        }
+    }
+    findings
+}
+
+fn name(vif: &Backend) -> String {
+    format!("{}.{}", vif.domid, vif.devid)
+}
+
+fn unknown_bridge(vif: &Backend, wanted: &str, config: &Config) -> Finding {
+    let known: Vec<&str> = config
+        .bridges
+        .iter()
+        .map(|bridge| bridge.name.as_str())
+        .collect();
+    let what = format!(
+        "vif {} asks for bridge {wanted}; configured are {}",
+        name(vif),
+        known.join(", ")
+    );
+    let cure =
+        format!("add [[bridge]] with name = \"{wanted}\", or correct bridge= of the guest in dom0");
+    Finding::error("bridge-unknown", what, cure)
+}
+
+/// A guest that was promised more than the wire takes.
+fn size(view: &View, vif: &Backend, bridge: &Bridge) -> Option<Finding> {
+    let promised: u64 = vif.mtu.as_deref()?.parse().ok()?;
+    let uplink = bridge.uplink.as_deref()?;
+    let wire = view.number(format!("/sys/class/net/{uplink}/mtu"))?;
+    if promised <= wire {
+        return None;
+    }
+    let what = format!(
+        "vif {} has mtu {promised}, its uplink {uplink} only {wire}",
+        name(vif)
+    );
+    let cure =
+        format!("ip link set dev {uplink} mtu {promised}, or a smaller mtu= for the guest in dom0");
+    Some(Finding::warning("guest-mtu", what, cure))
+}
+
+/// The switch gives a guest's address to one port for good: of two guests with one address, one is deaf.
+fn duplicate_addresses(vifs: &[Backend]) -> Vec<Finding> {
+    let mut holders: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
+    for vif in vifs {
+        let bridge = vif.bridge.as_deref().unwrap_or(DEFAULT_BRIDGE).to_owned();
+        if let Some(mac) = &vif.mac {
+            holders
+                .entry((bridge, mac.to_ascii_lowercase()))
+                .or_default()
+                .push(name(vif));
+        }
+    }
+    let several = holders.into_iter().filter(|(_, vifs)| vifs.len() > 1);
+    let finding = |((bridge, mac), vifs): ((String, String), Vec<String>)| {
+        let what = format!(
+            "vifs {} on bridge {bridge} have the same address {mac}",
+            vifs.join(" and ")
+        );
+        Finding::error("duplicate-mac", what, "give each a mac= of its own in dom0")
+    };
+    several.map(finding).collect()
+}

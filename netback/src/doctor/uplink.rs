@@ -1,0 +1,252 @@
+//! A NIC: is it there, free, up, and fit for XDP?
+
+use super::Finding;
+use super::drivers::driver;
+use super::view::View;
+use crate::config::{Bridge, XdpMode};
+use std::path::{Path, PathBuf};
+use xsk_bridge::frame::DATA_CAPACITY;
+
+/// Bit of `/sys/class/net/*/flags` (linux/if.h).
+const IFF_UP: u64 = 1;
+/// Bit of the same for promiscuous mode.
+const IFF_PROMISC: u64 = 0x100;
+/// An Ethernet header with one VLAN tag: what a frame has beyond the MTU.
+const HEADERS: u64 = 18;
+
+pub(super) fn check(view: &View, bpf_dir: &Path, bridge: &Bridge) -> Vec<Finding> {
+    let Some(name) = bridge.uplink.as_deref() else {
+        return Vec::new();
+    };
+    let nic = Nic {
+        view,
+        name,
+        bridge,
+        pins: bpf_dir.join(name),
+    };
+    if !view.exists(nic.file("")) {
+        return vec![nic.absent()];
+    }
+    let checks = [
+        nic.enslaved(),
+        nic.foreign_program(),
+        nic.mode(),
+        nic.mtu(),
+        nic.down(),
+        nic.promiscuous(),
+        nic.addressed(),
+        nic.queues(),
+    ];
+    checks.into_iter().flatten().collect()
+}
+
+struct Nic<'a> {
+    view: &'a View,
+    name: &'a str,
+    bridge: &'a Bridge,
+    /// Where our own program is pinned while it is on the NIC.
+    pins: PathBuf,
+}
+
+impl Nic<'_> {
+    fn file(&self, file: &str) -> String {
+        format!("/sys/class/net/{}/{file}", self.name)
+    }
+
+    fn ours_attached(&self) -> bool {
+        self.view.exists(&self.pins)
+    }
+
+    fn absent(&self) -> Finding {
+        let others: Vec<String> = self
+            .view
+            .list("/sys/class/net")
+            .into_iter()
+            .filter(|n| n != "lo")
+            .collect();
+        let what = format!(
+            "bridge {} wants uplink {}, which is not there",
+            self.bridge.name, self.name
+        );
+        let cure = match others.as_slice() {
+            [] => {
+                "pass a NIC through to this domain (pci= in its configuration) and load its driver"
+                    .into()
+            }
+            others => format!(
+                "correct uplink (there are {}), or pass the NIC through",
+                others.join(", ")
+            ),
+        };
+        Finding::error("uplink-missing", what, cure)
+    }
+
+    fn enslaved(&self) -> Option<Finding> {
+        let master = self.view.link(self.file("master"))?;
+        let what = format!(
+            "{} belongs to {master}, which would see no more of its frames",
+            self.name
+        );
+        Some(Finding::error(
+            "uplink-enslaved",
+            what,
+            format!("ip link set dev {} nomaster", self.name),
+        ))
+    }
+
+    fn foreign_program(&self) -> Option<Finding> {
+        let program = self.view.ip(self.name)?.get("xdp")?;
+        if self.ours_attached() {
+            return None;
+        }
+        let id = program["prog"]["id"]
+            .as_u64()
+            .map_or(String::new(), |id| format!(" (id {id})"));
+        let what = format!("another XDP program{id} is attached to {}", self.name);
+        Some(Finding::error(
+            "uplink-in-use",
+            what,
+            format!(
+                "end what attached it, or: ip link set dev {} xdp off",
+                self.name
+            ),
+        ))
+    }
+
+    fn mode(&self) -> Option<Finding> {
+        if self.bridge.xdp == XdpMode::Generic {
+            return None;
+        }
+        let name = self.view.link(self.file("device/driver"))?;
+        let Some(driver) = driver(&name) else {
+            let what = format!(
+                "whether driver {name} of {} has native XDP is not known",
+                self.name
+            );
+            return Some(Finding::info(
+                "xdp-unknown",
+                what,
+                "netback status tells the mode once it runs",
+            ));
+        };
+        let kernel = self.view.read("/proc/sys/kernel/osrelease");
+        let kernel = kernel.as_deref().and_then(super::kernel::major_minor);
+        let lacks = match driver.native_since {
+            None => format!("driver {name} of {} has no native XDP", self.name),
+            Some(since) if kernel.is_some_and(|kernel| kernel < since) => {
+                format!(
+                    "driver {name} of {} has native XDP from Linux {}.{} on",
+                    self.name, since.0, since.1
+                )
+            }
+            Some(_) => return None,
+        };
+        if self.bridge.xdp == XdpMode::Native {
+            let cure = format!(
+                "xdp = \"auto\" for bridge {}, or another NIC",
+                self.bridge.name
+            );
+            return Some(Finding::error("xdp-native", lacks, cure));
+        }
+        let cure = "it works in generic mode, slower; another NIC if that is too slow";
+        Some(Finding::warning("xdp-generic", lacks, cure))
+    }
+
+    fn mtu(&self) -> Option<Finding> {
+        let mtu = self.view.number(self.file("mtu"))?;
+        let name = self
+            .view
+            .link(self.file("device/driver"))
+            .unwrap_or_default();
+        let native = self.bridge.xdp != XdpMode::Generic;
+        let by_driver = driver(&name)
+            .filter(|_| native)
+            .and_then(|driver| driver.mtu_limit);
+        let by_frame = DATA_CAPACITY as u64 - HEADERS;
+        let limit = by_driver.unwrap_or(by_frame).min(by_frame);
+        if mtu <= limit {
+            return None;
+        }
+        let what = format!("{} has MTU {mtu}, XDP takes {limit} at most", self.name);
+        Some(Finding::error(
+            "uplink-mtu",
+            what,
+            format!("ip link set dev {} mtu {limit}, or less", self.name),
+        ))
+    }
+
+    fn down(&self) -> Option<Finding> {
+        let flags = self.view.number(self.file("flags"))?;
+        if flags & IFF_UP == 0 {
+            let what = format!("{} is down", self.name);
+            return Some(Finding::warning(
+                "uplink-down",
+                what,
+                format!("ip link set dev {} up", self.name),
+            ));
+        }
+        if self.view.number(self.file("carrier")) == Some(0) {
+            let what = format!("{} has no carrier", self.name);
+            return Some(Finding::warning(
+                "no-carrier",
+                what,
+                "look at the cable and at the switch",
+            ));
+        }
+        None
+    }
+
+    /// netback sets it at the start; something may have taken it away since.
+    fn promiscuous(&self) -> Option<Finding> {
+        let flags = self.view.number(self.file("flags"))?;
+        if !self.ours_attached() || flags & IFF_PROMISC != 0 {
+            return None;
+        }
+        let what = format!(
+            "{} is not promiscuous, so it drops what is sent to guests",
+            self.name
+        );
+        Some(Finding::error(
+            "not-promiscuous",
+            what,
+            format!("ip link set dev {} promisc on", self.name),
+        ))
+    }
+
+    /// Every frame goes to netback: the host's own address on the NIC hears nothing.
+    fn addressed(&self) -> Option<Finding> {
+        let addresses = self.view.ip(self.name)?["addr_info"].as_array()?.clone();
+        let global: Vec<&str> = addresses
+            .iter()
+            .filter(|a| a["scope"] == "global")
+            .filter_map(|a| a["local"].as_str())
+            .collect();
+        if global.is_empty() {
+            return None;
+        }
+        let what = format!(
+            "{} has the address {} of this domain, which netback makes deaf: it takes every frame",
+            self.name,
+            global.join(", ")
+        );
+        let cure = format!(
+            "reach this domain by another interface, and: ip address flush dev {}",
+            self.name
+        );
+        Some(Finding::warning("uplink-addressed", what, cure))
+    }
+
+    fn queues(&self) -> Option<Finding> {
+        let queues = self
+            .view
+            .list(self.file("queues"))
+            .iter()
+            .filter(|name| name.starts_with("rx-"))
+            .count();
+        let what = format!(
+            "{} has one receive queue: one core does all its work",
+            self.name
+        );
+        (queues == 1).then(|| Finding::info("one-queue", what, ""))
+    }
+}
