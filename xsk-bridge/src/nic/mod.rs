@@ -1,5 +1,54 @@
 //! A device made fit for AF_XDP, and put back as it was.
-use std::path::Path;
+//!
+//! Guests have MACs of their own, so the device must take every frame: promiscuous and all-multicast. Offloads that strip VLAN
+//! tags or merge packets work on metadata that XDP does not see, so they are off. All of it are settings of the device, not of
+//! the process: they outlive a death and a restart, and [`put_back`] undoes them.
+mod ioctl;
+mod record;
+
+pub(crate) use ioctl::Device;
+
+use crate::frame::DATA_CAPACITY;
+use crate::link::Link;
+use ioctl::{Channels, Feature};
+use record::Record;
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Ethernet header and one VLAN tag.
+const FRAME_OVERHEAD: usize = 14 + 4;
+
+/// Offloads that must be off, by the kernel's names (net/ethtool/common.c), with what is wrong where one stays on.
+const UNWANTED: &[(&str, &str)] = &[
+    (
+        "rx-vlan-hw-parse",
+        "VLAN tags are stripped, so tagged frames arrive untagged",
+    ),
+    (
+        "rx-vlan-stag-hw-parse",
+        "service VLAN tags are stripped, so tagged frames arrive untagged",
+    ),
+    (
+        "tx-vlan-hw-insert",
+        "the driver may tag what it was not asked to",
+    ),
+    (
+        "rx-vlan-filter",
+        "frames of VLANs that only guests know are filtered out",
+    ),
+    (
+        "rx-lro",
+        "received segments are merged over what a frame holds",
+    ),
+    (
+        "rx-gro-hw",
+        "received segments are merged over what a frame holds",
+    ),
+];
+
+/// Drivers of virtual functions that ignore promiscuous mode unless the host trusts them.
+const VIRTUAL_FUNCTIONS: &[&str] = &["igbvf", "ixgbevf", "i40evf", "iavf", "fm10k", "mlx5_core_vf"];
 
 /// What the device has after [`prepare`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,19 +67,323 @@ pub struct Prepared {
     pub warnings: Vec<String>,
 }
 
-/// Why the device cannot serve.
+/// Why the device cannot serve, or not be put back.
 #[derive(Debug, thiserror::Error)]
-pub enum NicError {}
-
-/// Bring `ifname` up, promiscuous and all-multicast, with stripping and merging offloads off, and with `queues` channels
-/// (`None`: as many as it has). What was there before is recorded in `<run_dir>/nic-<ifname>.json` first.
-pub fn prepare(ifname: &str, queues: Option<u32>, run_dir: &Path) -> Result<Prepared, NicError> {
-    let _ = (ifname, queues, run_dir);
-    todo!()
+#[allow(missing_docs)]
+pub enum NicError {
+    #[error("no interface {name}; there are: {}", there.join(", "))]
+    NoInterface { name: String, there: Vec<String> },
+    #[error("{0} is the loopback interface: name one that leads to a network")]
+    Loopback(String),
+    #[error("{0} is no Ethernet interface")]
+    NotEthernet(String),
+    #[error(
+        "{name} is a {kind}, which carries no XDP program of its own: name the interface beneath it"
+    )]
+    Stacked { name: String, kind: String },
+    #[error(
+        "{name} belongs to the {kind} {master}: take it out first with `ip link set dev {name} nomaster`"
+    )]
+    Enslaved {
+        name: String,
+        kind: String,
+        master: String,
+    },
+    #[error(
+        "{name} has MTU {mtu}, at most {limit} fits an AF_XDP frame: `ip link set dev {name} mtu {limit}`"
+    )]
+    Mtu {
+        name: String,
+        mtu: u32,
+        limit: usize,
+    },
+    #[error("{name} has {max} queues, not {wanted}")]
+    Queues { name: String, wanted: u32, max: u32 },
+    #[error(
+        "no permission to {action} of {name}: run as root, or with CAP_NET_ADMIN and a writable run directory"
+    )]
+    Permission { name: String, action: &'static str },
+    #[error("{path}: cannot {action}: {source}", path = path.display())]
+    Record {
+        path: PathBuf,
+        action: &'static str,
+        source: io::Error,
+    },
+    #[error("{name}: cannot {action}: {source}")]
+    Os {
+        name: String,
+        action: &'static str,
+        source: io::Error,
+    },
 }
 
-/// Restore what [`prepare`] recorded and remove the record; `Ok(false)`: there was none.
+/// Bring `ifname` up, promiscuous and all-multicast, with stripping and merging offloads off, and with `queues` channels
+/// (`None`: as many as it has). What was there before is recorded in `<run_dir>/nic-<ifname>.json` first; the record of an
+/// earlier `prepare` that was not put back stays as it is.
+pub fn prepare(ifname: &str, queues: Option<u32>, run_dir: &Path) -> Result<Prepared, NicError> {
+    let link = fit(ifname)?;
+    let named = named(ifname);
+    let device = Device::open(ifname).map_err(named("open a control socket"))?;
+    remember(&device, &link, run_dir)?;
+    let mut warnings = virtual_function(&device, ifname);
+    let queues = set_channels(&device, ifname, queues)?;
+    warnings.extend(unwanted_off(&device, ifname)?);
+    let flags = device.flags().map_err(named("read the flags"))?;
+    let wanted = flags | libc::IFF_UP | libc::IFF_PROMISC | libc::IFF_ALLMULTI;
+    if wanted != flags {
+        device
+            .set_flags(wanted)
+            .map_err(named("bring up the promiscuous mode"))?;
+    }
+    Ok(Prepared {
+        ifindex: link.index,
+        queues,
+        mtu: link.mtu,
+        max_frame: link.mtu as usize + FRAME_OVERHEAD,
+        mac: link.mac,
+        warnings,
+    })
+}
+
+/// Restore what [`prepare`] recorded and remove the record; `Ok(false)`: there was none. A record of a device that is gone
+/// is only removed. Our program should be off before: drivers refuse some changes under XDP.
 pub fn put_back(ifname: &str, run_dir: &Path) -> Result<bool, NicError> {
-    let _ = (ifname, run_dir);
-    todo!()
+    let path = record::path(run_dir, ifname);
+    let Some(record) = record::load(&path).map_err(record_error(&path, "read the record"))? else {
+        return Ok(false);
+    };
+    let link = Link::by_name(ifname).map_err(named(ifname)("look it up"))?;
+    if link.is_some_and(|link| is_of(&record, &link)) {
+        restore(ifname, &record)?;
+    }
+    std::fs::remove_file(&path).map_err(record_error(&path, "remove the record"))?;
+    Ok(true)
+}
+
+fn is_of(record: &Record, link: &Link) -> bool {
+    record.ifindex == link.index && record.mac == link.mac
+}
+
+/// The device, if it can serve at all.
+fn fit(ifname: &str) -> Result<Link, NicError> {
+    let links = Link::all().map_err(named(ifname)("list the interfaces"))?;
+    let name = ifname.to_owned();
+    let Some(link) = links.iter().find(|link| link.name == ifname).cloned() else {
+        let there = links.into_iter().map(|link| link.name).collect();
+        return Err(NicError::NoInterface { name, there });
+    };
+    if link.hardware == libc::ARPHRD_LOOPBACK {
+        return Err(NicError::Loopback(name));
+    }
+    if link.hardware != libc::ARPHRD_ETHER {
+        return Err(NicError::NotEthernet(name));
+    }
+    if let Some(kind @ ("bond" | "team" | "bridge" | "vlan" | "openvswitch" | "vrf")) =
+        link.kind.as_deref()
+    {
+        let kind = kind.to_owned();
+        return Err(NicError::Stacked { name, kind });
+    }
+    if let Some(master) = link.master {
+        let master = links.iter().find(|link| link.index == master);
+        return Err(NicError::Enslaved {
+            name,
+            kind: link.slave_kind.unwrap_or_else(|| "interface".to_owned()),
+            master: master.map_or_else(|| "above it".to_owned(), |link| link.name.clone()),
+        });
+    }
+    let limit = DATA_CAPACITY - FRAME_OVERHEAD;
+    if link.mtu as usize > limit {
+        let mtu = link.mtu;
+        return Err(NicError::Mtu { name, mtu, limit });
+    }
+    Ok(link)
+}
+
+/// Write down how the device is, unless a predecessor has: by now it is as that one made it.
+fn remember(device: &Device, link: &Link, run_dir: &Path) -> Result<(), NicError> {
+    let path = record::path(run_dir, &link.name);
+    let old = record::load(&path).map_err(record_error(&path, "read the record"))?;
+    if old.is_some_and(|record| is_of(&record, link)) {
+        return Ok(());
+    }
+    let named = named(&link.name);
+    let features = features(device).map_err(named("read the offloads"))?;
+    let flags = device.flags().map_err(named("read the flags"))?;
+    let record = Record {
+        ifindex: link.index,
+        mac: link.mac,
+        up: flags & libc::IFF_UP != 0,
+        promiscuous: flags & libc::IFF_PROMISC != 0,
+        all_multicast: flags & libc::IFF_ALLMULTI != 0,
+        channels: supported(device.channels()).map_err(named("read the channels"))?,
+        features: features
+            .into_iter()
+            .filter(|f| f.changeable && UNWANTED.iter().any(|(name, _)| *name == f.name))
+            .map(|f| (f.name, f.on))
+            .collect(),
+    };
+    record::store(&path, &record).map_err(record_error(&path, "write the record"))
+}
+
+/// Set the channels to `wanted` (or leave them), and say how many queues receive.
+fn set_channels(device: &Device, ifname: &str, wanted: Option<u32>) -> Result<u32, NicError> {
+    let named = named(ifname);
+    let Some(now) = supported(device.channels()).map_err(named("read the channels"))? else {
+        let rings = supported(device.recv_rings()).map_err(named("read the receive rings"))?;
+        let queues = rings.unwrap_or(1).max(1);
+        return match wanted {
+            Some(wanted) if wanted != queues => Err(too_many(ifname, wanted, queues)),
+            _ => Ok(queues),
+        };
+    };
+    let queues = now.combined + now.rx;
+    let Some(wanted) = wanted.filter(|wanted| *wanted != queues) else {
+        return Ok(queues);
+    };
+    let next = if now.max_combined > 0 {
+        Channels {
+            combined: wanted,
+            rx: 0,
+            tx: 0,
+            ..now
+        }
+    } else {
+        Channels {
+            rx: wanted,
+            tx: wanted.min(now.max_tx),
+            ..now
+        }
+    };
+    let max = now.max_combined.max(now.max_rx);
+    if wanted == 0 || wanted > max {
+        return Err(too_many(ifname, wanted, max));
+    }
+    device
+        .set_channels(next)
+        .map_err(named("set the channels"))?;
+    Ok(wanted)
+}
+
+fn too_many(ifname: &str, wanted: u32, max: u32) -> NicError {
+    NicError::Queues {
+        name: ifname.to_owned(),
+        wanted,
+        max,
+    }
+}
+
+/// Switch the unwanted offloads off; a line for each that stays on.
+fn unwanted_off(device: &Device, ifname: &str) -> Result<Vec<String>, NicError> {
+    let named = named(ifname);
+    let is_on = |features: &[Feature], name: &str| {
+        features
+            .iter()
+            .any(|feature| feature.name == name && feature.on)
+    };
+    let before = features(device).map_err(named("read the offloads"))?;
+    let off: Vec<_> = UNWANTED
+        .iter()
+        .filter(|(name, _)| is_on(&before, name))
+        .map(|(name, _)| (*name, false))
+        .collect();
+    if off.is_empty() {
+        return Ok(Vec::new());
+    }
+    device
+        .set_features(&off)
+        .map_err(named("switch offloads off"))?;
+    let after = features(device).map_err(named("read the offloads"))?;
+    Ok(UNWANTED
+        .iter()
+        .filter(|(name, _)| is_on(&after, name))
+        .map(|(name, why)| format!("{ifname}: the driver keeps {name} on: {why}"))
+        .collect())
+}
+
+/// Whether promiscuous mode may be ignored: a virtual function's trust is only known to its host.
+fn virtual_function(device: &Device, ifname: &str) -> Vec<String> {
+    let driver = device.driver().unwrap_or_default();
+    let physical = Path::new("/sys/class/net").join(ifname).join("device/physfn");
+    if VIRTUAL_FUNCTIONS.contains(&driver.as_str()) || physical.exists() {
+        return vec![format!(
+            "{ifname} is a virtual function ({driver}): guests get frames only where the host has it trusted: \
+             `ip link set dev <physical function> vf <number> trust on spoofchk off`"
+        )];
+    }
+    Vec::new()
+}
+
+fn restore(ifname: &str, record: &Record) -> Result<(), NicError> {
+    let named = named(ifname);
+    let device = Device::open(ifname).map_err(named("open a control socket"))?;
+    let features: Vec<_> = features_of(&record.features);
+    device
+        .set_features(&features)
+        .map_err(named("restore the offloads"))?;
+    if let Some(channels) = record.channels {
+        let now = device.channels().map_err(named("read the channels"))?;
+        if now != channels {
+            device
+                .set_channels(channels)
+                .map_err(named("restore the channels"))?;
+        }
+    }
+    let mut flags = device.flags().map_err(named("read the flags"))?;
+    for (flag, was) in [
+        (libc::IFF_UP, record.up),
+        (libc::IFF_PROMISC, record.promiscuous),
+        (libc::IFF_ALLMULTI, record.all_multicast),
+    ] {
+        flags = if was { flags | flag } else { flags & !flag };
+    }
+    device
+        .set_flags(flags)
+        .map_err(named("restore the flags"))
+}
+
+fn features_of(recorded: &BTreeMap<String, bool>) -> Vec<(&str, bool)> {
+    recorded
+        .iter()
+        .map(|(name, on)| (name.as_str(), *on))
+        .collect()
+}
+
+/// The device's offloads; none where the driver knows no ethtool.
+fn features(device: &Device) -> io::Result<Vec<Feature>> {
+    Ok(supported(device.features())?.unwrap_or_default())
+}
+
+/// `None` where the driver does not know the request.
+fn supported<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// The error of a request to `ifname`, under the name of what was tried.
+fn named(ifname: &str) -> impl Fn(&'static str) -> Box<dyn FnOnce(io::Error) -> NicError> {
+    let name = ifname.to_owned();
+    move |action| {
+        let name = name.clone();
+        Box::new(move |source| match source.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) => NicError::Permission { name, action },
+            _ => NicError::Os {
+                name,
+                action,
+                source,
+            },
+        })
+    }
+}
+
+fn record_error(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> NicError {
+    let path = path.to_owned();
+    move |source| NicError::Record {
+        path,
+        action,
+        source,
+    }
 }

@@ -1,6 +1,17 @@
 //! Our XDP program on a device: loaded, attached as a BPF link, pinned with its socket map, adopted on restart.
-use std::os::fd::{BorrowedFd, OwnedFd};
+//!
+//! The program sends every frame to the AF_XDP socket of its queue, and to the kernel where the queue has none. Link and map
+//! are pinned under `<bpf_dir>/<ifname>/`, so both outlive the process: attaching resets the link of real NICs.
+mod bpf;
+
+use crate::link::{Link, XdpProgram};
+use bpf::Instruction;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+
+/// Queues the socket map has room for; fixed, so that an adopted map serves whatever number of channels is set later.
+const MAP_ENTRIES: u32 = 256;
 
 /// How the program runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,6 +22,16 @@ pub enum Mode {
     Generic,
 }
 
+impl Mode {
+    /// "native" or "generic".
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+        }
+    }
+}
+
 /// Our program on a device. Dropping it takes nothing off: the pins keep it there.
 #[derive(Debug)]
 pub struct Attachment {
@@ -19,22 +40,178 @@ pub struct Attachment {
     ifindex: u32,
     mode: Mode,
     adopted: bool,
+    native_refusal: Option<io::Error>,
 }
 
-/// Why the program is not on the device.
+/// Why the program is not on the device, or not off it.
 #[derive(Debug, thiserror::Error)]
-pub enum XdpError {}
-
-/// Put our program on `ifname`, or take over the one a predecessor pinned under `<bpf_dir>/<ifname>/`.
-pub fn install_or_adopt(ifname: &str, bpf_dir: &Path) -> Result<Attachment, XdpError> {
-    let _ = (ifname, PathBuf::from(bpf_dir));
-    todo!()
+#[allow(missing_docs)]
+pub enum XdpError {
+    #[error("no interface {0}")]
+    NoInterface(String),
+    #[error(
+        "{ifname} already has an XDP program (id {id}); remove it with `ip link set dev {ifname} {flag} off`"
+    )]
+    Occupied {
+        ifname: String,
+        id: u32,
+        flag: &'static str,
+    },
+    #[error(
+        "no permission to {action}: run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN (for bpffs)"
+    )]
+    Permission { action: &'static str },
+    #[error("this kernel cannot {action}: XDP links need Linux 5.9 with CONFIG_BPF_SYSCALL")]
+    TooOld { action: &'static str },
+    #[error(
+        "{ifname} takes no XDP program: native mode: {native}; generic mode: {generic} (MTU over the limit for XDP?)"
+    )]
+    Refused {
+        ifname: String,
+        native: io::Error,
+        generic: io::Error,
+    },
+    #[error("queue {queue} of {ifname} is over the {MAP_ENTRIES} queues that can be served")]
+    QueueRange { ifname: String, queue: u32 },
+    #[error("{path}: cannot {action}: {source}", path = path.display())]
+    Pin {
+        action: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    #[error("cannot {action}: {source}")]
+    Os {
+        action: &'static str,
+        source: io::Error,
+    },
 }
 
-/// Take our program off `ifname` and remove its pins; `Ok(false)`: there were none.
+/// Put our program on `ifname`, or take over the one a predecessor pinned under `<bpf_dir>/<ifname>/` and leave the device
+/// untouched. Pins of a device that is gone, or that our program was taken off from, are replaced.
+pub fn install_or_adopt(ifname: &str, bpf_dir: &Path) -> Result<Attachment, XdpError> {
+    let device = Link::by_name(ifname)
+        .map_err(named("list the interfaces"))?
+        .ok_or_else(|| XdpError::NoInterface(ifname.to_owned()))?;
+    let pins = Pins::new(bpf_dir, ifname);
+    bpf::prepare_dir(bpf_dir)
+        .map_err(|e| pins.error("make the directory in bpffs", e))?;
+    if let Some(attachment) = adopt(&device, &pins) {
+        return Ok(attachment);
+    }
+    if let Some(XdpProgram { id, generic }) = device.xdp {
+        return Err(XdpError::Occupied {
+            ifname: device.name,
+            id,
+            flag: if generic { "xdpgeneric" } else { "xdp" },
+        });
+    }
+    pins.remove()?;
+    std::fs::create_dir_all(&pins.dir).map_err(|e| pins.error("make the directory in bpffs", e))?;
+    install(device, &pins)
+}
+
+/// Take our program off `ifname` and remove its pins; `Ok(false)`: there were none. A daemon that still runs loses the wire.
 pub fn uninstall(ifname: &str, bpf_dir: &Path) -> Result<bool, XdpError> {
-    let _ = (ifname, bpf_dir);
-    todo!()
+    let pins = Pins::new(bpf_dir, ifname);
+    match bpf::open_pinned(&pins.link()) {
+        Ok(link) => bpf::detach_link(link.as_fd()).map_err(named("detach the XDP program"))?,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(pins.error("open the pinned link", e)),
+    }
+    pins.remove()
+}
+
+/// The predecessor's program, where its link is still on this very device and its map is there.
+fn adopt(device: &Link, pins: &Pins) -> Option<Attachment> {
+    let link = bpf::open_pinned(&pins.link()).ok()?;
+    let map = bpf::open_pinned(&pins.map()).ok()?;
+    let on = bpf::link_info(link.as_fd()).ok()?;
+    let running = device.xdp?;
+    if on.ifindex != device.index || on.program_id != running.id {
+        return None;
+    }
+    Some(Attachment {
+        map,
+        ifname: device.name.clone(),
+        ifindex: device.index,
+        mode: if running.generic {
+            Mode::Generic
+        } else {
+            Mode::Native
+        },
+        adopted: true,
+        native_refusal: None,
+    })
+}
+
+fn install(device: Link, pins: &Pins) -> Result<Attachment, XdpError> {
+    let map = bpf::create_xskmap(MAP_ENTRIES).map_err(named("create the socket map"))?;
+    let program = bpf::load(&program(&map)).map_err(named("load the XDP program"))?;
+    let (link, mode, native_refusal) = attach(&device, program.as_fd())?;
+    // The map first: a pinned link without a map could not be adopted.
+    bpf::pin(map.as_fd(), &pins.map()).map_err(|e| pins.error("pin the socket map", e))?;
+    bpf::pin(link.as_fd(), &pins.link()).map_err(|e| pins.error("pin the XDP link", e))?;
+    Ok(Attachment {
+        map,
+        ifname: device.name,
+        ifindex: device.index,
+        mode,
+        adopted: false,
+        native_refusal,
+    })
+}
+
+/// In the driver if it can, else in the stack.
+fn attach(
+    device: &Link,
+    program: BorrowedFd<'_>,
+) -> Result<(OwnedFd, Mode, Option<io::Error>), XdpError> {
+    let native = match bpf::create_link(program, device.index, bpf::XDP_FLAGS_DRV_MODE) {
+        Ok(link) => return Ok((link, Mode::Native, None)),
+        Err(e) => e,
+    };
+    match bpf::create_link(program, device.index, bpf::XDP_FLAGS_SKB_MODE) {
+        Ok(link) => Ok((link, Mode::Generic, Some(native))),
+        Err(generic) => match generic.raw_os_error() {
+            Some(libc::EPERM) => Err(XdpError::Permission {
+                action: "attach an XDP program",
+            }),
+            _ => Err(XdpError::Refused {
+                ifname: device.name.clone(),
+                native,
+                generic,
+            }),
+        },
+    }
+}
+
+/// `return bpf_redirect_map(&sockets, context->rx_queue_index, XDP_PASS)`: the flags name the verdict for a queue without a
+/// socket. No frags flag: packets are then linear, which is what a socket without XDP_USE_SG takes.
+fn program(map: &OwnedFd) -> [Instruction; 6] {
+    use std::os::fd::AsRawFd;
+    const LOAD_WORD: u8 = 0x61; // BPF_LDX | BPF_MEM | BPF_W
+    const LOAD_IMMEDIATE_64: u8 = 0x18; // BPF_LD | BPF_IMM | BPF_DW, two instructions
+    const MOVE_IMMEDIATE: u8 = 0xb7; // BPF_ALU64 | BPF_MOV | BPF_K
+    const CALL: u8 = 0x85;
+    const EXIT: u8 = 0x95;
+    const PSEUDO_MAP_FD: u8 = 1;
+    const RX_QUEUE_INDEX: i16 = 16; // struct xdp_md
+    const XDP_PASS: i32 = 2;
+    const REDIRECT_MAP: i32 = 51;
+    let instruction = |code, destination: u8, source: u8, offset, immediate| Instruction {
+        code,
+        registers: source << 4 | destination,
+        offset,
+        immediate,
+    };
+    [
+        instruction(LOAD_WORD, 2, 1, RX_QUEUE_INDEX, 0),
+        instruction(LOAD_IMMEDIATE_64, 1, PSEUDO_MAP_FD, 0, map.as_raw_fd()),
+        instruction(0, 0, 0, 0, 0),
+        instruction(MOVE_IMMEDIATE, 3, 0, 0, XDP_PASS),
+        instruction(CALL, 0, 0, 0, REDIRECT_MAP),
+        instruction(EXIT, 0, 0, 0, 0),
+    ]
 }
 
 impl Attachment {
@@ -58,9 +235,78 @@ impl Attachment {
         self.adopted
     }
 
-    /// Send what arrives on `queue` to `socket`.
+    /// Why a fresh program runs in generic mode: what the driver said to native.
+    pub fn native_refusal(&self) -> Option<&io::Error> {
+        self.native_refusal.as_ref()
+    }
+
+    /// Send what arrives on `queue` to `socket`. The kernel removes the entry when the socket is closed.
     pub fn set_socket(&self, queue: u32, socket: BorrowedFd<'_>) -> Result<(), XdpError> {
-        let _ = (queue, socket, &self.map);
-        todo!()
+        if queue >= MAP_ENTRIES {
+            return Err(XdpError::QueueRange {
+                ifname: self.ifname.clone(),
+                queue,
+            });
+        }
+        bpf::update(self.map.as_fd(), queue, socket).map_err(named("put a socket into the map"))
+    }
+}
+
+/// Where a device's objects are pinned.
+struct Pins {
+    dir: PathBuf,
+}
+
+impl Pins {
+    fn new(bpf_dir: &Path, ifname: &str) -> Self {
+        Self {
+            dir: bpf_dir.join(ifname),
+        }
+    }
+
+    fn link(&self) -> PathBuf {
+        self.dir.join("link")
+    }
+
+    fn map(&self) -> PathBuf {
+        self.dir.join("sockets")
+    }
+
+    /// Remove them and their directory; true when there was one.
+    fn remove(&self) -> Result<bool, XdpError> {
+        let mut found = false;
+        for path in [self.link(), self.map()] {
+            match std::fs::remove_file(&path) {
+                Ok(()) => found = true,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(self.error("remove the pins", e)),
+            }
+        }
+        match std::fs::remove_dir(&self.dir) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                Err(self.error("remove the pins' directory", e))
+            }
+            _ => Ok(found),
+        }
+    }
+
+    fn error(&self, action: &'static str, source: io::Error) -> XdpError {
+        match source.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) => XdpError::Permission { action },
+            _ => XdpError::Pin {
+                action,
+                path: self.dir.clone(),
+                source,
+            },
+        }
+    }
+}
+
+/// An error of the kernel under the name of what was tried.
+fn named(action: &'static str) -> impl Fn(io::Error) -> XdpError {
+    move |source| match source.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => XdpError::Permission { action },
+        Some(libc::ENOSYS | libc::EINVAL) => XdpError::TooOld { action },
+        _ => XdpError::Os { action, source },
     }
 }

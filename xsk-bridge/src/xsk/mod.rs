@@ -1,46 +1,401 @@
-//! The uplink over AF_XDP: one socket on one queue of a device.
-use crate::frame::Umem;
-use crate::uplink::Counters;
+//! The uplink over AF_XDP: one socket on one queue of a device, its frames those of the process's one UMEM.
+//!
+//! A frame's token ends where its descriptor is put into the fill or the send ring, and is made anew where the kernel hands the
+//! descriptor back by the receive or the completion ring; between the two, [`Held`] counts it.
+// xsk-rs's rings trust the caller that a frame is in one place at a time: the token says so.
+#![allow(unsafe_code)]
+mod open;
+mod sockopt;
+
+pub use open::{BusyPoll, OpenError, Options};
+
+use crate::frame::{AfXdp, DATA_CAPACITY, DATA_OFFSET, FRAME_SIZE, Frame, FramePool, Umem};
+use crate::link::Link;
+use crate::nic::Device;
+use crate::packet::{Offload, Packet};
+use crate::uplink::{Counters, Held, Uplink};
 use crate::xdp::Attachment;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use xsk_rs::FrameDesc;
 
-/// How to open a queue.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Options {
-    /// Never zero-copy. Sockets of one UMEM are all zero-copy or none: set it where the devices differ.
-    pub copy: bool,
-    /// SO_BUSY_POLL with SO_PREFER_BUSY_POLL: how long a receive call polls the driver.
-    pub busy_poll: Option<Duration>,
-}
-
-/// Why the queue is not open.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {}
+/// Descriptors moved between us and a ring at a time.
+const BATCH: usize = 64;
+/// Ethernet header and one VLAN tag.
+const FRAME_OVERHEAD: usize = 14 + 4;
+/// A device that drops what it is given costs a call a packet (EBUSY): this many in a row, then the link is looked at.
+const DROPS_PER_FLUSH: u32 = 16;
 
 /// One queue of a device over AF_XDP.
 #[derive(Debug)]
-pub struct XskUplink {}
+pub struct XskUplink {
+    rings: open::Rings,
+    umem: Umem,
+    /// Scratch for descriptors on their way between a ring and tokens.
+    batch: Box<[FrameDesc; BATCH]>,
+    /// Descriptors that `send` took and the ring has not seen yet.
+    staged: Vec<FrameDesc>,
+    /// Frames of dropped packets, for the next pool that comes along.
+    returned: Vec<Frame>,
+    held: Held,
+    device: Device,
+    down: bool,
+    zero_copy: bool,
+    busy_poll: bool,
+    max_frame: usize,
+    counters: Arc<Counters>,
+}
 
 impl XskUplink {
     /// Bind `queue` of the device our program is on, with the rings of `umem`, and put the socket into the program's map.
+    /// Waits up to 200 ms for a predecessor's socket to go.
     pub fn open(
         umem: &Umem,
         attachment: &Attachment,
         queue: u32,
         options: Options,
     ) -> Result<XskUplink, OpenError> {
-        let _ = (umem, attachment, queue, options);
-        todo!()
+        let memory = umem.af_xdp().ok_or(OpenError::PlainMemory)?;
+        let os = |action| {
+            move |source| OpenError::Os {
+                ifname: attachment.ifname().to_owned(),
+                queue,
+                action,
+                source,
+            }
+        };
+        let link = Link::by_name(attachment.ifname())
+            .map_err(os("read the MTU"))?
+            .ok_or_else(|| OpenError::NoInterface(attachment.ifname().to_owned()))?;
+        let rings = open::bind(memory, attachment, queue, options)?;
+        let mut uplink = XskUplink {
+            rings,
+            umem: umem.clone(),
+            batch: Box::new([FrameDesc::default(); BATCH]),
+            staged: Vec::with_capacity(BATCH),
+            returned: Vec::with_capacity(memory.rings.send as usize),
+            held: Held::default(),
+            device: Device::open(attachment.ifname()).map_err(os("open a control socket"))?,
+            down: false,
+            zero_copy: false,
+            busy_poll: options.busy_poll.is_some(),
+            max_frame: (link.mtu as usize + FRAME_OVERHEAD).min(DATA_CAPACITY),
+            counters: Arc::default(),
+        };
+        open::tune(uplink.socket(), memory, attachment, queue, options)?;
+        uplink.zero_copy = sockopt::zero_copy(uplink.socket()).map_err(os("ask for the mode"))?;
+        attachment.set_socket(queue, uplink.socket())?;
+        Ok(uplink)
     }
 
     /// True when the driver reads and writes frames itself.
     pub fn zero_copy(&self) -> bool {
-        todo!()
+        self.zero_copy
     }
 
     /// What this queue counts, to be read by any thread.
     pub fn counters(&self) -> Arc<Counters> {
-        todo!()
+        self.counters.clone()
+    }
+
+    /// What the kernel counts of this queue.
+    pub fn kernel_counters(&self) -> io::Result<KernelCounters> {
+        KernelCounters::read(self.socket())
+    }
+
+    /// A second descriptor of the socket, for another thread's [`KernelCounters::read`]. The queue stays bound while it lives.
+    pub fn duplicate_fd(&self) -> io::Result<OwnedFd> {
+        self.socket().try_clone_to_owned()
+    }
+
+    /// Take back what the kernel has handed back, and close the socket. Frames that are still in its hands go to
+    /// [`Umem::quarantined`].
+    pub fn close(mut self, pool: &mut FramePool) {
+        self.reclaim(pool);
+        while let n @ 1.. = self.consume_received(BATCH) {
+            for i in 0..n {
+                let address = self.batch[i].addr();
+                pool.extend(self.token(address));
+            }
+        }
+    }
+
+    fn memory(&self) -> &AfXdp {
+        self.umem
+            .af_xdp()
+            .expect("`open` takes a UMEM for AF_XDP only")
+    }
+
+    fn socket(&self) -> BorrowedFd<'_> {
+        // SAFETY: the descriptor is open as long as the rings live, that is as long as `self`.
+        unsafe { BorrowedFd::borrow_raw(self.rings.rx.fd().as_raw_fd()) }
+    }
+
+    /// The token of the frame that the kernel handed back at `address`; `None`, and counted, where that is no frame of ours.
+    fn token(&self, address: usize) -> Option<Frame> {
+        let index = address / FRAME_SIZE;
+        if index < self.umem.frames() as usize {
+            return Some(Frame(index as u32));
+        }
+        self.counters.recv_bad.add(1);
+        None
+    }
+
+    /// Fill the fill ring with the pool's frames.
+    fn refill(&mut self, pool: &mut FramePool) {
+        let mut wanted = (self.memory().rings.recv - self.held.fill) as usize;
+        let mut added = false;
+        while wanted > 0 && !pool.is_empty() {
+            let n = wanted.min(BATCH).min(pool.len());
+            for i in 0..n {
+                let frame = pool.take().expect("counted above");
+                self.batch[i] = self.memory().descriptor(&frame);
+            }
+            // SAFETY: descriptors of this UMEM whose tokens ended here.
+            let taken = unsafe { self.rings.fill.produce(&self.batch[..n]) };
+            assert_eq!(taken, n, "the fill ring has room for all it does not hold");
+            self.held.fill += n as u32;
+            wanted -= n;
+            added = true;
+        }
+        if added && self.rings.fill.needs_wakeup() {
+            sockopt::kick_recv(self.socket());
+        }
+    }
+
+    /// Give the pool what was sent and what was dropped.
+    fn reclaim(&mut self, pool: &mut FramePool) {
+        pool.extend(self.returned.drain(..));
+        loop {
+            // SAFETY: the completion ring of this UMEM.
+            let n = unsafe { self.rings.comp.consume(&mut self.batch[..]) };
+            for i in 0..n {
+                let address = self.batch[i].addr();
+                pool.extend(self.token(address));
+            }
+            self.held.send -= n as u32;
+            if n < BATCH {
+                return;
+            }
+        }
+    }
+
+    /// At most `max` received descriptors into the batch.
+    fn consume_received(&mut self, max: usize) -> usize {
+        // SAFETY: the receive ring of this UMEM.
+        let n = unsafe { self.rings.rx.consume(&mut self.batch[..max.min(BATCH)]) };
+        self.held.fill -= n as u32;
+        n
+    }
+
+    /// The packet behind a received descriptor.
+    fn received(&mut self, i: usize) -> Option<Packet> {
+        let (address, len) = (self.batch[i].addr(), self.batch[i].lengths().data());
+        let mut frame = self.token(address)?;
+        let offset = address % FRAME_SIZE;
+        if offset + len > FRAME_SIZE || len > DATA_CAPACITY {
+            self.counters.recv_bad.add(1);
+            self.returned.push(frame);
+            return None;
+        }
+        if offset != DATA_OFFSET {
+            self.umem.align_data(&mut frame, offset, len);
+        }
+        self.counters.recv_bytes.add(len as u64);
+        Some(Packet {
+            frames: [frame].into_iter().collect(),
+            len: len as u32,
+            offload: Offload::default(),
+        })
+    }
+
+    /// Put the staged descriptors into the send ring.
+    fn publish(&mut self) {
+        // SAFETY: descriptors of this UMEM whose tokens ended in `send`.
+        let taken = unsafe { self.rings.tx.produce(&self.staged) };
+        assert_eq!(
+            taken,
+            self.staged.len(),
+            "the send ring has room for all it does not hold"
+        );
+        self.staged.clear();
+    }
+
+    /// Entries of the send ring that the kernel has not taken.
+    fn queued(&mut self) -> u32 {
+        self.memory().rings.send - self.rings.tx.nb_free_exact()
+    }
+
+    fn drop_packet(&mut self, packet: Packet) {
+        self.returned.extend(packet.frames);
+    }
+
+    /// Kick until the kernel has taken all there is; false: it wants to be asked again later.
+    fn drain(&mut self) -> io::Result<bool> {
+        let mut drops = 0;
+        let mut queued = self.queued();
+        // Each turn but the last sends at least one packet, and DROPS_PER_FLUSH bounds those that send only one.
+        while queued > 0 && self.rings.tx.needs_wakeup() {
+            self.counters.kicks.add(1);
+            match sockopt::kick_send(self.socket()).map_err(|e| e.raw_os_error()) {
+                Ok(()) | Err(Some(libc::EAGAIN | libc::ENOBUFS | libc::EINTR)) => {}
+                Err(Some(libc::EBUSY)) => drops += 1,
+                Err(Some(libc::ENETDOWN | libc::ENXIO | libc::ENODEV)) => {
+                    self.note_down();
+                    return Ok(true);
+                }
+                Err(code) => return Err(io::Error::from_raw_os_error(code.unwrap_or(libc::EIO))),
+            }
+            let before = std::mem::replace(&mut queued, self.queued());
+            if self.zero_copy || queued == before {
+                break;
+            }
+            if drops == DROPS_PER_FLUSH {
+                if !self.device.running() {
+                    self.note_down();
+                    return Ok(true);
+                }
+                break;
+            }
+        }
+        Ok(queued == 0)
+    }
+
+    fn note_down(&mut self) {
+        self.down = true;
+        self.counters.link_down.add(1);
+    }
+}
+
+impl Uplink for XskUplink {
+    fn recv(&mut self, pool: &mut FramePool, out: &mut Vec<Packet>, max: usize) -> usize {
+        self.reclaim(pool);
+        self.refill(pool);
+        if self.busy_poll && self.rings.rx.nb_avail(1) == 0 {
+            sockopt::kick_recv(self.socket());
+        }
+        let before = out.len();
+        let mut wanted = max.min(out.capacity() - before);
+        while wanted > 0 {
+            let n = self.consume_received(wanted);
+            for i in 0..n {
+                out.extend(self.received(i));
+            }
+            wanted -= n;
+            if n == 0 {
+                break;
+            }
+        }
+        let packets = out.len() - before;
+        self.counters.recv_packets.add(packets as u64);
+        packets
+    }
+
+    fn room(&mut self, pool: &mut FramePool) -> usize {
+        self.reclaim(pool);
+        let ring = self.memory().rings.send as usize;
+        match self.down {
+            true => ring,
+            false => ring - self.held.send as usize,
+        }
+    }
+
+    fn send(&mut self, packet: Packet) {
+        let len = packet.len as usize;
+        if self.down {
+            self.counters.send_link_down.add(1);
+            return self.drop_packet(packet);
+        }
+        let fits = packet.frames.len() == 1 && len <= self.max_frame;
+        if !fits || self.held.send == self.memory().rings.send {
+            self.counters.send_refused.add(1);
+            return self.drop_packet(packet);
+        }
+        for frame in packet.frames {
+            let descriptor = self.memory().send_descriptor(&frame, len);
+            self.staged.push(descriptor);
+        }
+        self.held.send += 1;
+        self.counters.send_packets.add(1);
+        self.counters.send_bytes.add(len as u64);
+        if self.staged.len() == BATCH {
+            self.publish();
+        }
+    }
+
+    fn flush(&mut self, pool: &mut FramePool) -> io::Result<bool> {
+        self.publish();
+        if self.down {
+            self.down = !self.device.running();
+        }
+        let drained = self.down || self.drain()?;
+        self.reclaim(pool);
+        Ok(drained)
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.socket())
+    }
+
+    fn pending(&mut self) -> bool {
+        if self.rings.fill.needs_wakeup() {
+            sockopt::kick_recv(self.socket());
+        }
+        self.rings.rx.nb_avail(1) > 0 || self.rings.comp.nb_avail(1) > 0
+    }
+
+    fn held(&self) -> Held {
+        self.held
+    }
+
+    fn max_frame(&self) -> usize {
+        self.max_frame
+    }
+}
+
+impl Drop for XskUplink {
+    fn drop(&mut self) {
+        let lost = self.held.fill + self.held.send + self.returned.len() as u32;
+        self.umem.quarantine(lost);
+    }
+}
+
+/// struct xdp_statistics: what the kernel counts of one socket.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct KernelCounters {
+    /// Dropped on receive: no frame in the fill ring, or longer than a frame.
+    pub rx_dropped: u64,
+    /// Addresses in the fill ring that were no frame.
+    pub rx_invalid_descs: u64,
+    /// Descriptors in the send ring that were no packet.
+    pub tx_invalid_descs: u64,
+    /// Dropped because we did not take packets out of the receive ring.
+    pub rx_ring_full: u64,
+    /// Times the fill ring was found empty.
+    pub rx_fill_ring_empty_descs: u64,
+    /// Times the send ring was found empty.
+    pub tx_ring_empty_descs: u64,
+}
+
+impl KernelCounters {
+    /// Read those of an AF_XDP socket.
+    pub fn read(socket: BorrowedFd<'_>) -> io::Result<Self> {
+        let [
+            rx_dropped,
+            rx_invalid_descs,
+            tx_invalid_descs,
+            rx_ring_full,
+            rx_fill_ring_empty_descs,
+            tx_ring_empty_descs,
+        ] = sockopt::statistics(socket)?;
+        Ok(Self {
+            rx_dropped,
+            rx_invalid_descs,
+            tx_invalid_descs,
+            rx_ring_full,
+            rx_fill_ring_empty_descs,
+            tx_ring_empty_descs,
+        })
     }
 }

@@ -1,0 +1,332 @@
+//! A device as the kernel describes it, and word of its changes (rtnetlink; linux/rtnetlink.h, linux/if_link.h).
+// Two calls have no safe wrapper in std: socket(2) of the netlink family and bind(2) of its groups.
+#![allow(unsafe_code)]
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+const HEADER: usize = 16; // struct nlmsghdr
+const IFINFO: usize = 16; // struct ifinfomsg
+const NLM_F_REQUEST: u16 = 1;
+const NLM_F_DUMP: u16 = 0x300;
+const IFLA_ADDRESS: u16 = 1;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
+const IFLA_MASTER: u16 = 10;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_SLAVE_KIND: u16 = 4;
+const IFLA_CARRIER: u16 = 33;
+const IFLA_XDP: u16 = 43;
+const IFLA_XDP_ATTACHED: u16 = 2;
+const IFLA_XDP_PROG_ID: u16 = 4;
+const XDP_ATTACHED_SKB: u8 = 2;
+const NLA_TYPE_MASK: u16 = 0x3fff;
+
+/// A program on a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct XdpProgram {
+    /// The kernel's number of the program; 0 where several modes have one each.
+    pub id: u32,
+    /// It runs in the stack, not in the driver.
+    pub generic: bool,
+}
+
+/// A device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// Its index.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// IFF_* (net/if.h).
+    pub flags: u32,
+    /// ARPHRD_* (net/if_arp.h): 1 is Ethernet, 772 loopback.
+    pub hardware: u16,
+    /// Bytes without the Ethernet header.
+    pub mtu: u32,
+    /// All zero where it has none of six bytes.
+    pub mac: [u8; 6],
+    /// False: no cable, or the far side is down.
+    pub carrier: bool,
+    /// Index of the device it is enslaved to.
+    pub master: Option<u32>,
+    /// What kind of virtual device it is ("bond", "bridge", "veth"); `None`: a real one.
+    pub kind: Option<String>,
+    /// As what it is enslaved ("bond", "bridge").
+    pub slave_kind: Option<String>,
+    /// The XDP program on it.
+    pub xdp: Option<XdpProgram>,
+}
+
+impl Link {
+    /// Administratively up and with carrier: packets go.
+    pub fn running(&self) -> bool {
+        self.flags & libc::IFF_UP as u32 != 0 && self.carrier
+    }
+
+    /// The device called `name`, `None` where there is none.
+    pub fn by_name(name: &str) -> io::Result<Option<Link>> {
+        Ok(Self::all()?.into_iter().find(|link| link.name == name))
+    }
+
+    /// Every device of this network namespace.
+    pub fn all() -> io::Result<Vec<Link>> {
+        let mut socket = open(0, 0)?;
+        socket.write_all(&dump_request())?;
+        let mut links = Vec::new();
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            let n = socket.read(&mut buffer)?;
+            for message in Messages(&buffer[..n]) {
+                match message.kind {
+                    libc::RTM_NEWLINK => links.extend(parse(message.body)),
+                    DONE => return Ok(links),
+                    ERROR => return Err(reported(message.body)),
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+const DONE: u16 = libc::NLMSG_DONE as u16;
+const ERROR: u16 = libc::NLMSG_ERROR as u16;
+
+/// What happened to a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LinkEvent {
+    /// It appeared or something about it changed; this is how it is now.
+    Changed(Link),
+    /// It is gone.
+    Removed {
+        /// The index it had.
+        index: u32,
+    },
+    /// Events were lost: look at every device again.
+    Lost,
+}
+
+/// Word of every change to a device of this network namespace.
+#[derive(Debug)]
+pub struct LinkWatcher {
+    socket: File,
+    buffer: Vec<u8>,
+}
+
+impl LinkWatcher {
+    /// Start to listen.
+    pub fn open() -> io::Result<Self> {
+        Ok(Self {
+            socket: open(libc::SOCK_NONBLOCK, libc::RTMGRP_LINK as u32)?,
+            buffer: vec![0; 1 << 16],
+        })
+    }
+
+    /// Append what happened since the last call to `events`; never blocks.
+    pub fn read(&mut self, events: &mut Vec<LinkEvent>) -> io::Result<()> {
+        loop {
+            let n = match self.socket.read(&mut self.buffer) {
+                Ok(n) => n,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => {
+                    events.push(LinkEvent::Lost);
+                    continue;
+                }
+                Err(e) => return Err(e),
+            };
+            events.extend(Messages(&self.buffer[..n]).filter_map(event));
+        }
+    }
+}
+
+impl AsFd for LinkWatcher {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+fn event(message: Message<'_>) -> Option<LinkEvent> {
+    // A bridge tells of its ports by the same messages, of family AF_BRIDGE and with other attributes.
+    if message.body.first() != Some(&(libc::AF_UNSPEC as u8)) {
+        return None;
+    }
+    let link = parse(message.body)?;
+    match message.kind {
+        libc::RTM_NEWLINK => Some(LinkEvent::Changed(link)),
+        libc::RTM_DELLINK => Some(LinkEvent::Removed { index: link.index }),
+        _ => None,
+    }
+}
+
+/// A route netlink socket, as a file: read(2) and write(2) are all it needs.
+fn open(flags: i32, groups: u32) -> io::Result<File> {
+    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | flags;
+    // SAFETY: no pointers.
+    let fd = unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_ROUTE) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a descriptor that was just made and is nobody else's.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: all zero is a valid sockaddr_nl.
+    let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
+    address.nl_family = libc::AF_NETLINK as u16;
+    address.nl_groups = groups;
+    let len = size_of_val(&address) as u32;
+    // SAFETY: the pointer is to `len` bytes of a sockaddr_nl.
+    if unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), len) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(File::from(fd))
+}
+
+fn dump_request() -> [u8; HEADER + IFINFO] {
+    let mut request = [0; HEADER + IFINFO];
+    request[0..4].copy_from_slice(&((HEADER + IFINFO) as u32).to_ne_bytes());
+    request[4..6].copy_from_slice(&libc::RTM_GETLINK.to_ne_bytes());
+    request[6..8].copy_from_slice(&(NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
+    request[8..12].copy_from_slice(&1u32.to_ne_bytes());
+    request
+}
+
+fn reported(body: &[u8]) -> io::Error {
+    io::Error::from_raw_os_error(u32_at(body, 0).map_or(libc::EPROTO, |e| -(e as i32)))
+}
+
+struct Message<'a> {
+    kind: u16,
+    body: &'a [u8],
+}
+
+/// The messages of one datagram.
+struct Messages<'a>(&'a [u8]);
+
+impl<'a> Iterator for Messages<'a> {
+    type Item = Message<'a>;
+
+    fn next(&mut self) -> Option<Message<'a>> {
+        let len = u32_at(self.0, 0)? as usize;
+        let kind = u16_at(self.0, 4)?;
+        let body = self.0.get(HEADER..len)?;
+        self.0 = self.0.get(len.next_multiple_of(4)..).unwrap_or_default();
+        Some(Message { kind, body })
+    }
+}
+
+/// The attributes of a message or of a nest in one.
+struct Attributes<'a>(&'a [u8]);
+
+impl<'a> Iterator for Attributes<'a> {
+    type Item = (u16, &'a [u8]);
+
+    fn next(&mut self) -> Option<(u16, &'a [u8])> {
+        let len = u16_at(self.0, 0)? as usize;
+        let kind = u16_at(self.0, 2)? & NLA_TYPE_MASK;
+        let value = self.0.get(4..len)?;
+        self.0 = self.0.get(len.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value))
+    }
+}
+
+/// An RTM_NEWLINK or RTM_DELLINK message: struct ifinfomsg, then attributes.
+fn parse(body: &[u8]) -> Option<Link> {
+    let mut link = Link {
+        index: u32_at(body, 4)?,
+        name: String::new(),
+        flags: u32_at(body, 8)?,
+        hardware: u16_at(body, 2)?,
+        mtu: 0,
+        mac: [0; 6],
+        carrier: true,
+        master: None,
+        kind: None,
+        slave_kind: None,
+        xdp: None,
+    };
+    for (kind, value) in Attributes(body.get(IFINFO..)?) {
+        match kind {
+            IFLA_ADDRESS => link.mac = value.try_into().unwrap_or_default(),
+            IFLA_IFNAME => link.name = text(value),
+            IFLA_MTU => link.mtu = u32_at(value, 0)?,
+            IFLA_MASTER => link.master = u32_at(value, 0),
+            IFLA_CARRIER => link.carrier = value.first() != Some(&0),
+            IFLA_LINKINFO => parse_kinds(value, &mut link),
+            IFLA_XDP => link.xdp = parse_xdp(value),
+            _ => {}
+        }
+    }
+    Some(link)
+}
+
+fn parse_kinds(nest: &[u8], link: &mut Link) {
+    for (kind, value) in Attributes(nest) {
+        match kind {
+            IFLA_INFO_KIND => link.kind = Some(text(value)),
+            IFLA_INFO_SLAVE_KIND => link.slave_kind = Some(text(value)),
+            _ => {}
+        }
+    }
+}
+
+fn parse_xdp(nest: &[u8]) -> Option<XdpProgram> {
+    let find = |kind| {
+        Attributes(nest)
+            .find(|(k, _)| *k == kind)
+            .map(|(_, value)| value)
+    };
+    let attached = *find(IFLA_XDP_ATTACHED)?.first()?;
+    (attached != 0).then(|| XdpProgram {
+        id: find(IFLA_XDP_PROG_ID)
+            .and_then(|id| u32_at(id, 0))
+            .unwrap_or(0),
+        generic: attached == XDP_ATTACHED_SKB,
+    })
+}
+
+fn text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_is_there_and_has_its_hardware_type() {
+        let lo = Link::by_name("lo").unwrap().expect("every namespace has lo");
+        assert_eq!((lo.index, lo.hardware), (1, libc::ARPHRD_LOOPBACK));
+        assert_eq!(Link::by_name("no such device").unwrap(), None);
+    }
+
+    #[test]
+    fn a_short_or_lying_message_ends_the_walk() {
+        assert!(Messages(&[16, 0, 0]).next().is_none());
+        let mut lying = dump_request();
+        lying[0] = 200;
+        assert!(Messages(&lying).next().is_none());
+        lying[0] = 3;
+        assert!(Messages(&lying).next().is_none());
+        assert!(Attributes(&[0, 0, 1, 0]).next().is_none());
+        assert!(parse(&[0; 10]).is_none());
+    }
+
+    #[test]
+    fn nothing_happens_without_an_event() {
+        let mut watcher = LinkWatcher::open().unwrap();
+        let mut events = Vec::new();
+        watcher.read(&mut events).unwrap();
+        // Other tests make devices in namespaces of their own; this one may still see the machine's.
+        assert!(!events.contains(&LinkEvent::Lost));
+    }
+}
