@@ -15,6 +15,12 @@ pub fn require_root(what: &str) -> Result<()> {
     );
 }
 
+/// Whether a program of this name can be started by it.
+pub fn in_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
+}
+
 /// Second number of the `Uid:` line of /proc/self/status (proc(5): real, effective, saved, filesystem).
 fn effective_uid(status: &str) -> Option<u32> {
     let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;

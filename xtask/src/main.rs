@@ -2,6 +2,7 @@
 
 mod build;
 mod command;
+mod deb;
 mod demo;
 mod host;
 mod packages;
@@ -33,6 +34,14 @@ enum Task {
     },
     /// Every check and test there is; the last line is `N passed, N failed`.
     Test(suite::Options),
+    /// Manual pages and shell completions, in target/release/dist.
+    Dist,
+    /// The Debian package; its path is printed.
+    Deb {
+        /// Passed on to cargo-deb, for example `--deb-revision 2`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Real Xen under emulation: up, run, log, down, test, compare.
     #[command(disable_help_flag = true)]
     Xen {
@@ -46,6 +55,8 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Task::Demo { args } => demo::run(&args),
         Task::Test(options) => suite::run(&options),
+        Task::Dist => deb::run_dist(),
+        Task::Deb { args } => deb::run_deb(&args),
         Task::Xen { args } => xen::run(&args),
     };
     outcome.unwrap_or_else(|error| {

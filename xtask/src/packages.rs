@@ -27,6 +27,9 @@ pub const LAB: &[&str] = &[
     "procps",
 ];
 
+/// To build a Debian package.
+pub const PACKAGING: &[&str] = &["dpkg-dev"];
+
 /// Install those of `lists` that are missing. Progress goes to stderr; nothing is asked.
 pub fn ensure(lists: &[&[&str]]) -> Result<()> {
     let wanted: Vec<&str> = lists.concat();

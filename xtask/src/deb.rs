@@ -1,0 +1,84 @@
+//! `cargo xtask dist` and `cargo xtask deb`: manual pages, completions, and the Debian package.
+
+use crate::command::{cargo, must_succeed};
+use crate::{build, host, packages};
+use anyhow::{Context, Result};
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+/// The version of cargo-deb that the metadata in netback/Cargo.toml is written for.
+const CARGO_DEB: &str = "3";
+
+/// Manual pages and completions, made by netback's own command line, in `target/release/dist`.
+pub fn dist() -> Result<PathBuf> {
+    let directory = build::target_dir()?.join("release/dist");
+    let _ = std::fs::remove_dir_all(&directory);
+    std::fs::create_dir_all(directory.join("man"))?;
+    let mut example = Command::new(cargo());
+    example
+        .args([
+            "run",
+            "--release",
+            "-p",
+            "netback",
+            "--example",
+            "dist",
+            "--",
+        ])
+        .arg(&directory)
+        .current_dir(build::workspace());
+    must_succeed(&mut example, "making manual pages and completions")?;
+    Ok(directory)
+}
+
+/// `cargo xtask dist`.
+pub fn run_dist() -> Result<ExitCode> {
+    packages::ensure(&[packages::BUILD])?;
+    println!("{}", dist()?.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `cargo xtask deb ARGS`: the package's path is all there is on stdout. ARGS go to cargo-deb (`--deb-revision 2`).
+pub fn run_deb(args: &[String]) -> Result<ExitCode> {
+    packages::ensure(&[packages::BUILD, packages::PACKAGING])?;
+    let tool = cargo_deb()?;
+    dist()?;
+    eprintln!("xtask: building the package");
+    let status = Command::new(&tool)
+        .args(["-p", "netback", "--quiet"])
+        .args(args)
+        .current_dir(build::workspace())
+        .stdin(std::process::Stdio::null())
+        .status()
+        .with_context(|| format!("cannot start {}", tool.display()))?;
+    Ok(if status.success() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(1)
+    })
+}
+
+/// cargo-deb from PATH, or one of our own below the target directory, built on the first use.
+fn cargo_deb() -> Result<PathBuf> {
+    if host::in_path("cargo-deb") {
+        return Ok("cargo-deb".into());
+    }
+    let root = build::target_dir()?.join("tools");
+    let tool = root.join("bin/cargo-deb");
+    if !tool.exists() {
+        eprintln!("xtask: building cargo-deb (once, some minutes)");
+        let mut install = Command::new(cargo());
+        install
+            .args([
+                "install",
+                "--locked",
+                "cargo-deb",
+                "--version",
+                CARGO_DEB,
+                "--root",
+            ])
+            .arg(&root);
+        must_succeed(&mut install, "cargo install cargo-deb")?;
+    }
+    Ok(tool)
+}
