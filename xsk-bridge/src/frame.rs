@@ -137,8 +137,8 @@ impl Umem {
             .build()
             .expect("a page holds the XDP headroom");
         let count = std::num::NonZeroU32::new(frames).ok_or(UmemError::NoFrames)?;
-        let (umem, mut descriptors) = xsk_rs::Umem::new(config, count, false)
-            .map_err(|e| UmemError::from_xsk(&e, frames))?;
+        let (umem, mut descriptors) =
+            xsk_rs::Umem::new(config, count, false).map_err(|e| UmemError::from_xsk(&e, frames))?;
         let base = xsk_base(&umem, &mut descriptors[0]);
         let backing = Backing::AfXdp(AfXdp {
             umem,
@@ -217,7 +217,9 @@ impl Umem {
     /// Move `len` bytes of the frame from `offset` (from the frame's first byte) to where data starts: a driver that puts
     /// its own words before a packet shifts it.
     pub(crate) fn align_data(&self, frame: &mut Frame, offset: usize, len: usize) {
-        let len = len.min(FRAME_SIZE - offset.min(FRAME_SIZE)).min(DATA_CAPACITY);
+        let len = len
+            .min(FRAME_SIZE - offset.min(FRAME_SIZE))
+            .min(DATA_CAPACITY);
         let start = self.start(frame).as_ptr();
         // SAFETY: both ranges are in this frame, whose token we hold.
         unsafe { std::ptr::copy(start.sub(DATA_OFFSET).add(offset), start, len) };
@@ -265,13 +267,17 @@ pub enum UmemError {
     #[error("{0} is no ring size: use a power of two")]
     RingSize(u32),
     /// socket(AF_XDP) is not for everybody.
-    #[error("no permission for AF_XDP sockets: run as root, or with CAP_NET_RAW, CAP_NET_ADMIN and CAP_BPF")]
+    #[error(
+        "no permission for AF_XDP sockets: run as root, or with CAP_NET_RAW, CAP_NET_ADMIN and CAP_BPF"
+    )]
     Permission,
     /// socket(AF_XDP): the kernel does not know the family.
     #[error("this kernel has no AF_XDP sockets: it needs CONFIG_XDP_SOCKETS")]
     NoAfXdp,
     /// The pages are charged to RLIMIT_MEMLOCK.
-    #[error("{0} frames of 4096 bytes are over the limit of locked memory: raise RLIMIT_MEMLOCK or grant CAP_IPC_LOCK")]
+    #[error(
+        "{0} frames of 4096 bytes are over the limit of locked memory: raise RLIMIT_MEMLOCK or grant CAP_IPC_LOCK"
+    )]
     MemLock(u32),
     /// Anything else.
     #[error("cannot make a UMEM of {frames} frames: {source}")]

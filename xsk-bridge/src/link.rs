@@ -304,7 +304,9 @@ mod tests {
 
     #[test]
     fn loopback_is_there_and_has_its_hardware_type() {
-        let lo = Link::by_name("lo").unwrap().expect("every namespace has lo");
+        let lo = Link::by_name("lo")
+            .unwrap()
+            .expect("every namespace has lo");
         assert_eq!((lo.index, lo.hardware), (1, libc::ARPHRD_LOOPBACK));
         assert_eq!(Link::by_name("no such device").unwrap(), None);
     }

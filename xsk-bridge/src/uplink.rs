@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 pub struct Held {
     /// Given for packets to come: in the fill ring, the driver or the receive ring.
     pub fill: u32,
-    /// On their way out: in the send ring, the driver or the completion ring.
+    /// On their way out: in the send ring, the driver or the completion ring; or dropped and not yet given back.
     pub send: u32,
 }
 
@@ -62,8 +62,8 @@ pub trait Uplink: Send {
     fn room(&mut self, pool: &mut FramePool) -> usize;
     /// Queue a linear packet (one frame, checksum complete). The caller asked `room`.
     fn send(&mut self, packet: Packet);
-    /// Kick the kernel until the ring is drained or it wants to be polled; `Ok(false)`: it is full and the link takes no more now.
-    /// While the link is down packets are dropped and counted, and this is `Ok(true)`.
+    /// Kick the kernel until it has all that was sent. `Ok(false)`: it takes no more now, and what is left waits in the ring: call
+    /// again soon, for nothing else sends it. While the link is down packets are dropped and counted, and this is `Ok(true)`.
     fn flush(&mut self, pool: &mut FramePool) -> io::Result<bool>;
     /// Readable when frames came in. Completions raise no event: who waits for frames or room sleeps with a timeout.
     fn fd(&self) -> Option<BorrowedFd<'_>>;

@@ -106,7 +106,17 @@ impl Device {
         let mut words = [0; 9];
         words[0] = ETHTOOL_GCHANNELS;
         self.ethtool(&mut words)?;
-        let [_, max_rx, max_tx, max_other, max_combined, rx, tx, other, combined] = words;
+        let [
+            _,
+            max_rx,
+            max_tx,
+            max_other,
+            max_combined,
+            rx,
+            tx,
+            other,
+            combined,
+        ] = words;
         Ok(Channels {
             max_rx,
             max_tx,

@@ -48,7 +48,14 @@ const UNWANTED: &[(&str, &str)] = &[
 ];
 
 /// Drivers of virtual functions that ignore promiscuous mode unless the host trusts them.
-const VIRTUAL_FUNCTIONS: &[&str] = &["igbvf", "ixgbevf", "i40evf", "iavf", "fm10k", "mlx5_core_vf"];
+const VIRTUAL_FUNCTIONS: &[&str] = &[
+    "igbvf",
+    "ixgbevf",
+    "i40evf",
+    "iavf",
+    "fm10k",
+    "mlx5_core_vf",
+];
 
 /// What the device has after [`prepare`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -304,7 +311,9 @@ fn unwanted_off(device: &Device, ifname: &str) -> Result<Vec<String>, NicError> 
 /// Whether promiscuous mode may be ignored: a virtual function's trust is only known to its host.
 fn virtual_function(device: &Device, ifname: &str) -> Vec<String> {
     let driver = device.driver().unwrap_or_default();
-    let physical = Path::new("/sys/class/net").join(ifname).join("device/physfn");
+    let physical = Path::new("/sys/class/net")
+        .join(ifname)
+        .join("device/physfn");
     if VIRTUAL_FUNCTIONS.contains(&driver.as_str()) || physical.exists() {
         return vec![format!(
             "{ifname} is a virtual function ({driver}): guests get frames only where the host has it trusted: \
@@ -337,9 +346,7 @@ fn restore(ifname: &str, record: &Record) -> Result<(), NicError> {
     ] {
         flags = if was { flags | flag } else { flags & !flag };
     }
-    device
-        .set_flags(flags)
-        .map_err(named("restore the flags"))
+    device.set_flags(flags).map_err(named("restore the flags"))
 }
 
 fn features_of(recorded: &BTreeMap<String, bool>) -> Vec<(&str, bool)> {

@@ -93,8 +93,7 @@ pub fn install_or_adopt(ifname: &str, bpf_dir: &Path) -> Result<Attachment, XdpE
         .map_err(named("list the interfaces"))?
         .ok_or_else(|| XdpError::NoInterface(ifname.to_owned()))?;
     let pins = Pins::new(bpf_dir, ifname);
-    bpf::prepare_dir(bpf_dir)
-        .map_err(|e| pins.error("make the directory in bpffs", e))?;
+    bpf::prepare_dir(bpf_dir).map_err(|e| pins.error("make the directory in bpffs", e))?;
     if let Some(attachment) = adopt(&device, &pins) {
         return Ok(attachment);
     }

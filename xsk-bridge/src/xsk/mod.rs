@@ -346,7 +346,10 @@ impl Uplink for XskUplink {
     }
 
     fn held(&self) -> Held {
-        self.held
+        Held {
+            send: self.held.send + self.returned.len() as u32,
+            ..self.held
+        }
     }
 
     fn max_frame(&self) -> usize {
@@ -356,8 +359,8 @@ impl Uplink for XskUplink {
 
 impl Drop for XskUplink {
     fn drop(&mut self) {
-        let lost = self.held.fill + self.held.send + self.returned.len() as u32;
-        self.umem.quarantine(lost);
+        let Held { fill, send } = self.held();
+        self.umem.quarantine(fill + send);
     }
 }
 
