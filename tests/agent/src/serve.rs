@@ -1,12 +1,14 @@
 //! The remote shell: one command a connection.
 //!
 //! A frame is a type byte, a big-endian u32 length, and as many bytes. Host to domain: `C` the command (first), `I` its stdin (empty:
-//! end of file). Domain to host: `O` stdout, `E` stderr, `X` the exit status as big-endian u32 (last). A host that hangs up ends the command.
+//! end of file). Domain to host: `O` stdout, `E` stderr, `X` the exit status as big-endian u32 (last). A host that hangs up ends the command,
+//! not what a command that has ended left in the background.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -48,8 +50,16 @@ fn serve(mut connection: TcpStream) -> io::Result<()> {
         .spawn()?;
     let input = child.stdin.take().expect("stdin is piped");
     let (host, group) = (connection.try_clone()?, child.id());
-    std::thread::spawn(move || feed(host, input, group));
-    let status = relay(&mut child, &connection)?;
+    let ended = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&ended);
+    std::thread::spawn(move || {
+        feed(host, input);
+        // What a command that ended has left in the background stays.
+        if !seen.load(Ordering::Acquire) {
+            end_group(group);
+        }
+    });
+    let status = relay(&mut child, &connection, &ended)?;
     finish(&connection, status)
 }
 
@@ -60,8 +70,8 @@ fn header(connection: &mut TcpStream) -> io::Result<(u8, u32)> {
     Ok((kind, u32::from_be_bytes(length)))
 }
 
-/// Host to stdin, until the host's end of file; the command's process group is ended when the host hangs up.
-fn feed(mut host: TcpStream, input: ChildStdin, group: u32) {
+/// Host to stdin, closed at the host's end of file; returns when the host hangs up.
+fn feed(mut host: TcpStream, input: ChildStdin) {
     let mut input = Some(input);
     let mut buffer = vec![0; 1 << 16];
     while let Ok((_, mut left)) = header(&mut host) {
@@ -83,8 +93,11 @@ fn feed(mut host: TcpStream, input: ChildStdin, group: u32) {
             }
         }
     }
+}
+
+fn end_group(group: u32) {
     let kill = format!("kill -TERM -- -{group}; sleep 0.2; kill -KILL -- -{group}");
-    // Nothing to end is the usual case: the host hangs up after the exit status.
+    // It may end by itself meanwhile.
     let _ = Command::new("/bin/bash")
         .args(["-c", &kill])
         .stderr(Stdio::null())
@@ -92,14 +105,15 @@ fn feed(mut host: TcpStream, input: ChildStdin, group: u32) {
 }
 
 /// Both outputs to the host until the command has ended and its output with it.
-fn relay(child: &mut Child, connection: &TcpStream) -> io::Result<ExitStatus> {
+fn relay(child: &mut Child, connection: &TcpStream, ended: &AtomicBool) -> io::Result<ExitStatus> {
     let host = Arc::new(Mutex::new(connection.try_clone()?));
-    let (ended, end) = mpsc::channel();
+    let (done, end) = mpsc::channel();
     let stdout = child.stdout.take().expect("stdout is piped");
     let stderr = child.stderr.take().expect("stderr is piped");
-    spawn_copy(b'O', stdout, Arc::clone(&host), ended.clone());
-    spawn_copy(b'E', stderr, host, ended);
+    spawn_copy(b'O', stdout, Arc::clone(&host), done.clone());
+    spawn_copy(b'E', stderr, host, done);
     let status = child.wait()?;
+    ended.store(true, Ordering::Release);
     drain(&end);
     Ok(status)
 }
@@ -108,7 +122,7 @@ fn spawn_copy(
     kind: u8,
     mut from: impl Read + Send + 'static,
     to: Arc<Mutex<TcpStream>>,
-    ended: Sender<()>,
+    done: Sender<()>,
 ) {
     std::thread::spawn(move || {
         let mut buffer = vec![0; 1 << 16];
@@ -118,7 +132,7 @@ fn spawn_copy(
                 break;
             }
         }
-        let _ = ended.send(());
+        let _ = done.send(());
     });
 }
 

@@ -1,9 +1,164 @@
-//! Real Xen under emulation, for the tests that only real Xen can pass.
+//! Real Xen under QEMU's software emulation, for what only real Xen can show: `cargo xtask xen`.
+//!
+//! Xen, dom0, a driver domain with a passed-through NIC and guests, all from Debian's packages. Nothing is installed on the host but
+//! QEMU and small tools; what is built lies in a cache outside the checkout, and what runs lies in one network namespace an instance.
 
-use anyhow::{Result, bail};
+mod agent;
+mod cache;
+mod debian;
+mod domain;
+mod image;
+mod kernel;
+mod machine;
+mod network;
+mod options;
+mod os;
+mod place;
+mod shell;
+
+use crate::host;
+use agent::Stream;
+use anyhow::Result;
+use cache::Cache;
+use clap::{Parser, Subcommand};
+use image::Image;
+use machine::{Lifetime, Machine};
+use options::Options;
+use place::Place;
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+/// Real Xen under emulation.
+#[derive(Parser)]
+#[command(name = "cargo xtask xen", bin_name = "cargo xtask xen")]
+struct Cli {
+    /// Which of several machines side by side.
+    #[arg(long, global = true, default_value_t = 0)]
+    instance: u8,
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Download packages and build the disks, without starting anything.
+    Build,
+    /// Boot Xen, dom0, the driver domain and the guests.
+    Up(Options),
+    /// Execute a command by bash in a domain or at the peer; its exit status is ours.
+    Run {
+        /// dom0, driver-domain, guest, guest2, ..., peer
+        place: Place,
+        /// Feed our stdin to it.
+        #[arg(long)]
+        stdin: bool,
+        /// Joined by spaces.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        command: Vec<String>,
+    },
+    /// Copy a file into a domain.
+    Copy {
+        /// dom0, driver-domain, guest, guest2, ...
+        place: Place,
+        /// On the host.
+        file: PathBuf,
+        /// In the domain.
+        destination: String,
+    },
+    /// Print the console of a domain; Xen's and dom0's without one.
+    Log {
+        /// driver-domain, guest, guest2, ...
+        #[arg(default_value = "dom0")]
+        place: Place,
+    },
+    /// End the machine; nothing of it stays but its logs in the cache.
+    Down,
+}
+
 /// `cargo xtask xen ARGS`.
-pub fn run(_args: &[String]) -> Result<ExitCode> {
-    bail!("the Xen rig is not there yet");
+pub fn run(args: &[String]) -> Result<ExitCode> {
+    let name = String::from("cargo xtask xen");
+    let cli = Cli::try_parse_from(std::iter::once(&name).chain(args)).unwrap_or_else(|e| e.exit());
+    host::require_root("the Xen rig")?;
+    let cache = Cache::open()?;
+    match cli.command {
+        Task::Build => Image::build(&cache).map(drop)?,
+        Task::Up(options) => up(&cache, cli.instance, options)?,
+        Task::Run {
+            place,
+            stdin,
+            command,
+        } => {
+            let machine = Machine::running(&cache, cli.instance)?;
+            return run_command(&machine, place, stdin, &command.join(" "));
+        }
+        Task::Copy {
+            place,
+            file,
+            destination,
+        } => {
+            Machine::running(&cache, cli.instance)?.copy(place, &file, &destination)?;
+        }
+        Task::Log { place } => log(&Machine::running(&cache, cli.instance)?, place)?,
+        Task::Down => Machine::stop(&cache, cli.instance)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn up(cache: &Cache, instance: u8, options: Options) -> Result<()> {
+    let image = Image::build(cache)?;
+    let machine = Machine::start(&image, cache, instance, options, Lifetime::UntilDown)?;
+    populate(&machine)?;
+    eprintln!("xen: up; try `cargo xtask xen --instance {instance} run guest ping -c 3 10.9.0.1`");
+    Ok(())
+}
+
+/// Boot what runs on dom0.
+fn populate(machine: &Machine) -> Result<()> {
+    domain::start_driver_domain(machine)?;
+    for number in 1..=machine.options.guests {
+        domain::start_guest(machine, number)?;
+    }
+    Ok(())
+}
+
+fn run_command(machine: &Machine, place: Place, stdin: bool, command: &str) -> Result<ExitCode> {
+    let status = if place == Place::Peer {
+        let outcome = machine.run(place, command)?;
+        io::stdout().write_all(&outcome.stdout)?;
+        io::stderr().write_all(&outcome.stderr)?;
+        outcome.status
+    } else {
+        let mut input: Box<dyn Read> = if stdin {
+            Box::new(io::stdin())
+        } else {
+            Box::new(io::empty())
+        };
+        // A reader of ours that is gone does not change what the command did.
+        machine.execute(place, command, &mut input, |stream, bytes| {
+            drop(match stream {
+                Stream::Stdout => io::stdout()
+                    .write_all(bytes)
+                    .and_then(|()| io::stdout().flush()),
+                Stream::Stderr => io::stderr().write_all(bytes),
+            })
+        })?
+    };
+    Ok(ExitCode::from(u8::try_from(status).unwrap_or(u8::MAX)))
+}
+
+fn log(machine: &Machine, place: Place) -> Result<()> {
+    if place == Place::Dom0 {
+        io::copy(
+            &mut std::fs::File::open(machine.console())?,
+            &mut io::stdout(),
+        )?;
+        return Ok(());
+    }
+    print!(
+        "{}",
+        machine.must(Place::Dom0, &format!("cat /var/log/xen/guest-{place}.log"))?
+    );
+    Ok(())
 }
