@@ -287,7 +287,7 @@ impl<D: Protocol, P: SharedPage, S: Shadow<D>> BackRing<D, P, S> {
         write_slot::<D>(
             self.page.words(),
             self.rsp_prod_pvt,
-            words,
+            &words,
             D::RESPONSE_WORDS,
         );
         self.rsp_prod_pvt = self.rsp_prod_pvt.wrapping_add(1);

@@ -69,12 +69,12 @@ impl<D: Protocol, P: SharedPage> FrontRing<D, P> {
     /// Where no slot is free: the caller checks [`Self::free`].
     #[inline]
     pub fn push(&mut self, request: D::Request) -> u32 {
-        self.push_words(D::put_request(request))
+        self.push_words(&D::put_request(request))
     }
 
-    /// The same with raw words (extras).
+    /// The same with raw words (extras): the request's, at most; those not given are left as they are.
     #[inline]
-    pub fn push_words(&mut self, words: Words) -> u32 {
+    pub fn push_words(&mut self, words: &[u32]) -> u32 {
         assert!(self.free() > 0, "pushed into a full ring");
         let index = self.req_prod_pvt;
         write_slot::<D>(self.page.words(), index, words, D::REQUEST_WORDS);

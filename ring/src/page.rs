@@ -60,10 +60,10 @@ pub(crate) fn read_slot<D: Protocol>(page: &PageWords, index: u32, count: usize)
 
 /// Write `count` words of a slot. Relaxed: the caller's Release of an index orders them.
 #[inline]
-pub(crate) fn write_slot<D: Protocol>(page: &PageWords, index: u32, words: Words, count: usize) {
+pub(crate) fn write_slot<D: Protocol>(page: &PageWords, index: u32, words: &[u32], count: usize) {
     let at = slot_word::<D>(index);
-    for (n, word) in words.into_iter().enumerate().take(count) {
-        page[at + n].store(word, Ordering::Relaxed);
+    for (n, word) in words.iter().enumerate().take(count) {
+        page[at + n].store(*word, Ordering::Relaxed);
     }
 }
 
