@@ -1,5 +1,11 @@
-//! The seam to the wire: one queue of a device, owned by one worker. AF_XDP is the real one; loopback and a fault injector
-//! are for tests.
+//! The seam to the wire: one queue of a device, owned by one worker. AF_XDP is the real one; the cable and the fault
+//! injector are for tests.
+mod cable;
+mod fault;
+
+pub use cable::Cable;
+pub use fault::{FaultInjector, Faults};
+
 use crate::frame::FramePool;
 use crate::packet::Packet;
 use std::io;

@@ -9,7 +9,7 @@ use xsk_bridge::frame::{FramePool, Rings, Umem};
 use xsk_bridge::packet::{Offload, Packet};
 use xsk_bridge::uplink::Uplink;
 use xsk_bridge::xdp::{self, Attachment, Mode, XdpError};
-use xsk_bridge::xsk::{OpenError, Options, XskUplink};
+use xsk_bridge::xsk::{BusyPoll, OpenError, Options, XskUplink};
 
 const RINGS: Rings = Rings {
     recv: 512,
@@ -496,4 +496,105 @@ fn what_does_not_fit_is_refused_and_counted() {
     assert_eq!(counters.send_refused.get(), 12);
     uplinks[0].flush(&mut pool).unwrap();
     settle(&umem, &mut pool, &mut uplinks);
+}
+
+#[test]
+fn busy_polling_carries_both_ways() {
+    let namespace = Namespace::enter();
+    namespace.veth("near", "far", 1);
+    let attachment = xdp::install_or_adopt("near", &namespace.bpf_dir()).unwrap();
+    let (umem, mut pool) = memory(1);
+    let options = Options {
+        copy: true,
+        busy_poll: Some(BusyPoll {
+            microseconds: 20,
+            budget: 64,
+        }),
+    };
+    let mut uplinks = vec![XskUplink::open(&umem, &attachment, 0, options).unwrap()];
+    let far = PacketSocket::bind("far", ETHERTYPE);
+    check_sending(&umem, &mut pool, &mut uplinks, &far, &experiment(length));
+    check_receiving(&umem, &mut pool, &mut uplinks, &far, &experiment(length));
+    settle(&umem, &mut pool, &mut uplinks);
+}
+
+/// Not a test of its own: the process that the next test kills. It opens the queue, says so, and sends until it dies.
+#[test]
+#[ignore = "runs as a child of the test below"]
+fn victim() {
+    let Ok(bpf_dir) = std::env::var("VICTIM_BPF_DIR") else {
+        return;
+    };
+    let attachment = xdp::install_or_adopt("near", bpf_dir.as_ref()).unwrap();
+    let (umem, mut pool) = memory(1);
+    let mut uplinks = open(&umem, &attachment, 1);
+    let mut packets = Vec::with_capacity(64);
+    std::fs::write(std::env::var("VICTIM_READY").unwrap(), "").unwrap();
+    for n in 0.. {
+        if uplinks[0].room(&mut pool) > 0 {
+            send_one(&umem, &mut pool, &mut uplinks[0], &frame(n, 60));
+        }
+        uplinks[0].flush(&mut pool).unwrap();
+        uplinks[0].recv(&mut pool, &mut packets, 64);
+        pool.extend(packets.drain(..).flat_map(|packet| packet.frames));
+    }
+}
+
+/// A process that does not outlive the test.
+struct Child(std::process::Child);
+
+impl Child {
+    fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn after_a_kill_the_successor_opens_the_queue_and_the_program_stayed() {
+    let namespace = Namespace::enter();
+    namespace.veth("near", "far", 1);
+    // Mounted here, so that it outlives the victim.
+    let program = xdp::install_or_adopt("near", &namespace.bpf_dir()).unwrap();
+    drop(program);
+    let ready = namespace.run_dir().join("ready");
+    for _ in 0..3 {
+        let mut victim = Child(
+            std::process::Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "victim", "--ignored"])
+                .env("VICTIM_BPF_DIR", namespace.bpf_dir())
+                .env("VICTIM_READY", &ready)
+                .stdout(std::process::Stdio::null())
+                .spawn()
+                .unwrap(),
+        );
+        let deadline = Instant::now() + PATIENCE;
+        while !ready.exists() {
+            assert!(
+                Instant::now() < deadline,
+                "the victim never opened the queue"
+            );
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        let attachment = xdp::install_or_adopt("near", &namespace.bpf_dir()).unwrap();
+        assert!(attachment.adopted());
+        let (umem, mut pool) = memory(1);
+        let refused = XskUplink::open(&umem, &attachment, 0, Options::default()).unwrap_err();
+        assert!(matches!(refused, OpenError::InUse { .. }), "{refused:?}");
+        victim.kill();
+        std::fs::remove_file(&ready).unwrap();
+
+        let mut uplinks = open(&umem, &attachment, 1);
+        let far = PacketSocket::bind("far", ETHERTYPE);
+        check_sending(&umem, &mut pool, &mut uplinks, &far, &experiment(length));
+        check_receiving(&umem, &mut pool, &mut uplinks, &far, &experiment(length));
+        settle(&umem, &mut pool, &mut uplinks);
+    }
 }

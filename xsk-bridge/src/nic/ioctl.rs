@@ -90,6 +90,7 @@ impl Device {
     }
 
     /// Up and with carrier; false also where the device is gone.
+    #[cfg(feature = "af-xdp")]
     pub(crate) fn running(&self) -> bool {
         let wanted = libc::IFF_UP | libc::IFF_RUNNING;
         self.flags().is_ok_and(|flags| flags & wanted == wanted)
