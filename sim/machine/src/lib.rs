@@ -5,9 +5,11 @@ pub mod grant;
 mod machine;
 mod mapping;
 pub mod port;
+mod waker;
 
 pub use machine::{Counters, DomainArea, MAX_DOMAINS, Machine};
 pub use mapping::Mapping;
+pub use waker::Wakers;
 
 /// Bytes of a page.
 pub const PAGE_SIZE: usize = 4096;

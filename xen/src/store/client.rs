@@ -177,7 +177,7 @@ impl<S: Read + Write + AsFd + Send> Client<S> {
                 Ok(n) => bytes = bytes.get(n..).unwrap_or_default(),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    drop(poll(self.stream.as_fd(), libc::POLLOUT, true)?)
+                    poll(self.stream.as_fd(), libc::POLLOUT, true).map(|_| ())?
                 }
                 Err(e) => return Err(e),
             }
