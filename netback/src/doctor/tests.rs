@@ -409,12 +409,17 @@ fn knows_drivers_by_their_xdp() {
 }
 
 #[test]
-fn names_an_mtu_beyond_the_drivers_limit() {
+fn names_an_mtu_beyond_the_limits() {
     let machine = Machine::healthy();
     machine.write(&format!("{NIC}/mtu"), "3046\n");
     assert!(machine.examine().findings.is_empty());
     machine.write(&format!("{NIC}/mtu"), "3047\n");
-    machine.must_find(Error, "uplink-mtu", "ip link set dev eth0 mtu 3046");
+    machine.must_find(Warning, "uplink-mtu", "ip link set dev eth0 mtu 3046");
+    machine.write(
+        CONFIG,
+        "[[bridge]]\nname = \"xenbr0\"\nuplink = \"eth0\"\nxdp = \"native\"\n",
+    );
+    machine.must_find(Error, "uplink-mtu", "native XDP of igb takes 3046");
     machine.link(&format!("{NIC}/device/driver"), "../drivers/mlx5_core");
     assert!(machine.examine().findings.is_empty());
     machine.write(&format!("{NIC}/mtu"), "9000\n");
@@ -424,14 +429,28 @@ fn names_an_mtu_beyond_the_drivers_limit() {
 #[test]
 fn names_a_nic_that_hears_nothing() {
     let machine = Machine::healthy();
-    machine.write(&format!("{NIC}/flags"), "0x1002\n");
-    machine.must_find(Warning, "uplink-down", "ip link set dev eth0 up");
-    let machine = Machine::healthy();
     machine.write(&format!("{NIC}/carrier"), "0\n");
     machine.must_find(Warning, "no-carrier", "cable");
+    // Before netback has run it is no matter: it brings the NIC up itself.
+    machine.write(&format!("{NIC}/flags"), "0x1002\n");
+    assert!(machine.examine().findings.is_empty());
     let machine = Machine::healthy();
     machine.write("/sys/fs/bpf/netback/eth0/link", "");
     machine.must_find(Error, "not-promiscuous", "ip link set dev eth0 promisc on");
+    machine.write(&format!("{NIC}/flags"), "0x1102\n");
+    machine.must_find(Error, "uplink-down", "ip link set dev eth0 up");
+}
+
+#[test]
+fn names_uplinks_that_are_no_plain_nics() {
+    for kind in ["bridge", "bonding"] {
+        let machine = Machine::healthy();
+        machine.write(&format!("{NIC}/{kind}/x"), "");
+        machine.must_find(Error, "uplink-stacked", kind);
+    }
+    let machine = Machine::healthy();
+    machine.write(&format!("{NIC}/device/physfn/x"), "");
+    machine.must_find(Warning, "virtual-function", "trust on");
 }
 
 #[test]

@@ -28,6 +28,7 @@ pub(super) fn check(view: &View, bpf_dir: &Path, bridge: &Bridge) -> Vec<Finding
         return vec![nic.absent()];
     }
     let checks = [
+        nic.stacked(),
         nic.enslaved(),
         nic.foreign_program(),
         nic.mode(),
@@ -36,6 +37,7 @@ pub(super) fn check(view: &View, bpf_dir: &Path, bridge: &Bridge) -> Vec<Finding
         nic.promiscuous(),
         nic.addressed(),
         nic.queues(),
+        nic.virtual_function(),
     ];
     checks.into_iter().flatten().collect()
 }
@@ -154,46 +156,70 @@ impl Nic<'_> {
 
     fn mtu(&self) -> Option<Finding> {
         let mtu = self.view.number(self.file("mtu"))?;
-        let name = self
-            .view
-            .link(self.file("device/driver"))
-            .unwrap_or_default();
-        let native = self.bridge.xdp != XdpMode::Generic;
-        let by_driver = driver(&name)
-            .filter(|_| native)
-            .and_then(|driver| driver.mtu_limit);
         let by_frame = DATA_CAPACITY as u64 - HEADERS;
-        let limit = by_driver.unwrap_or(by_frame).min(by_frame);
+        let what = |limit| format!("{} has MTU {mtu}, {limit} at most", self.name);
+        let cure = |limit| format!("ip link set dev {} mtu {limit}, or less", self.name);
+        if mtu > by_frame {
+            let what = what(format!("AF_XDP takes {by_frame}"));
+            return Some(Finding::error("uplink-mtu", what, cure(by_frame)));
+        }
+        let name = self.view.link(self.file("device/driver"))?;
+        let limit = driver(&name)?.mtu_limit?;
         if mtu <= limit {
             return None;
         }
-        let what = format!("{} has MTU {mtu}, XDP takes {limit} at most", self.name);
-        Some(Finding::error(
-            "uplink-mtu",
-            what,
-            format!("ip link set dev {} mtu {limit}, or less", self.name),
-        ))
+        let what = what(format!("native XDP of {name} takes {limit}"));
+        match self.bridge.xdp {
+            XdpMode::Generic => None,
+            XdpMode::Native => Some(Finding::error("uplink-mtu", what, cure(limit))),
+            XdpMode::Auto => {
+                let cure = format!("{}; as it is, the slower generic mode is used", cure(limit));
+                Some(Finding::warning("uplink-mtu", what, cure))
+            }
+        }
     }
 
+    /// netback brings it up at the start; something may have taken it down since.
     fn down(&self) -> Option<Finding> {
         let flags = self.view.number(self.file("flags"))?;
         if flags & IFF_UP == 0 {
             let what = format!("{} is down", self.name);
-            return Some(Finding::warning(
-                "uplink-down",
-                what,
-                format!("ip link set dev {} up", self.name),
-            ));
+            let cure = format!("ip link set dev {} up", self.name);
+            return self
+                .ours_attached()
+                .then(|| Finding::error("uplink-down", what, cure));
         }
         if self.view.number(self.file("carrier")) == Some(0) {
             let what = format!("{} has no carrier", self.name);
-            return Some(Finding::warning(
-                "no-carrier",
-                what,
-                "look at the cable and at the switch",
-            ));
+            let cure = "look at the cable and at the switch";
+            return Some(Finding::warning("no-carrier", what, cure));
         }
         None
+    }
+
+    /// Devices that stand on others carry no XDP program of their own.
+    fn stacked(&self) -> Option<Finding> {
+        let kinds = ["bridge", "bonding"];
+        let kind = kinds
+            .iter()
+            .find(|kind| self.view.exists(self.file(kind)))?;
+        let what = format!("{} is a {kind} device, not a NIC", self.name);
+        let cure = "name the NIC beneath it as uplink, and take that out of it";
+        Some(Finding::error("uplink-stacked", what, cure))
+    }
+
+    /// What a virtual function's host lets it do cannot be seen from here.
+    fn virtual_function(&self) -> Option<Finding> {
+        if !self.view.exists(self.file("device/physfn")) {
+            return None;
+        }
+        let what = format!(
+            "{} is a virtual function: guests' frames pass only where its host trusts it",
+            self.name
+        );
+        let cure =
+            "on its host: ip link set dev <physical function> vf <number> trust on spoofchk off";
+        Some(Finding::warning("virtual-function", what, cure))
     }
 
     /// netback sets it at the start; something may have taken it away since.
