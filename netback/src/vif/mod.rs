@@ -1,0 +1,2 @@
+//! A vif towards xenstore: its life, and what its frontend says of it.
+pub mod state;
