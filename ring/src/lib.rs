@@ -10,4 +10,6 @@ pub mod packet;
 pub mod page;
 pub mod shadow;
 mod sync;
+#[cfg(all(test, not(loom)))]
+mod tests;
 pub mod wire;

@@ -152,8 +152,8 @@ pub enum Fatal {
     Chain(#[from] Malformation),
 }
 
-/// Take the next chain out of the ring. `Ok(None)`: nothing to consume. `ring.look(0).size` says the size of
-/// the next packet before it is taken (credit).
+/// Take the next chain out of the ring. `Ok(None)`: nothing to consume. Where [`BackRing::known`] is not 0, the size of
+/// the next packet is `ring.look(0).size` before it is taken (credit).
 ///
 /// # Errors
 /// [`Fatal`]: nothing was consumed, and nothing of this ring may be trusted any more.

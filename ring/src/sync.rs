@@ -32,9 +32,10 @@ pub(crate) mod counted {
         LOADS.with(|loads| loads.borrow_mut().take().unwrap_or_default())
     }
 
-    /// Let this thread make `stores` more stores and unwind with [`Killed`] before the next; `None`: for ever.
-    pub(crate) fn die_before_store(stores: Option<u64>) {
-        STORES_LEFT.with(|left| left.set(stores));
+    /// Let this thread make `stores` more stores and unwind with [`Killed`] before the next; `None`: for ever. Returns
+    /// what was left.
+    pub(crate) fn die_before_store(stores: Option<u64>) -> Option<u64> {
+        STORES_LEFT.with(|left| left.replace(stores))
     }
 
     /// `std`'s word, observed.
