@@ -1,5 +1,6 @@
 //! A small hypervisor in a process of its own, and guests in it, for tests and the demo.
 pub mod client;
+pub mod demo;
 pub mod domain;
 pub mod guest;
 pub mod lab;

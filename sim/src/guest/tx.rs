@@ -168,7 +168,7 @@ impl TxQueue {
                 let kind = if gso.kind == GsoKind::TcpV4 { 1 } else { 2 };
                 let index =
                     self.ring
-                        .push_words([EXTRA_GSO | u32::from(gso.size) << 16, kind, 0, 0]);
+                        .push_words(&[EXTRA_GSO | u32::from(gso.size) << 16, kind, 0]);
                 self.sent[index as usize % ENTRIES] = Sent::Extra;
             }
         }

@@ -1,0 +1,139 @@
+//! The real netback in the driver domain's namespace, with the simulator's devices in front of it.
+use super::process::Process;
+use super::{Directory, Namespace, programs};
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+use xen::grant::DomId;
+
+/// How long one of its commands may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A bridge of the configuration.
+#[derive(Debug, Clone)]
+pub struct Bridge {
+    /// Name that vifs choose it by.
+    pub name: String,
+    /// Interface behind it.
+    pub uplink: Option<String>,
+}
+
+/// The daemon's process and how to talk to it. Killed when dropped.
+pub struct Daemon {
+    process: Process,
+    launch: Launch,
+}
+
+/// Everything that a start of the daemon needs, so that a restart loses no time.
+struct Launch {
+    program: PathBuf,
+    namespace: String,
+    environment: Vec<(&'static str, OsString)>,
+    config: PathBuf,
+    log: PathBuf,
+}
+
+impl Daemon {
+    /// A configuration for the lab: its directories, `workers` threads (0: the daemon's choice), `bridges`, then `more` TOML.
+    pub fn config(directory: &Directory, workers: u16, bridges: &[Bridge], more: &str) -> String {
+        let run_dir = directory.file("run");
+        let bpf_dir = directory.file("bpf");
+        let mut text = format!("[daemon]\nrun_dir = {run_dir:?}\nbpf_dir = {bpf_dir:?}\n");
+        if workers > 0 {
+            let _ = write!(text, "\n[workers]\ncount = {workers}\n");
+        }
+        for Bridge { name, uplink } in bridges {
+            let _ = write!(text, "\n[[bridge]]\nname = {name:?}\n");
+            if let Some(uplink) = uplink {
+                let _ = writeln!(text, "uplink = {uplink:?}");
+            }
+        }
+        text + more
+    }
+
+    /// Write the configuration and start it.
+    pub fn start(directory: &Directory, namespace: &Namespace, domain: DomId, config: &str) -> Result<Self> {
+        let launch = Launch {
+            program: programs::path("netback")?,
+            namespace: namespace.name().into(),
+            environment: vec![
+                ("LD_PRELOAD", programs::path("libsim_preload.so")?.into()),
+                ("SIM_DIR", directory.path().into()),
+                ("SIM_DOMID", domain.0.to_string().into()),
+            ],
+            config: directory.file("netback.toml"),
+            log: directory.file("netback.log"),
+        };
+        std::fs::write(&launch.config, config)?;
+        Ok(Self { process: launch.run()?, launch })
+    }
+
+    /// Its process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// kill -9, and a new one on the same configuration at once.
+    pub fn kill_and_restart(&mut self) -> Result<()> {
+        self.process.kill();
+        self.process = self.launch.run()?;
+        Ok(())
+    }
+
+    /// `netback <arguments> --config <ours>`; its stdout. `status`, `disconnect` and the like.
+    pub fn command(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = self.launch.command();
+        command.args(arguments).arg("--config").arg(&self.launch.config).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        let (status, output) = Process::start("netback", &mut command)?.output(PATIENCE)?;
+        if !status.success() {
+            bail!("netback {}: {status}; {}", arguments.join(" "), self.log_tail());
+        }
+        Ok(output)
+    }
+
+    /// `netback status --json`.
+    pub fn status(&self) -> Result<Value> {
+        serde_json::from_str(&self.command(&["status", "--json"])?).context("netback status printed no JSON")
+    }
+
+    /// The command line that a user at the terminal would type for `netback <arguments>`.
+    pub fn command_line(&self, arguments: &str) -> String {
+        let Launch { program, namespace, config, .. } = &self.launch;
+        format!("ip netns exec {namespace} {} {arguments} --config {}", program.display(), config.display())
+    }
+
+    /// The last lines that it logged.
+    pub fn log_tail(&self) -> String {
+        let log = std::fs::read(&self.launch.log).unwrap_or_default();
+        let text = String::from_utf8_lossy(&log);
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(8)..].join(" | ")
+    }
+}
+
+impl Launch {
+    /// `netback` in the driver domain, the simulator's devices before the real ones.
+    fn command(&self) -> Command {
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "ip", "netns", "exec", &self.namespace, "env"]);
+        for (name, value) in &self.environment {
+            let mut word = OsString::from(format!("{name}="));
+            word.push(value);
+            command.arg(word);
+        }
+        command.arg(&self.program);
+        command
+    }
+
+    fn run(&self) -> Result<Process> {
+        let log = File::options().create(true).append(true).open(&self.log)?;
+        let mut command = self.command();
+        command.args(["run", "--config"]).arg(&self.config);
+        Process::start("netback", command.stdout(log.try_clone()?).stderr(log))
+    }
+}
