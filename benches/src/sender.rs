@@ -52,7 +52,7 @@ impl BareSender {
             done: [FrameDesc::default(); BATCH],
             _rx: rx,
             _fill: fill,
-            umem: umem,
+            umem,
         })
     }
 

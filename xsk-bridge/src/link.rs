@@ -16,6 +16,11 @@ const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_SLAVE_KIND: u16 = 4;
+const IFLA_VFINFO_LIST: u16 = 22;
+const IFLA_VF_INFO: u16 = 1;
+const IFLA_VF_TRUST: u16 = 9;
+const IFLA_EXT_MASK: u16 = 29;
+const RTEXT_FILTER_VF: u32 = 1;
 const IFLA_CARRIER: u16 = 33;
 const IFLA_XDP: u16 = 43;
 const IFLA_XDP_ATTACHED: u16 = 2;
@@ -72,19 +77,36 @@ impl Link {
 
     /// Every device of this network namespace.
     pub fn all() -> io::Result<Vec<Link>> {
-        let mut socket = open(0, 0)?;
-        socket.write_all(&dump_request())?;
         let mut links = Vec::new();
-        let mut buffer = vec![0; 1 << 16];
-        loop {
-            let n = socket.read(&mut buffer)?;
-            for message in Messages(&buffer[..n]) {
-                match message.kind {
-                    libc::RTM_NEWLINK => links.extend(parse(message.body)),
-                    DONE => return Ok(links),
-                    ERROR => return Err(reported(message.body)),
-                    _ => {}
-                }
+        dump(|body| links.extend(parse(body)))?;
+        Ok(links)
+    }
+}
+
+/// Whether the physical function `ifname` trusts its virtual function number `vf`; `None` where it does not say.
+pub(crate) fn trusts(ifname: &str, vf: u32) -> io::Result<Option<bool>> {
+    let mut trust = None;
+    dump(|body| {
+        if parse(body).is_some_and(|link| link.name == ifname) {
+            trust = parse_trust(body, vf);
+        }
+    })?;
+    Ok(trust)
+}
+
+/// Ask for every device, and show the body of each answer.
+fn dump(mut show: impl FnMut(&[u8])) -> io::Result<()> {
+    let mut socket = open(0, 0)?;
+    socket.write_all(&dump_request())?;
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        let n = socket.read(&mut buffer)?;
+        for message in Messages(&buffer[..n]) {
+            match message.kind {
+                libc::RTM_NEWLINK => show(message.body),
+                DONE => return Ok(()),
+                ERROR => return Err(reported(message.body)),
+                _ => {}
             }
         }
     }
@@ -182,12 +204,17 @@ fn open(flags: i32, groups: u32) -> io::Result<File> {
     Ok(File::from(fd))
 }
 
-fn dump_request() -> [u8; HEADER + IFINFO] {
-    let mut request = [0; HEADER + IFINFO];
-    request[0..4].copy_from_slice(&((HEADER + IFINFO) as u32).to_ne_bytes());
+/// An RTM_GETLINK for all devices, with what the physical ones say of their virtual functions.
+fn dump_request() -> [u8; HEADER + IFINFO + 8] {
+    let mut request = [0; HEADER + IFINFO + 8];
+    let len = request.len() as u32;
+    request[0..4].copy_from_slice(&len.to_ne_bytes());
     request[4..6].copy_from_slice(&libc::RTM_GETLINK.to_ne_bytes());
     request[6..8].copy_from_slice(&(NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
     request[8..12].copy_from_slice(&1u32.to_ne_bytes());
+    request[32..34].copy_from_slice(&8u16.to_ne_bytes());
+    request[34..36].copy_from_slice(&IFLA_EXT_MASK.to_ne_bytes());
+    request[36..40].copy_from_slice(&RTEXT_FILTER_VF.to_ne_bytes());
     request
 }
 
@@ -285,6 +312,18 @@ fn parse_xdp(nest: &[u8]) -> Option<XdpProgram> {
     })
 }
 
+/// struct ifla_vf_trust { vf u32, setting u32 } of function `vf`, in the list of them all.
+fn parse_trust(body: &[u8], vf: u32) -> Option<bool> {
+    let list = |kind| move |(k, value): (u16, _)| (k == kind).then_some(value);
+    Attributes(body.get(IFINFO..)?)
+        .filter_map(list(IFLA_VFINFO_LIST))
+        .flat_map(|functions| Attributes(functions).filter_map(list(IFLA_VF_INFO)))
+        .flat_map(|function| Attributes(function).filter_map(list(IFLA_VF_TRUST)))
+        .find(|trust| u32_at(trust, 0) == Some(vf))
+        .and_then(|trust| u32_at(trust, 4))
+        .map(|setting| setting == 1)
+}
+
 fn text(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
     String::from_utf8_lossy(&bytes[..end]).into_owned()
@@ -309,6 +348,30 @@ mod tests {
             .expect("every namespace has lo");
         assert_eq!((lo.index, lo.hardware), (1, libc::ARPHRD_LOOPBACK));
         assert_eq!(Link::by_name("no such device").unwrap(), None);
+    }
+
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let mut bytes = ((value.len() + 4) as u16).to_ne_bytes().to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(value);
+        bytes
+    }
+
+    #[test]
+    fn trust_is_that_of_the_function_asked_for() {
+        let function = |vf: u32, setting: u32| {
+            let trust = [vf.to_ne_bytes(), setting.to_ne_bytes()].concat();
+            attribute(IFLA_VF_INFO, &attribute(IFLA_VF_TRUST, &trust))
+        };
+        let functions = [function(0, 1), function(1, 0), function(2, u32::MAX)].concat();
+        let mut body = vec![0; IFINFO];
+        body.extend(attribute(IFLA_MTU, &1500u32.to_ne_bytes()));
+        body.extend(attribute(IFLA_VFINFO_LIST, &functions));
+        assert_eq!(parse_trust(&body, 0), Some(true));
+        assert_eq!(parse_trust(&body, 1), Some(false));
+        assert_eq!(parse_trust(&body, 3), None);
+        assert_eq!(parse_trust(&body[..IFINFO], 0), None);
+        assert_eq!(trusts("lo", 0).unwrap(), None);
     }
 
     #[test]

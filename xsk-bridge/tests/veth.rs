@@ -456,6 +456,33 @@ fn a_carrier_that_goes_and_comes_again_is_survived() {
 }
 
 #[test]
+fn a_device_that_is_removed_stops_nothing_else() {
+    let namespace = Namespace::enter();
+    namespace.veth("gone", "far1", 1);
+    namespace.veth("near", "far2", 1);
+    let (umem, mut pool) = memory(2);
+    let near = xdp::install_or_adopt("near", &namespace.bpf_dir()).unwrap();
+    let gone = xdp::install_or_adopt("gone", &namespace.bpf_dir()).unwrap();
+    let mut near = open(&umem, &near, 1);
+    let mut gone = open(&umem, &gone, 1);
+    run("ip link del gone");
+    for n in 0..1000 {
+        assert!(gone[0].room(&mut pool) > 0);
+        send_one(&umem, &mut pool, &mut gone[0], &frame(n, 100));
+        assert!(gone[0].flush(&mut pool).unwrap());
+        assert_eq!(gone[0].recv(&mut pool, &mut Vec::with_capacity(4), 4), 0);
+        assert!(!gone[0].pending());
+    }
+    assert_eq!(gone[0].counters().link_down.get(), 1);
+    assert!(gone[0].counters().kicks.get() < 10);
+    let far = PacketSocket::bind("far2", ETHERTYPE);
+    check_sending(&umem, &mut pool, &mut near, &far, &experiment(length));
+    check_receiving(&umem, &mut pool, &mut near, &far, &experiment(length));
+    near.append(&mut gone);
+    assert_all_accounted(&umem, &pool, &near);
+}
+
+#[test]
 fn closing_gives_frames_back_and_quarantines_the_rest() {
     let namespace = Namespace::enter();
     namespace.veth("near", "far", 1);

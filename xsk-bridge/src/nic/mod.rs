@@ -5,6 +5,7 @@
 //! the process: they outlive a death and a restart, and [`put_back`] undoes them.
 mod ioctl;
 mod record;
+mod virtual_function;
 
 pub(crate) use ioctl::Device;
 
@@ -45,16 +46,6 @@ const UNWANTED: &[(&str, &str)] = &[
         "rx-gro-hw",
         "received segments are merged over what a frame holds",
     ),
-];
-
-/// Drivers of virtual functions that ignore promiscuous mode unless the host trusts them.
-const VIRTUAL_FUNCTIONS: &[&str] = &[
-    "igbvf",
-    "ixgbevf",
-    "i40evf",
-    "iavf",
-    "fm10k",
-    "mlx5_core_vf",
 ];
 
 /// What the device has after [`prepare`].
@@ -104,6 +95,14 @@ pub enum NicError {
         mtu: u32,
         limit: usize,
     },
+    #[error(
+        "{name} is an untrusted virtual function, which gets no guest's frames: `ip link set dev {physical} vf {vf} trust on spoofchk off`"
+    )]
+    Untrusted {
+        name: String,
+        physical: String,
+        vf: u32,
+    },
     #[error("{name} has {max} queues, not {wanted}")]
     Queues { name: String, wanted: u32, max: u32 },
     #[error(
@@ -131,8 +130,8 @@ pub fn prepare(ifname: &str, queues: Option<u32>, run_dir: &Path) -> Result<Prep
     let link = fit(ifname)?;
     let named = named(ifname);
     let device = Device::open(ifname).map_err(named("open a control socket"))?;
+    let mut warnings = Vec::from_iter(virtual_function::check(&device, ifname)?);
     remember(&device, &link, run_dir)?;
-    let mut warnings = virtual_function(&device, ifname);
     let queues = set_channels(&device, ifname, queues)?;
     warnings.extend(unwanted_off(&device, ifname)?);
     let flags = device.flags().map_err(named("read the flags"))?;
@@ -306,21 +305,6 @@ fn unwanted_off(device: &Device, ifname: &str) -> Result<Vec<String>, NicError> 
         .filter(|(name, _)| is_on(&after, name))
         .map(|(name, why)| format!("{ifname}: the driver keeps {name} on: {why}"))
         .collect())
-}
-
-/// Whether promiscuous mode may be ignored: a virtual function's trust is only known to its host.
-fn virtual_function(device: &Device, ifname: &str) -> Vec<String> {
-    let driver = device.driver().unwrap_or_default();
-    let physical = Path::new("/sys/class/net")
-        .join(ifname)
-        .join("device/physfn");
-    if VIRTUAL_FUNCTIONS.contains(&driver.as_str()) || physical.exists() {
-        return vec![format!(
-            "{ifname} is a virtual function ({driver}): guests get frames only where the host has it trusted: \
-             `ip link set dev <physical function> vf <number> trust on spoofchk off`"
-        )];
-    }
-    Vec::new()
 }
 
 fn restore(ifname: &str, record: &Record) -> Result<(), NicError> {
