@@ -1,1 +1,14 @@
-//! Placeholder.
+//! What the integration tests share beyond the demo's laboratory, [`sim::lab`]: labs ready for traffic, stock tools with
+//! their figures read, and raw frames.
+//!
+//! Each test makes a lab of its own; nothing of it is left when the test ends. Tests assert outcomes and counts, never how
+//! long something took.
+pub mod frames;
+pub mod netback;
+pub mod prepare;
+pub mod tools;
+
+/// Look at `condition` until it says yes; an error that names `what` after a time that no healthy run comes near.
+pub fn wait_for(what: &str, condition: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
+    sim::lab::interrupt::wait_for(what, std::time::Duration::from_secs(20), condition)
+}

@@ -1,0 +1,43 @@
+//! Labs ready for traffic.
+use anyhow::Result;
+use sim::lab::Lab;
+use sim::lab::daemon::{Bridge, Daemon};
+use sim::lab::guest::GuestConfig;
+
+/// The driver domain's end of the cable to the outside.
+pub const UPLINK: &str = "up0";
+
+/// Bridge xenbr0 on [`UPLINK`].
+pub fn bridge() -> Bridge {
+    Bridge {
+        name: "xenbr0".into(),
+        uplink: Some(UPLINK.into()),
+    }
+}
+
+/// The hypervisor, and "outside" behind [`UPLINK`] with `queues` queues; no daemon yet.
+pub fn wired(queues: u16) -> Result<Lab> {
+    let mut lab = Lab::new()?;
+    lab.add_outside("outside", UPLINK, queues)?;
+    Ok(lab)
+}
+
+/// The configuration of a lab with one bridge: two workers, and `more` TOML.
+pub fn config(lab: &Lab, more: &str) -> String {
+    Daemon::config(lab.directory(), 2, &[bridge()], more)
+}
+
+/// "outside", guests of these names with `queues` queues each, and the daemon between them; all connected.
+pub fn connected(queues: u16, guests: &[&str]) -> Result<Lab> {
+    let mut lab = wired(queues)?;
+    for name in guests {
+        lab.add_guest(GuestConfig {
+            queues,
+            ..GuestConfig::new(name)
+        })?;
+    }
+    let config = config(&lab, &format!("[vif]\nmax_queues = {queues}\n"));
+    lab.start_daemon(&config)?;
+    lab.connect_guests()?;
+    Ok(lab)
+}
