@@ -87,7 +87,7 @@ impl CopyStatus {
 /// The door to guests' memory. One for each worker (its kernel-side batch sits behind a lock).
 pub trait GrantTable: Send + Sync + 'static {
     /// A mapped ring page; unmapped when dropped.
-    type Page: AsRef<[AtomicU32; 1024]> + Send + 'static;
+    type Page: AsRef<[AtomicU32; 1024]> + Send + Sync + 'static;
     /// Map one page of `domid` read-write.
     fn map(&self, domid: DomId, gref: GrantRef) -> io::Result<Self::Page>;
     /// Copy every segment in one call, statuses filled in. All segments of one call go the same way as to our memory: all
