@@ -241,6 +241,8 @@ pub struct WorkerStats {
     pub frames_travelling: Gauge,
     /// Queues it serves.
     pub queues: Gauge,
+    /// Packets from other workers that could not be delivered here.
+    pub drops: Drops,
 }
 
 #[cfg(test)]

@@ -1,18 +1,82 @@
 //! The file of a vif: what a successor needs to serve its live rings, memory-mapped from tmpfs (root only).
+//!
+//! Little-endian words: a page of header, then a fixed part for each queue, each ring's shadow on pages of its own.
+//!
+//! | word | header |
+//! |---|---|
+//! | 0, 1 | magic "netback\0" |
+//! | 2 | version |
+//! | 3, 4, 5 | domid, devid, number of queues |
+//! | 16 + 4n.. | queue n: tx-ring-ref, rx-ring-ref, event-channel-tx, event-channel-rx |
+//! | 512.. | the multicast list, see [`crate::queue::multicast`] |
+// mmap(2) and the words behind it.
+#![allow(unsafe_code)]
 use crate::worker::messages::VifId;
-use ring::page::Shadow;
+use ring::shadow::{RegionShadow, shadow_words};
 use ring::wire::{Rx, Tx};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU32;
+use std::ptr::NonNull;
+use std::slice;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+/// Most queues of a vif.
+pub const MAX_QUEUES: usize = 64;
+
+const MAGIC: [u32; 2] = [u32::from_le_bytes(*b"netb"), u32::from_le_bytes(*b"ack\0")];
+/// Changes whenever the layout, or a shadow's, does.
+const VERSION: u32 = 1;
+const PAGE_WORDS: usize = 1024;
+const QUEUE_IDENTITY: usize = 16;
+const MULTICAST: usize = 512;
+const TX_WORDS: usize = shadow_words::<Tx>().next_multiple_of(PAGE_WORDS);
+const RX_WORDS: usize = shadow_words::<Rx>().next_multiple_of(PAGE_WORDS);
+const QUEUE_WORDS: usize = TX_WORDS + RX_WORDS;
+
+const _: () = assert!(QUEUE_IDENTITY + 4 * MAX_QUEUES <= MULTICAST);
+const _: () = assert!(MULTICAST + crate::queue::multicast::WORDS <= PAGE_WORDS);
 
 /// What tells these rings from others: the frontend's grants and its ends of the event channels, a queue each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     /// Whose.
     pub vif: VifId,
-    /// By queue number; at most 64.
+    /// By queue number; at most [`MAX_QUEUES`].
     pub queues: Vec<RingIdentity>,
+}
+
+impl Identity {
+    /// The header's words that describe it.
+    fn words(&self) -> [u32; MULTICAST] {
+        let mut words = [0; MULTICAST];
+        words[..2].copy_from_slice(&MAGIC);
+        words[2] = VERSION;
+        words[3] = self.vif.domid.0.into();
+        words[4] = self.vif.devid;
+        words[5] = self.queues.len() as u32;
+        for (at, queue) in words[QUEUE_IDENTITY..]
+            .chunks_exact_mut(4)
+            .zip(&self.queues)
+        {
+            at.copy_from_slice(&[queue.tx_gref, queue.rx_gref, queue.tx_port, queue.rx_port]);
+        }
+        words
+    }
+
+    fn file_words(&self) -> io::Result<usize> {
+        if self.queues.is_empty() || self.queues.len() > MAX_QUEUES {
+            let reason = format!(
+                "a vif file holds 1 to {MAX_QUEUES} queues, not {}",
+                self.queues.len()
+            );
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
+        }
+        Ok(PAGE_WORDS + self.queues.len() * QUEUE_WORDS)
+    }
 }
 
 /// The frontend's own numbers for one queue, as it wrote them to xenstore.
@@ -32,9 +96,9 @@ pub struct RingIdentity {
 #[derive(Debug, thiserror::Error)]
 pub enum Unusable {
     /// It is not there, or cannot be mapped.
-    #[error("{}: {1}", .0.display())]
-    Io(PathBuf, io::Error),
-    /// Not of this version, size or shape.
+    #[error("{path}: {error}", path = .0.display(), error = .1)]
+    Io(PathBuf, #[source] io::Error),
+    /// Not of this version, size or owner.
     #[error("{} is not a vif file of this version", .0.display())]
     Foreign(PathBuf),
     /// Of another vif, or of rings the frontend has since replaced.
@@ -44,49 +108,331 @@ pub enum Unusable {
 
 /// A mapped vif file.
 #[derive(Debug, Clone)]
-pub struct VifFile {}
+pub struct VifFile(Arc<Mapping>);
 
 impl VifFile {
     /// A fresh file for rings that have just been connected; replaces an older one in one step.
+    ///
+    /// # Errors
+    /// What the file system says; `InvalidInput` for a number of queues that a file cannot hold.
     pub fn create(run_dir: &Path, identity: &Identity) -> io::Result<Self> {
-        todo!()
+        let words = identity.file_words()?;
+        let path = path(run_dir, identity.vif);
+        let fresh = path.with_extension("new");
+        match std::fs::remove_file(&fresh) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&fresh)?;
+        // The umask may only take rights away; the mode is exactly this.
+        file.set_permissions(Permissions::from_mode(0o600))?;
+        file.set_len((words * 4) as u64)?;
+        let mapping = Mapping::new(&file, words)?;
+        for (word, value) in mapping.words().iter().zip(identity.words()) {
+            word.store(value.to_le(), Relaxed);
+        }
+        std::fs::rename(&fresh, &path)?;
+        Ok(Self(Arc::new(mapping)))
     }
+
     /// The file a predecessor left, if it describes exactly these rings.
+    ///
+    /// # Errors
+    /// See [`Unusable`].
     pub fn reopen(run_dir: &Path, identity: &Identity) -> Result<Self, Unusable> {
-        todo!()
+        let path = path(run_dir, identity.vif);
+        let failed = |error| Unusable::Io(path.clone(), error);
+        let words = identity.file_words().map_err(failed)?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(&path)
+            .map_err(failed)?;
+        let metadata = file.metadata().map_err(failed)?;
+        // SAFETY: no memory is involved.
+        let ours = metadata.uid() == unsafe { libc::geteuid() } && metadata.mode() & 0o077 == 0;
+        if !metadata.is_file() || !ours || metadata.len() < (PAGE_WORDS * 4) as u64 {
+            return Err(Unusable::Foreign(path));
+        }
+        let file_words = (metadata.len() / 4) as usize;
+        let mapping = Mapping::new(&file, file_words).map_err(failed)?;
+        let expected = identity.words();
+        let matches = |range: std::ops::Range<usize>| {
+            let found = &mapping.words()[range.clone()];
+            found
+                .iter()
+                .zip(&expected[range])
+                .all(|(word, value)| u32::from_le(word.load(Relaxed)) == *value)
+        };
+        if !matches(0..3) {
+            return Err(Unusable::Foreign(path));
+        }
+        if !matches(3..MULTICAST) || file_words != words {
+            return Err(Unusable::OtherRings(path));
+        }
+        Ok(Self(Arc::new(mapping)))
     }
+
     /// Remove the file of a vif that was disconnected; one that is not there is fine.
+    ///
+    /// # Errors
+    /// What the file system says.
     pub fn remove(run_dir: &Path, vif: VifId) -> io::Result<()> {
-        todo!()
+        match std::fs::remove_file(path(run_dir, vif)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result,
+        }
     }
+
     /// One queue's part.
+    ///
+    /// # Panics
+    /// Where the identity has no such queue.
     pub fn queue(&self, queue: u16) -> QueueFile {
-        todo!()
+        let start = PAGE_WORDS + usize::from(queue) * QUEUE_WORDS;
+        assert!(
+            start + QUEUE_WORDS <= self.0.len,
+            "the vif file has no queue {queue}"
+        );
+        QueueFile {
+            mapping: self.0.clone(),
+            start,
+        }
     }
 }
 
-/// One queue's part of the file: the shadows of its two rings.
+fn path(run_dir: &Path, vif: VifId) -> PathBuf {
+    run_dir.join(format!("vif-{}-{}", vif.domid.0, vif.devid))
+}
+
+/// One queue's part of the file: the shadows of its two rings, and the vif's multicast list.
 #[derive(Debug, Clone)]
-pub struct QueueFile {}
+pub struct QueueFile {
+    mapping: Arc<Mapping>,
+    start: usize,
+}
+
+impl QueueFile {
+    /// The Tx ring's shadow.
+    pub(crate) fn tx(&self) -> FileShadow<Tx> {
+        RegionShadow::new(self.words(self.start, TX_WORDS)).expect("sized for it")
+    }
+
+    /// The Rx ring's shadow.
+    pub(crate) fn rx(&self) -> FileShadow<Rx> {
+        RegionShadow::new(self.words(self.start + TX_WORDS, RX_WORDS)).expect("sized for it")
+    }
+
+    /// The vif's multicast list, the same for all its queues.
+    pub(crate) fn multicast(&self) -> Words {
+        self.words(MULTICAST, crate::queue::multicast::WORDS)
+    }
+
+    fn words(&self, start: usize, len: usize) -> Words {
+        // The words stay where they are for as long as the mapping lives, which `_mapping` sees to.
+        let words = &self.mapping.words()[start..start + len];
+        Words {
+            first: NonNull::from(words).cast(),
+            len,
+            _mapping: self.mapping.clone(),
+        }
+    }
+}
 
 /// The shadow of one ring, in the file.
-#[derive(Debug)]
-pub struct FileShadow {}
+pub(crate) type FileShadow<D> = RegionShadow<D, Words>;
 
-impl Shadow<Tx> for FileShadow {
-    fn consumed(&self) -> &AtomicU32 {
-        todo!()
-    }
-    fn requests(&self) -> &[AtomicU32] {
-        todo!()
+/// Some words of the file.
+#[derive(Debug)]
+pub struct Words {
+    first: NonNull<AtomicU32>,
+    len: usize,
+    _mapping: Arc<Mapping>,
+}
+
+// SAFETY: atomics that live as long as the mapping held beside them.
+unsafe impl Send for Words {}
+// SAFETY: as above.
+unsafe impl Sync for Words {}
+
+impl AsRef<[AtomicU32]> for Words {
+    #[inline]
+    fn as_ref(&self) -> &[AtomicU32] {
+        // SAFETY: taken from a slice of this length of the mapping that `_mapping` keeps.
+        unsafe { slice::from_raw_parts(self.first.as_ptr(), self.len) }
     }
 }
 
-impl Shadow<Rx> for FileShadow {
-    fn consumed(&self) -> &AtomicU32 {
-        todo!()
+/// The whole file in memory.
+#[derive(Debug)]
+struct Mapping {
+    first: NonNull<AtomicU32>,
+    len: usize,
+}
+
+// SAFETY: shared memory seen as atomics only.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Map `words` words of `file`, which is at least that long.
+    fn new(file: &File, words: usize) -> io::Result<Self> {
+        let flags = libc::MAP_SHARED | libc::MAP_POPULATE;
+        let prot = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice; the file is as long as `words`, so no access faults
+        // (nobody but root can truncate it).
+        let at = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                words * 4,
+                prot,
+                flags,
+                file.as_raw_fd(),
+                0,
+            )
+        };
+        if at == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let first = NonNull::new(at.cast()).expect("mmap does not return page 0");
+        Ok(Self { first, len: words })
     }
-    fn requests(&self) -> &[AtomicU32] {
-        todo!()
+
+    fn words(&self) -> &[AtomicU32] {
+        // SAFETY: mapped with this length for as long as `self` lives; any bit pattern is a valid atomic.
+        unsafe { slice::from_raw_parts(self.first.as_ptr(), self.len) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `new` with this length; no reference outlives `self`.
+        unsafe { libc::munmap(self.first.as_ptr().cast(), self.len * 4) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ring::shadow::Shadow;
+    use xen::grant::DomId;
+
+    struct Dir(PathBuf);
+    impl Dir {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("netback-{name}-{}", std::process::id()));
+            std::fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+    }
+    impl Drop for Dir {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn identity(queues: usize) -> Identity {
+        let queue = |n: usize| {
+            let n = n as u32 * 4;
+            RingIdentity {
+                tx_gref: n,
+                rx_gref: n + 1,
+                tx_port: n + 2,
+                rx_port: n + 3,
+            }
+        };
+        Identity {
+            vif: VifId {
+                domid: DomId(7),
+                devid: 2,
+            },
+            queues: (0..queues).map(queue).collect(),
+        }
+    }
+
+    #[test]
+    fn a_successor_reads_what_was_written() {
+        let dir = Dir::new("vif-file-reopen");
+        let file = VifFile::create(&dir.0, &identity(3)).unwrap();
+        let shadow = file.queue(2).tx();
+        shadow.consumed().store(41, Relaxed);
+        shadow.requests()[767].store(9, Relaxed);
+        file.queue(2).rx().requests()[511].store(11, Relaxed);
+        drop(file);
+        let file = VifFile::reopen(&dir.0, &identity(3)).unwrap();
+        assert_eq!(file.queue(2).tx().consumed().load(Relaxed), 41);
+        assert_eq!(file.queue(2).tx().requests()[767].load(Relaxed), 9);
+        assert_eq!(file.queue(2).rx().requests()[511].load(Relaxed), 11);
+        assert_eq!(file.queue(1).rx().consumed().load(Relaxed), 0);
+        assert_eq!(file.queue(1).tx().requests().len(), 768);
+    }
+
+    #[test]
+    fn a_file_of_other_rings_another_version_or_open_to_others_is_refused() {
+        let dir = Dir::new("vif-file-refuse");
+        let vif = identity(1).vif;
+        assert!(matches!(
+            VifFile::reopen(&dir.0, &identity(1)),
+            Err(Unusable::Io(..))
+        ));
+        let file = VifFile::create(&dir.0, &identity(2)).unwrap();
+        let mut other = identity(2);
+        other.queues[1].rx_port += 1;
+        assert!(matches!(
+            VifFile::reopen(&dir.0, &other),
+            Err(Unusable::OtherRings(_))
+        ));
+        assert!(matches!(
+            VifFile::reopen(&dir.0, &identity(1)),
+            Err(Unusable::OtherRings(_))
+        ));
+        let mode = |mode| {
+            std::fs::set_permissions(path(&dir.0, vif), Permissions::from_mode(mode)).unwrap()
+        };
+        mode(0o644);
+        assert!(matches!(
+            VifFile::reopen(&dir.0, &identity(2)),
+            Err(Unusable::Foreign(_))
+        ));
+        mode(0o600);
+        assert!(VifFile::reopen(&dir.0, &identity(2)).is_ok());
+        file.0.words()[2].store(VERSION + 1, Relaxed);
+        assert!(matches!(
+            VifFile::reopen(&dir.0, &identity(2)),
+            Err(Unusable::Foreign(_))
+        ));
+        std::fs::write(path(&dir.0, vif), b"short").unwrap();
+        assert!(matches!(
+            VifFile::reopen(&dir.0, &identity(2)),
+            Err(Unusable::Foreign(_))
+        ));
+        VifFile::remove(&dir.0, vif).unwrap();
+        VifFile::remove(&dir.0, vif).unwrap();
+    }
+
+    #[test]
+    fn only_root_reads_it_and_a_new_one_replaces_the_old_in_one_step() {
+        let dir = Dir::new("vif-file-mode");
+        let old = VifFile::create(&dir.0, &identity(1)).unwrap();
+        old.queue(0).tx().consumed().store(5, Relaxed);
+        let new = VifFile::create(&dir.0, &identity(1)).unwrap();
+        assert_eq!(new.queue(0).tx().consumed().load(Relaxed), 0);
+        assert_eq!(
+            old.queue(0).tx().consumed().load(Relaxed),
+            5,
+            "the old mapping is another file"
+        );
+        let metadata = std::fs::metadata(path(&dir.0, identity(1).vif)).unwrap();
+        assert_eq!(metadata.mode() & 0o777, 0o600);
+        assert_eq!(std::fs::read_dir(&dir.0).unwrap().count(), 1);
+        assert!(VifFile::create(&dir.0, &identity(0)).is_err());
+        assert!(VifFile::create(&dir.0, &identity(MAX_QUEUES + 1)).is_err());
     }
 }

@@ -1,11 +1,28 @@
-//! One queue of a vif: its two rings and what waits for it.
+//! One queue of a vif: its two rings, and what waits for it.
+pub mod backlog;
+pub mod copy;
+pub mod multicast;
+pub(crate) mod rx;
+pub(crate) mod tx;
+
+use crate::crash_point;
 use crate::hypervisor::Hypervisor;
+use crate::stats::{DropReason, QueueStats};
 use crate::vif_file::FileShadow;
+use crate::worker::events::QueueEvents;
+use crate::worker::messages::{QueueId, QueueSetup};
+use backlog::Backlog;
+use multicast::Multicast;
 use ring::back::BackRing;
+use ring::packet::{Chain, Fatal};
 use ring::page::{PageWords, SharedPage};
-use ring::wire::{Rx, Tx};
+use ring::wire::{NETIF_RSP_ERROR, NETIF_RSP_OKAY, Rx, Tx};
+use rx::RxSide;
+use std::sync::Arc;
+use tx::{Answer, TxSide};
 use xen::event::Port;
-use xen::grant::GrantTable;
+use xen::grant::{DomId, GrantTable};
+use xsk_bridge::switch::{Bridge, PortId};
 
 /// What is left of a queue that a worker gave up: drop it on the control thread, which unmaps the rings (a slow hypercall),
 /// then unbind the ports. The vif's file is untouched.
@@ -14,18 +31,181 @@ pub struct Remains<H: Hypervisor> {
     pub tx_port: Port,
     /// See `tx_port`.
     pub rx_port: Port,
-    _rings: (TxRing<H>, RxRing<H>),
+    pages: [Page<H>; 2],
+}
+
+impl<H: Hypervisor> Remains<H> {
+    /// Unmap the rings.
+    pub fn unmap(self) -> [Port; 2] {
+        drop(self.pages);
+        [self.tx_port, self.rx_port]
+    }
 }
 
 /// The mapped page behind a ring.
-pub(crate) struct RingPage<P>(pub(crate) P);
+pub(crate) struct RingPage<P>(Arc<P>);
+
+impl<P> Clone for RingPage<P> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
 
 impl<P: AsRef<PageWords>> SharedPage for RingPage<P> {
+    #[inline]
     fn words(&self) -> &PageWords {
-        self.0.as_ref()
+        (*self.0).as_ref()
     }
 }
 
 type Page<H> = RingPage<<<H as Hypervisor>::Grants as GrantTable>::Page>;
-pub(crate) type TxRing<H> = BackRing<Tx, Page<H>, FileShadow>;
-pub(crate) type RxRing<H> = BackRing<Rx, Page<H>, FileShadow>;
+pub(crate) type TxRing<H> = BackRing<Tx, Page<H>, FileShadow<Tx>>;
+pub(crate) type RxRing<H> = BackRing<Rx, Page<H>, FileShadow<Rx>>;
+
+/// A queue as its worker serves it.
+pub(crate) struct Queue<H: Hypervisor> {
+    pub id: QueueId,
+    pub domid: DomId,
+    pub port_id: PortId,
+    pub bridge: Arc<Bridge>,
+    pub tx: TxSide<H>,
+    pub rx: RxSide<H>,
+    /// The list that multicast towards the guest is filtered by, where it asked for that.
+    pub filter: Option<Multicast>,
+    pub stats: Arc<QueueStats>,
+    pub events: QueueEvents,
+    /// It broke the protocol: it is dropped at the end of the turn, and nothing of its rings is touched any more.
+    pub rogue: Option<Fatal>,
+    /// Something of it is to be published at the end of the turn.
+    pub touched: bool,
+    pages: [Page<H>; 2],
+}
+
+impl<H: Hypervisor> Queue<H> {
+    /// Attach to the rings of `setup`; where they make no sense, what is left and why.
+    pub fn new(setup: QueueSetup<H>) -> Result<Self, (Remains<H>, Fatal)> {
+        let pages = [
+            RingPage(Arc::new(setup.tx_page)),
+            RingPage(Arc::new(setup.rx_page)),
+        ];
+        let attach = || -> Result<_, Fatal> {
+            let [tx, rx] = pages.clone();
+            let (tx_file, rx_file) = (setup.file.tx(), setup.file.rx());
+            Ok(match setup.take_over {
+                true => (
+                    BackRing::take_over(tx, tx_file)?,
+                    BackRing::take_over(rx, rx_file)?,
+                ),
+                false => (
+                    BackRing::connect(tx, tx_file)?,
+                    BackRing::connect(rx, rx_file)?,
+                ),
+            })
+        };
+        let (tx_port, rx_port) = (setup.tx_port, setup.rx_port);
+        let (tx, rx) = match attach() {
+            Ok(rings) => rings,
+            Err(reason) => {
+                return Err((
+                    Remains {
+                        tx_port,
+                        rx_port,
+                        pages,
+                    },
+                    reason,
+                ));
+            }
+        };
+        let filter = setup
+            .features
+            .multicast_control
+            .then(|| Multicast::new(setup.file.multicast()));
+        if let Some(filter) = &filter {
+            filter.recover();
+        }
+        Ok(Self {
+            id: setup.id,
+            domid: setup.id.vif.domid,
+            port_id: setup.port_id,
+            bridge: setup.bridge,
+            tx: TxSide::new(tx),
+            rx: RxSide::new(rx, setup.features, Backlog::new(setup.backlog)),
+            filter,
+            stats: setup.stats,
+            events: QueueEvents::new(tx_port, rx_port, setup.take_over),
+            rogue: None,
+            touched: false,
+            pages,
+        })
+    }
+
+    /// How a chain that is no packet is answered; a request about the multicast list is done.
+    pub fn answer_for(&self, chain: &Chain) -> Answer {
+        let done = match (chain, &self.filter) {
+            (Chain::Rejected { slots, .. }, _) => {
+                self.stats.tx_drops.add(DropReason::Malformed, 1);
+                self.stats
+                    .tx_errors
+                    .add(u64::from(slots.count - u16::from(slots.extras)));
+                false
+            }
+            (
+                Chain::Multicast {
+                    address, add: true, ..
+                },
+                Some(filter),
+            ) => filter.add(*address),
+            (
+                Chain::Multicast {
+                    address,
+                    add: false,
+                    ..
+                },
+                Some(filter),
+            ) => {
+                filter.remove(*address);
+                true
+            }
+            // Without the feature the request is answered, and nothing is filtered.
+            _ => true,
+        };
+        let status = if done {
+            NETIF_RSP_OKAY
+        } else {
+            NETIF_RSP_ERROR
+        };
+        Answer {
+            slots: chain.slots(),
+            status,
+            errors: 0,
+        }
+    }
+
+    /// Take it apart; its backlog must have been emptied.
+    pub fn into_remains(self) -> Remains<H> {
+        Remains {
+            tx_port: self.events.tx_port,
+            rx_port: self.events.rx_port,
+            pages: self.pages,
+        }
+    }
+
+    /// Ask for events on both rings; true when there is work already.
+    pub fn arm(&mut self) -> Result<bool, Fatal> {
+        // Both are armed whatever the first one says.
+        let tx = self.tx.arm()?;
+        crash_point!("armed");
+        let rx = self.rx.arm()?;
+        Ok(tx || rx)
+    }
+
+    /// Write the levels that `status` shows.
+    pub fn show(&self) {
+        self.stats.tx_ring.set(self.tx.ring().indices());
+        self.stats.rx_ring.set(self.rx.ring().indices());
+        self.stats.backlog_bytes.set(self.rx.backlog.bytes() as u64);
+        self.stats
+            .backlog_packets
+            .set(self.rx.backlog.packets() as u64);
+    }
+}

@@ -20,10 +20,9 @@ impl Bell {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: a fresh descriptor that nobody else owns.
-        Ok(Self {
-            eventfd: unsafe { OwnedFd::from_raw_fd(fd) },
-            asleep: AtomicBool::new(false),
-        })
+        let eventfd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let asleep = AtomicBool::new(false);
+        Ok(Self { eventfd, asleep })
     }
 
     /// After something was put where the owner will look: wake it if it sleeps (or is about to).

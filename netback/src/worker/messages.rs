@@ -35,7 +35,7 @@ pub struct QueueId {
 }
 
 /// What the frontend can take and asked for (xen/include/public/io/netif.h, the feature keys).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct Features {
     /// `feature-sg`: packets of several slots.
     pub sg: bool,

@@ -1,0 +1,180 @@
+//! Packets that wait for a guest to post Rx requests: bounded in bytes, in frames and in age.
+use crate::worker::messages::BacklogBounds;
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+use xsk_bridge::packet::Packet;
+
+/// Most frames one backlog holds, whatever its bound in bytes: its share in the sum that sizes the pool. Two full Rx rings' worth.
+pub const BACKLOG_FRAMES: usize = 512;
+
+struct Waiting {
+    packet: Packet,
+    since: Instant,
+}
+
+/// The backlog of one queue.
+pub struct Backlog {
+    waiting: VecDeque<Waiting>,
+    bytes: usize,
+    frames: usize,
+    bounds: BacklogBounds,
+}
+
+impl Backlog {
+    /// An empty one that never grows.
+    pub fn new(bounds: BacklogBounds) -> Self {
+        Self {
+            waiting: VecDeque::with_capacity(BACKLOG_FRAMES),
+            bytes: 0,
+            frames: 0,
+            bounds,
+        }
+    }
+
+    /// Append `packet`; it comes back where that would pass a bound.
+    pub fn push(&mut self, packet: Packet, now: Instant) -> Result<(), Packet> {
+        let (bytes, frames) = (
+            self.bytes + packet.len as usize,
+            self.frames + packet.frames.len(),
+        );
+        if bytes > self.bounds.bytes as usize || frames > BACKLOG_FRAMES {
+            return Err(packet);
+        }
+        (self.bytes, self.frames) = (bytes, frames);
+        self.waiting.push_back(Waiting { packet, since: now });
+        Ok(())
+    }
+
+    /// The packet that has waited longest.
+    pub fn front(&self) -> Option<&Packet> {
+        self.waiting.front().map(|waiting| &waiting.packet)
+    }
+
+    /// Take it.
+    pub fn pop(&mut self) -> Option<Packet> {
+        let packet = self.waiting.pop_front()?.packet;
+        self.bytes -= packet.len as usize;
+        self.frames -= packet.frames.len();
+        Some(packet)
+    }
+
+    /// Take it if it has waited too long.
+    pub fn pop_expired(&mut self, now: Instant) -> Option<Packet> {
+        let waiting = self.waiting.front()?;
+        if now.saturating_duration_since(waiting.since) < self.bounds.age {
+            return None;
+        }
+        self.pop()
+    }
+
+    /// When the oldest packet will have waited too long.
+    pub fn expires(&self, now: Instant) -> Option<Duration> {
+        let waited = now.saturating_duration_since(self.waiting.front()?.since);
+        Some(self.bounds.age.saturating_sub(waited))
+    }
+
+    /// Packets waiting.
+    pub fn packets(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// True when nothing waits.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Their bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Their frames.
+    pub fn frames(&self) -> usize {
+        self.frames
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use xsk_bridge::frame::Umem;
+    use xsk_bridge::packet::Offload;
+
+    fn packets(len: u32, count: u32) -> (Umem, Vec<Packet>) {
+        let (umem, frames) = Umem::new(count).unwrap();
+        let packet = |frame| Packet {
+            frames: [frame].into_iter().collect(),
+            len,
+            offload: Offload::default(),
+        };
+        (umem, frames.into_iter().map(packet).collect())
+    }
+
+    #[test]
+    fn bounded_in_bytes_and_in_frames() {
+        let now = Instant::now();
+        let bounds = BacklogBounds {
+            bytes: 1000,
+            age: Duration::from_secs(10),
+        };
+        let mut backlog = Backlog::new(bounds);
+        let (_umem, mut some) = packets(300, 4);
+        for packet in some.drain(..3) {
+            backlog.push(packet, now).unwrap();
+        }
+        assert!(backlog.push(some.pop().unwrap(), now).is_err());
+        assert_eq!(
+            (backlog.packets(), backlog.bytes(), backlog.frames()),
+            (3, 900, 3)
+        );
+        backlog.pop().unwrap();
+        assert_eq!(
+            (backlog.packets(), backlog.bytes(), backlog.frames()),
+            (2, 600, 2)
+        );
+
+        let mut backlog = Backlog::new(BacklogBounds::default());
+        let (_umem, many) = packets(60, BACKLOG_FRAMES as u32 + 9);
+        let refused = many
+            .into_iter()
+            .filter_map(|packet| backlog.push(packet, now).err())
+            .count();
+        assert_eq!((refused, backlog.packets()), (9, BACKLOG_FRAMES));
+    }
+
+    #[test]
+    fn the_oldest_expires_first() {
+        let start = Instant::now();
+        let mut backlog = Backlog::new(BacklogBounds {
+            bytes: 1000,
+            age: Duration::from_secs(10),
+        });
+        let (_umem, some) = packets(60, 2);
+        for (n, packet) in some.into_iter().enumerate() {
+            backlog
+                .push(packet, start + Duration::from_secs(n as u64))
+                .unwrap();
+        }
+        assert_eq!(
+            backlog.expires(start + Duration::from_secs(4)),
+            Some(Duration::from_secs(6))
+        );
+        assert!(
+            backlog
+                .pop_expired(start + Duration::from_millis(9_999))
+                .is_none()
+        );
+        assert!(
+            backlog
+                .pop_expired(start + Duration::from_secs(10))
+                .is_some()
+        );
+        assert!(
+            backlog
+                .pop_expired(start + Duration::from_secs(10))
+                .is_none()
+        );
+        assert_eq!(backlog.packets(), 1);
+    }
+}

@@ -1,0 +1,281 @@
+//! The copies of one turn, planned as runs of bytes and issued in one call: between guests' pages and frames, either way, and
+//! from guest to guest.
+use std::ops::Range;
+use xen::grant::{
+    CopySegment, CopyStatus, DomId, GrantRef, GrantTable, LocalMemory, PAGE_SIZE, Side,
+};
+use xsk_bridge::frame::{DATA_CAPACITY, Frame};
+
+/// One end of a packet's copy: where the byte at a position is, and how many follow it in the same place.
+pub trait Runs {
+    /// Positions are asked for in rising order, all below the packet's length.
+    fn at(&mut self, position: usize) -> (Side, usize);
+}
+
+/// A packet in frames, each full but for the last.
+pub struct InFrames<'a>(pub &'a [Frame]);
+
+impl Runs for InFrames<'_> {
+    #[inline]
+    fn at(&mut self, position: usize) -> (Side, usize) {
+        let within = position % DATA_CAPACITY;
+        let offset = self.0[position / DATA_CAPACITY].data_offset() + within as u64;
+        (Side::Local(offset), DATA_CAPACITY - within)
+    }
+}
+
+/// A packet in the pages of posted Rx requests, each full but for the last.
+pub struct InPages<'a> {
+    /// The receiving guest.
+    pub domid: DomId,
+    /// One a page.
+    pub grefs: &'a [u32],
+}
+
+impl Runs for InPages<'_> {
+    #[inline]
+    fn at(&mut self, position: usize) -> (Side, usize) {
+        let within = position % PAGE_SIZE;
+        let gref = GrantRef(self.grefs[position / PAGE_SIZE]);
+        let side = Side::Foreign {
+            domid: self.domid,
+            gref,
+            offset: within as u16,
+        };
+        (side, PAGE_SIZE - within)
+    }
+}
+
+/// A packet in the fragments of a Tx chain.
+pub struct InFragments<'a> {
+    domid: DomId,
+    fragments: &'a [ring::packet::Fragment],
+    /// Position of the first fragment's first byte.
+    start: usize,
+}
+
+impl<'a> InFragments<'a> {
+    /// All of the chain's fragments.
+    pub fn new(domid: DomId, fragments: &'a [ring::packet::Fragment]) -> Self {
+        Self {
+            domid,
+            fragments,
+            start: 0,
+        }
+    }
+}
+
+impl Runs for InFragments<'_> {
+    #[inline]
+    fn at(&mut self, position: usize) -> (Side, usize) {
+        // Zero-size fragments fall out here too: their grants are never touched.
+        while position >= self.start + usize::from(self.fragments[0].size) {
+            self.start += usize::from(self.fragments[0].size);
+            self.fragments = &self.fragments[1..];
+        }
+        let within = (position - self.start) as u16;
+        let fragment = self.fragments[0];
+        let gref = GrantRef(fragment.gref);
+        let side = Side::Foreign {
+            domid: self.domid,
+            gref,
+            offset: fragment.offset + within,
+        };
+        (side, usize::from(fragment.size - within))
+    }
+}
+
+/// Part of a plan: the copies of one packet.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Span {
+    first: u32,
+    count: u32,
+    /// Position in the packet of its first byte.
+    start: u32,
+}
+
+/// The copies of one call.
+#[derive(Debug)]
+pub struct CopyPlan {
+    segments: Vec<CopySegment>,
+}
+
+impl CopyPlan {
+    /// An empty plan that takes `segments` segments without growing.
+    pub fn with_capacity(segments: usize) -> Self {
+        Self {
+            segments: Vec::with_capacity(segments),
+        }
+    }
+
+    /// Segments that can still be planned without growing.
+    #[inline]
+    pub fn room(&self) -> usize {
+        self.segments.capacity() - self.segments.len()
+    }
+
+    /// Segments planned.
+    #[inline]
+    #[allow(clippy::len_without_is_empty)] // Nobody asks.
+    pub fn len(&self) -> usize {
+        self.segments.len()
+    }
+
+    /// Forget all.
+    #[inline]
+    pub fn clear(&mut self) {
+        self.segments.clear();
+    }
+
+    /// Plan the copy of the bytes at `range` of a packet.
+    #[inline]
+    pub fn copy(
+        &mut self,
+        mut source: impl Runs,
+        mut dest: impl Runs,
+        range: Range<usize>,
+    ) -> Span {
+        let first = self.segments.len() as u32;
+        let mut position = range.start;
+        while position < range.end {
+            let (from, from_run) = source.at(position);
+            let (to, to_run) = dest.at(position);
+            let len = from_run.min(to_run).min(range.end - position);
+            self.segments.push(CopySegment {
+                source: from,
+                dest: to,
+                len: len as u16,
+                status: CopyStatus::OKAY,
+            });
+            position += len;
+        }
+        let count = self.segments.len() as u32 - first;
+        Span {
+            first,
+            count,
+            start: range.start as u32,
+        }
+    }
+
+    /// Issue the plan. Every status says what became of its segment; where the call itself failed, none was copied as far as anybody can
+    /// tell.
+    pub fn run(&mut self, grants: &impl GrantTable, memory: &impl LocalMemory) {
+        if self.segments.is_empty() {
+            return;
+        }
+        if grants.copy(memory, &mut self.segments).is_err() {
+            // The trait promises it; stale memory forwarded would be another guest's data, so it is not left to promises.
+            self.segments
+                .iter_mut()
+                .for_each(|segment| segment.status = CopyStatus::GENERAL_ERROR);
+        }
+    }
+
+    /// Whether all of `span` was copied.
+    #[inline]
+    pub fn succeeded(&self, span: Span) -> bool {
+        self.of(span)
+            .iter()
+            .all(|segment| segment.status == CopyStatus::OKAY)
+    }
+
+    /// The positions in the packet of the segments that failed, and their status.
+    pub fn failures(&self, span: Span) -> impl Iterator<Item = (usize, CopyStatus)> + '_ {
+        let mut position = span.start as usize;
+        self.of(span).iter().filter_map(move |segment| {
+            let start = position;
+            position += usize::from(segment.len);
+            (segment.status != CopyStatus::OKAY).then_some((start, segment.status))
+        })
+    }
+
+    #[inline]
+    fn of(&self, span: Span) -> &[CopySegment] {
+        &self.segments[span.first as usize..(span.first + span.count) as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use ring::packet::Fragment;
+    use xsk_bridge::frame::Umem;
+
+    fn fragments(sizes: &[u16]) -> Vec<Fragment> {
+        let fragment = |(n, &size): (usize, &u16)| Fragment {
+            gref: n as u32,
+            offset: 4096 - size,
+            size,
+            slot: n as u8,
+        };
+        sizes.iter().enumerate().map(fragment).collect()
+    }
+
+    fn foreign(side: Side) -> (u16, u32, u16) {
+        match side {
+            Side::Foreign {
+                domid,
+                gref,
+                offset,
+            } => (domid.0, gref.0, offset),
+            Side::Local(_) => panic!("local"),
+        }
+    }
+
+    proptest! {
+        /// Every byte is copied once, in order, and no segment crosses a page on either side.
+        #[test]
+        fn runs_meet(sizes in prop::collection::vec(prop_oneof![Just(0u16), 1u16..=64, 1u16..=4096], 1..16), cut in 0usize..400) {
+            let total: usize = sizes.iter().map(|&size| usize::from(size)).sum();
+            prop_assume!(total > 0);
+            let fragments = fragments(&sizes);
+            let (_umem, frames) = Umem::new(18).unwrap();
+            let grefs: Vec<u32> = (100..117).collect();
+            let mut plan = CopyPlan::with_capacity(100);
+            let cut = cut.min(total);
+            let head = plan.copy(InFragments::new(DomId(1), &fragments), InFrames(&frames), 0..cut);
+            let tail = plan.copy(InFragments::new(DomId(1), &fragments), InPages { domid: DomId(2), grefs: &grefs }, cut..total);
+            prop_assert!(plan.succeeded(head) && plan.succeeded(tail));
+            let mut position = 0;
+            for segment in &plan.segments {
+                let (_, gref, offset) = foreign(segment.source);
+                prop_assert!(segment.len > 0 && offset as usize + segment.len as usize <= PAGE_SIZE);
+                let before: usize = sizes[..gref as usize].iter().map(|&size| usize::from(size)).sum();
+                prop_assert_eq!(before + usize::from(offset - fragments[gref as usize].offset), position);
+                match segment.dest {
+                    Side::Local(at) => {
+                        prop_assert!(position < cut);
+                        prop_assert_eq!(at as usize / 4096, position / DATA_CAPACITY);
+                        prop_assert_eq!(at as usize % 4096, 256 + position % DATA_CAPACITY);
+                    }
+                    dest => {
+                        let (domid, gref, offset) = foreign(dest);
+                        prop_assert_eq!((domid, gref as usize - 100, offset as usize), (2, position / 4096, position % 4096));
+                        prop_assert!(offset as usize + segment.len as usize <= PAGE_SIZE);
+                    }
+                }
+                position += usize::from(segment.len);
+            }
+            prop_assert_eq!(position, total);
+        }
+    }
+
+    #[test]
+    fn failures_say_where() {
+        let fragments = fragments(&[10, 20, 30]);
+        let (_umem, frames) = Umem::new(1).unwrap();
+        let mut plan = CopyPlan::with_capacity(8);
+        let span = plan.copy(
+            InFragments::new(DomId(1), &fragments),
+            InFrames(&frames),
+            0..60,
+        );
+        plan.segments[1].status = CopyStatus::BAD_GNTREF;
+        assert!(!plan.succeeded(span));
+        assert_eq!(
+            plan.failures(span).collect::<Vec<_>>(),
+            [(10, CopyStatus::BAD_GNTREF)]
+        );
+    }
+}

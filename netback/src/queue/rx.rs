@@ -1,0 +1,218 @@
+//! The guest's receive side: posted requests for whole packets, responses in ring order.
+use super::RxRing;
+use super::backlog::Backlog;
+use super::copy::{CopyPlan, Span};
+use crate::crash_point;
+use crate::hypervisor::Hypervisor;
+use crate::stats::DropReason;
+use crate::worker::messages::Features;
+use ring::packet::Fatal;
+use ring::wire::{
+    Extra, GSO_TYPE_TCPV4, GSO_TYPE_TCPV6, NETRXF_CSUM_BLANK, NETRXF_DATA_VALIDATED,
+    NETRXF_EXTRA_INFO, NETRXF_MORE_DATA, Protocol, Rx, RxResponse,
+};
+use xen::grant::PAGE_SIZE;
+use xsk_bridge::packet::{Checksum, Gso, Offload, Packet};
+
+/// Longest packet the protocol carries (netif.h, XEN_NETIF_MAX_TX_SIZE; the other way it is an IP packet's limit).
+const MAX_PACKET: u32 = 65_535;
+/// Longest packet for a frontend without feature-sg: a full Ethernet frame with one VLAN tag.
+const MAX_PACKET_WITHOUT_SG: u32 = 1514 + 4;
+/// Most data slots of a packet; netfront takes 17 (MAX_SKB_FRAGS).
+pub(crate) const MAX_DATA_SLOTS: usize = (MAX_PACKET as usize).div_ceil(PAGE_SIZE);
+const _: () = assert!(MAX_DATA_SLOTS <= 17);
+
+/// A packet on its way into a guest's pages: slots are taken, copies planned.
+pub(crate) struct Placed {
+    /// The receiving queue.
+    pub queue: u16,
+    /// The Tx job it comes from straight out of the sender's pages, to which failures are reported too.
+    pub sender: Option<u16>,
+    pub len: u32,
+    pub offload: Offload,
+    /// Its copies in the Rx plan: from frames, then from the sender's pages.
+    pub spans: [Span; 2],
+    /// The frames, to be given back once the copies are done.
+    pub packet: Packet,
+}
+
+/// The grants of the pages a packet goes to.
+pub(crate) struct Pages {
+    pub grefs: [u32; MAX_DATA_SLOTS],
+    pub count: usize,
+}
+
+/// The Rx ring of a queue.
+pub(crate) struct RxSide<H: Hypervisor> {
+    ring: RxRing<H>,
+    features: Features,
+    pub backlog: Backlog,
+    /// The turn in which a packet was last destined for the backlog: nothing of that turn may overtake it.
+    pub barrier: u64,
+    /// In the worker's list of queues with a backlog.
+    pub listed: bool,
+}
+
+impl<H: Hypervisor> RxSide<H> {
+    pub fn new(ring: RxRing<H>, features: Features, backlog: Backlog) -> Self {
+        Self {
+            ring,
+            features,
+            backlog,
+            barrier: 0,
+            listed: false,
+        }
+    }
+
+    /// Why the guest cannot take a packet of this length and kind, if so.
+    #[inline]
+    pub fn refuses(&self, len: u32, offload: &Offload) -> Option<DropReason> {
+        let longest = if self.features.sg {
+            MAX_PACKET
+        } else {
+            MAX_PACKET_WITHOUT_SG
+        };
+        let gso = match offload.gso {
+            None => true,
+            Some(Gso { ipv6: false, .. }) => self.features.gso_tcpv4,
+            Some(Gso { ipv6: true, .. }) => self.features.gso_tcpv6,
+        };
+        (len > longest || !gso).then_some(DropReason::TooLong)
+    }
+
+    /// Whether the packet with this head may reach the guest with a blank checksum: netfront completes none behind a VLAN tag.
+    #[inline]
+    pub fn takes_blank(&self, head: &[u8]) -> bool {
+        match head.get(12..14) {
+            Some([0x08, 0x00]) => self.features.csum_ipv4,
+            Some([0x86, 0xdd]) => self.features.csum_ipv6,
+            _ => false,
+        }
+    }
+
+    /// Whether a packet of this turn (from 1) may be placed now without overtaking another.
+    #[inline]
+    pub fn is_clear(&self, turn: u64) -> bool {
+        self.backlog.is_empty() && self.barrier != turn
+    }
+
+    /// Take the requests for a whole packet; `None` where the guest has not posted enough.
+    #[inline]
+    pub fn take(&mut self, len: u32, offload: &Offload) -> Result<Option<Pages>, Fatal> {
+        let needed = slots(len, offload);
+        if self.ring.known() < needed && self.ring.unconsumed()? < needed {
+            return Ok(None);
+        }
+        let mut pages = Pages {
+            grefs: [0; MAX_DATA_SLOTS],
+            count: 0,
+        };
+        for slot in 0..needed {
+            if slot == 1 && offload.gso.is_some() {
+                continue;
+            }
+            pages.grefs[pages.count] = self.ring.look(slot).gref;
+            pages.count += 1;
+        }
+        self.ring.consume(needed);
+        crash_point!("consumed");
+        Ok(Some(pages))
+    }
+
+    /// Write the responses of the oldest placed packet; true where all of it was copied.
+    pub fn respond(&mut self, placed: &Placed, plan: &CopyPlan) -> bool {
+        let mut failed = [0i16; MAX_DATA_SLOTS];
+        let okay = placed.spans.iter().all(|&span| plan.succeeded(span));
+        if !okay {
+            for (position, status) in placed.spans.iter().flat_map(|&span| plan.failures(span)) {
+                // Whatever Xen says, towards the guest it is an error: negative.
+                failed[position / PAGE_SIZE] = status.0.min(-1);
+            }
+        }
+        let count = (placed.len as usize).div_ceil(PAGE_SIZE);
+        for (slot, failed) in failed.iter().enumerate().take(count) {
+            let size = (placed.len as usize - slot * PAGE_SIZE).min(PAGE_SIZE) as i16;
+            let more = if slot + 1 < count {
+                NETRXF_MORE_DATA
+            } else {
+                0
+            };
+            let first = if slot == 0 {
+                first_flags(&placed.offload)
+            } else {
+                0
+            };
+            let id = self.ring.consumed_request(self.ring.next_response()).id;
+            let status = if *failed != 0 { *failed } else { size };
+            self.ring.respond(RxResponse {
+                id,
+                offset: 0,
+                flags: first | more,
+                status,
+            });
+            crash_point!("rx-response");
+            if let (0, Some(gso)) = (slot, placed.offload.gso) {
+                let kind = if gso.ipv6 {
+                    GSO_TYPE_TCPV6
+                } else {
+                    GSO_TYPE_TCPV4
+                };
+                self.ring.respond_words(
+                    Extra::Gso {
+                        size: gso.segment,
+                        kind,
+                        features: 0,
+                    }
+                    .to_words(false),
+                );
+                crash_point!("rx-response");
+            }
+        }
+        okay
+    }
+
+    /// Publish the turn's responses, all whole packets. True: the guest asked to be notified.
+    pub fn publish(&mut self) -> bool {
+        self.ring.publish()
+    }
+
+    /// Ask for an event once the packet that waits longest can be placed; true when it can be now.
+    pub fn arm(&mut self) -> Result<bool, Fatal> {
+        match self.backlog.front() {
+            Some(packet) => Ok(self.ring.arm(slots(packet.len, &packet.offload) - 1)?),
+            None => Ok(false),
+        }
+    }
+
+    /// The frontend never says that it posted requests.
+    pub fn must_be_polled(&self) -> bool {
+        !self.features.rx_notify && !self.backlog.is_empty()
+    }
+
+    pub fn ring(&self) -> &RxRing<H> {
+        &self.ring
+    }
+}
+
+/// Rx requests a packet takes, extras included.
+fn slots(len: u32, offload: &Offload) -> u32 {
+    len.div_ceil(PAGE_SIZE as u32) + u32::from(offload.gso.is_some())
+}
+
+/// Flags of a packet's first response.
+fn first_flags(offload: &Offload) -> u16 {
+    let checksum = match offload.checksum {
+        Checksum::Unverified => 0,
+        Checksum::Valid => NETRXF_DATA_VALIDATED,
+        Checksum::Blank => NETRXF_CSUM_BLANK | NETRXF_DATA_VALIDATED,
+    };
+    checksum
+        | if offload.gso.is_some() {
+            NETRXF_EXTRA_INFO
+        } else {
+            0
+        }
+}
+
+/// The longest packet always fits the ring, so that none waits for ever.
+const _: () = assert!((MAX_DATA_SLOTS + 1) as u32 <= Rx::ENTRIES);

@@ -1,0 +1,222 @@
+//! Everything a packet can go to from this worker, and the last look at it before it does.
+use super::mailbox::{MeshEnd, Parcel};
+use super::ports::{Hop, Ports};
+use super::wire::Wire;
+use crate::hypervisor::Hypervisor;
+use crate::queue::Queue;
+use crate::stats::DropReason;
+use std::time::Instant;
+use xsk_bridge::frame::{DATA_CAPACITY, FramePool, Umem};
+use xsk_bridge::packet::{Checksum, Packet};
+use xsk_bridge::switch::{Bridge, PortId};
+
+/// Copies made for floods in one turn; more are not made, so that a storm costs a bounded part of it.
+pub(crate) const FLOOD_COPIES: usize = 512;
+
+/// The queues and uplinks of a worker, its neighbours, and its frames.
+pub(crate) struct Fabric<H: Hypervisor> {
+    /// By slot.
+    pub queues: Vec<Option<Queue<H>>>,
+    /// By slot.
+    pub wires: Vec<Option<Wire>>,
+    pub ports: Ports,
+    pub mesh: MeshEnd,
+    pub umem: Umem,
+    pub pool: FramePool,
+    /// Queues with a backlog.
+    pub waiting: Vec<u16>,
+    /// When the turn began.
+    pub now: Instant,
+    flood_copies: usize,
+}
+
+/// Where a packet comes from, to be left out of a flood.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Origin {
+    pub port: PortId,
+    /// Hash of the flow.
+    pub hash: u32,
+}
+
+impl<H: Hypervisor> Fabric<H> {
+    pub fn new(ports: Ports, mesh: MeshEnd, umem: Umem, pool: FramePool) -> Self {
+        let (queues, wires, waiting) = (Vec::new(), Vec::new(), Vec::new());
+        Self {
+            queues,
+            wires,
+            ports,
+            mesh,
+            umem,
+            pool,
+            waiting,
+            now: Instant::now(),
+            flood_copies: 0,
+        }
+    }
+
+    /// A turn begins.
+    pub fn begin(&mut self) {
+        self.now = Instant::now();
+        self.flood_copies = 0;
+        self.mesh.collect_frames(&mut self.pool);
+        for wire in self.wires.iter_mut().flatten() {
+            wire.begin(&mut self.pool);
+        }
+    }
+
+    /// Send `packet` to `port`. An error is to be counted by whoever sent it; what the receiver refuses is counted there.
+    pub fn send(&mut self, port: PortId, packet: Packet, hash: u32) -> Result<(), DropReason> {
+        match self.ports.hop(port, hash) {
+            Hop::Queue(slot) => self.send_to_queue(slot, packet),
+            Hop::Wire(slot) => self.send_to_wire(slot, packet),
+            Hop::Worker(worker) => self
+                .mesh
+                .post(worker, Parcel { packet, port, hash })
+                .map_err(|packet| self.free(packet, DropReason::MailboxFull)),
+            Hop::Nowhere => Err(self.free(packet, DropReason::PortGone)),
+        }
+    }
+
+    /// Take in a packet that another worker sent here; it goes no further than this worker.
+    pub fn arrive(&mut self, parcel: Parcel) -> Result<(), DropReason> {
+        match self.ports.hop(parcel.port, parcel.hash) {
+            Hop::Queue(slot) => self.send_to_queue(slot, parcel.packet),
+            Hop::Wire(slot) => self.send_to_wire(slot, parcel.packet),
+            Hop::Worker(_) | Hop::Nowhere => Err(self.free(parcel.packet, DropReason::PortGone)),
+        }
+    }
+
+    /// Send `packet` to every port of `bridge` but its origin. An error where it went nowhere.
+    pub fn flood(
+        &mut self,
+        bridge: &Bridge,
+        packet: Packet,
+        origin: Origin,
+    ) -> Result<(), DropReason> {
+        let ports = bridge.ports();
+        let mut last = None;
+        let mut sent = Err(DropReason::NoPort);
+        for &port in ports.iter().filter(|&&port| port != origin.port) {
+            // The packet itself goes to the last port, copies to those before it.
+            if let Some(port) = last.replace(port) {
+                let copied = self
+                    .clone_packet(&packet)
+                    .and_then(|copy| self.send(port, copy, origin.hash));
+                sent = sent.or(copied);
+            }
+        }
+        match last {
+            Some(port) => self.send(port, packet, origin.hash).or(sent),
+            None => Err(self.free(packet, DropReason::NoPort)),
+        }
+    }
+
+    /// Give the packet's frames back.
+    pub fn free(&mut self, packet: Packet, reason: DropReason) -> DropReason {
+        self.pool.extend(packet.frames);
+        reason
+    }
+
+    fn send_to_wire(&mut self, slot: u16, packet: Packet) -> Result<(), DropReason> {
+        let Some(wire) = &mut self.wires[usize::from(slot)] else {
+            return Err(self.free(packet, DropReason::PortGone));
+        };
+        wire.send(packet, &self.umem)
+            .map_err(|(packet, reason)| self.free(packet, reason))
+    }
+
+    /// Put `packet` behind what waits for a queue of ours, if the guest can take it.
+    fn send_to_queue(&mut self, slot: u16, mut packet: Packet) -> Result<(), DropReason> {
+        let Some(queue) = live(&mut self.queues, slot) else {
+            return Err(self.free(packet, DropReason::PortGone));
+        };
+        let result = match queue.admit(&mut packet, &self.umem) {
+            Err(reason) => Err((packet, reason)),
+            Ok(()) => queue
+                .rx
+                .backlog
+                .push(packet, self.now)
+                .map_err(|packet| (packet, DropReason::BacklogFull)),
+        };
+        match result {
+            Ok(()) if !queue.rx.listed => {
+                queue.rx.listed = true;
+                self.waiting.push(slot);
+            }
+            Ok(()) => {}
+            Err((packet, reason)) => {
+                queue.stats.rx_drops.add(reason, 1);
+                self.free(packet, reason);
+            }
+        }
+        Ok(())
+    }
+
+    fn clone_packet(&mut self, packet: &Packet) -> Result<Packet, DropReason> {
+        if self.flood_copies == FLOOD_COPIES || self.pool.len() < packet.frames.len() {
+            return Err(DropReason::NoFrame);
+        }
+        self.flood_copies += 1;
+        let mut copy = Packet {
+            frames: Default::default(),
+            len: packet.len,
+            offload: packet.offload,
+        };
+        let mut left = packet.len as usize;
+        for frame in &packet.frames {
+            let Some(mut to) = self.pool.take() else {
+                break;
+            };
+            let len = left.min(DATA_CAPACITY);
+            self.umem.data_mut(&mut to)[..len].copy_from_slice(&self.umem.data(frame)[..len]);
+            copy.frames.push(to);
+            left -= len;
+        }
+        Ok(copy)
+    }
+}
+
+/// The queue in `slot`, unless it broke the protocol.
+#[inline]
+pub(crate) fn live<H: Hypervisor>(
+    queues: &mut [Option<Queue<H>>],
+    slot: u16,
+) -> Option<&mut Queue<H>> {
+    queues[usize::from(slot)]
+        .as_mut()
+        .filter(|queue| queue.rogue.is_none())
+}
+
+impl<H: Hypervisor> Queue<H> {
+    /// Whether the guest can take `packet`; what it cannot complete itself is completed.
+    fn admit(&mut self, packet: &mut Packet, umem: &Umem) -> Result<(), DropReason> {
+        if let Some(reason) = self.rx.refuses(packet.len, &packet.offload) {
+            return Err(reason);
+        }
+        let Some(first) = packet.frames.first() else {
+            return Err(DropReason::Runt);
+        };
+        let head = &umem.data(first)[..DATA_CAPACITY.min(packet.len as usize)];
+        if !self.wants(head) {
+            return Err(DropReason::MulticastFiltered);
+        }
+        if packet.offload.checksum == Checksum::Blank && !self.rx.takes_blank(head) {
+            packet
+                .complete_checksum(umem)
+                .map_err(|_| DropReason::ChecksumImpossible)?;
+            self.stats.checksums_completed.add(1);
+        }
+        Ok(())
+    }
+
+    /// Whether its filter lets a packet with this head through: multicast only, never broadcast (netif.h).
+    pub fn wants(&self, head: &[u8]) -> bool {
+        let Some(filter) = &self.filter else {
+            return true;
+        };
+        match head.first_chunk::<6>() {
+            Some([0xff, 0xff, 0xff, 0xff, 0xff, 0xff]) | None => true,
+            Some(address) => address[0] & 1 == 0 || filter.contains(*address),
+        }
+    }
+}

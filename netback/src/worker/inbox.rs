@@ -1,0 +1,181 @@
+//! Messages from control, between turns: queues and uplinks come and go.
+use super::Worker;
+use super::messages::{FromWorker, QueueId, QueueSetup, ToWorker};
+use super::ports::Hop;
+use super::wire::Wire;
+use crate::hypervisor::Hypervisor;
+use crate::queue::{Queue, Remains};
+use crate::stats::DropReason;
+
+impl<H: Hypervisor> Worker<H> {
+    /// Do what control asked for. False: it asked for nothing.
+    pub(crate) fn read_messages(&mut self) -> bool {
+        self.post_replies();
+        let mut worked = false;
+        while let Some(message) = self.inbox.pop() {
+            worked = true;
+            match message {
+                ToWorker::AddQueue(setup) => self.add_queue(*setup),
+                ToWorker::RemoveQueue(id) => {
+                    let remains = self.slot_of(id).and_then(|slot| self.remove_queue(slot));
+                    self.reply(FromWorker::Removed { id, remains });
+                }
+                ToWorker::SetPort(port, place) => self.fabric.ports.set(port, place),
+                ToWorker::AddUplink {
+                    port_id,
+                    bridge,
+                    uplink,
+                    stats,
+                } => {
+                    let slot = free_slot(&mut self.fabric.wires);
+                    self.sleeper.watch(wire_token(slot), uplink.fd());
+                    self.fabric.wires[usize::from(slot)] =
+                        Some(Wire::new(port_id, bridge, uplink, stats));
+                    self.fabric.ports.add(port_id, 0, Hop::Wire(slot));
+                }
+                ToWorker::RemoveUplink(port_id) => self.remove_uplink(port_id),
+                ToWorker::Frames(frames) => self.fabric.pool.extend(frames),
+                ToWorker::Stop => self.stopping = true,
+            }
+        }
+        worked
+    }
+
+    fn add_queue(&mut self, setup: QueueSetup<H>) {
+        let id = setup.id;
+        match Queue::new(setup) {
+            Ok(queue) => {
+                let slot = free_slot(&mut self.fabric.queues);
+                self.desk.direct(queue.events.tx_port, Some(slot));
+                self.desk.direct(queue.events.rx_port, Some(slot));
+                self.fabric
+                    .ports
+                    .add(queue.port_id, queue.id.queue, Hop::Queue(slot));
+                self.fabric.queues[usize::from(slot)] = Some(queue);
+                self.reserve_lists();
+                // Whatever the guest put into its rings before is found without an event.
+                self.activate(slot);
+                self.touch(slot);
+            }
+            Err((remains, reason)) => self.reply(FromWorker::Rogue {
+                id,
+                reason,
+                remains,
+            }),
+        }
+        self.count_queues();
+    }
+
+    /// The turn's lists take every queue without growing.
+    fn reserve_lists(&mut self) {
+        let queues = self.fabric.queues.len();
+        for list in [
+            &mut self.active,
+            &mut self.touched,
+            &mut self.fabric.waiting,
+        ] {
+            list.reserve(queues.saturating_sub(list.len()));
+        }
+    }
+
+    fn slot_of(&self, id: QueueId) -> Option<u16> {
+        let at = |queue: &Option<Queue<H>>| queue.as_ref().is_some_and(|queue| queue.id == id);
+        self.fabric
+            .queues
+            .iter()
+            .position(at)
+            .map(|slot| slot as u16)
+    }
+
+    /// Take a queue out of the loop; no answer is owed at this point of a turn.
+    pub(crate) fn remove_queue(&mut self, slot: u16) -> Option<Remains<H>> {
+        let mut queue = self.fabric.queues[usize::from(slot)].take()?;
+        self.fabric.ports.remove(queue.port_id, queue.id.queue);
+        self.desk.direct(queue.events.tx_port, None);
+        self.desk.direct(queue.events.rx_port, None);
+        for list in [
+            &mut self.active,
+            &mut self.touched,
+            &mut self.fabric.waiting,
+        ] {
+            list.retain(|&other| other != slot);
+        }
+        while let Some(packet) = queue.rx.backlog.pop() {
+            queue.stats.rx_drops.add(DropReason::PortGone, 1);
+            self.fabric.pool.extend(packet.frames);
+        }
+        queue.show();
+        self.count_queues();
+        Some(queue.into_remains())
+    }
+
+    /// The turn is over: queues that broke the protocol go at once, and control is told why.
+    pub(crate) fn expel_rogues(&mut self) {
+        for slot in 0..self.fabric.queues.len() as u16 {
+            let rogue = self.fabric.queues[usize::from(slot)]
+                .as_ref()
+                .and_then(|queue| Some((queue.id, queue.rogue?)));
+            if let Some((id, reason)) = rogue
+                && let Some(remains) = self.remove_queue(slot)
+            {
+                self.reply(FromWorker::Rogue {
+                    id,
+                    reason,
+                    remains,
+                });
+            }
+        }
+    }
+
+    fn remove_uplink(&mut self, port_id: xsk_bridge::switch::PortId) {
+        let at = |wire: &Option<Wire>| wire.as_ref().is_some_and(|wire| wire.port_id == port_id);
+        let slot = self.fabric.wires.iter().position(at);
+        let uplink = slot.and_then(|slot| {
+            self.sleeper.unwatch(wire_token(slot as u16));
+            self.fabric.ports.remove(port_id, 0);
+            let wire = self.fabric.wires[slot].take()?;
+            Some(wire.close(&mut self.fabric.pool))
+        });
+        self.reply(FromWorker::UplinkRemoved { port_id, uplink });
+    }
+
+    /// Tell control; where its queue is full the message waits here.
+    pub(crate) fn reply(&mut self, message: FromWorker<H>) {
+        self.replies.push_back(message);
+        self.post_replies();
+    }
+
+    fn post_replies(&mut self) {
+        let mut posted = false;
+        while let Some(message) = self.replies.pop_front() {
+            if let Err(message) = self.outbox.push(message) {
+                self.replies.push_front(message);
+                break;
+            }
+            posted = true;
+        }
+        if posted {
+            self.control.ring();
+        }
+    }
+
+    fn count_queues(&self) {
+        self.stats
+            .queues
+            .set(self.fabric.queues.iter().flatten().count() as u64);
+    }
+}
+
+/// What the sleeper knows a wire by.
+fn wire_token(slot: u16) -> u64 {
+    super::sleep::FIRST_WIRE + u64::from(slot)
+}
+
+/// A free place in a slab, which grows by one where there is none.
+fn free_slot<T>(slab: &mut Vec<Option<T>>) -> u16 {
+    let slot = slab.iter().position(Option::is_none).unwrap_or_else(|| {
+        slab.push(None);
+        slab.len() - 1
+    });
+    u16::try_from(slot).expect("control serves fewer than 65 536 queues")
+}

@@ -1,0 +1,293 @@
+//! A worker's turn: the life of its packets, from the rings and the wire to the rings and the wire.
+use super::Worker;
+use super::batch::{TURN_CHAINS, Way};
+use super::fabric::{Origin, live};
+use super::flow;
+use super::ports::Hop;
+use crate::crash_point;
+use crate::hypervisor::Hypervisor;
+use crate::queue::tx::Exit;
+use crate::stats::DropReason;
+use ring::packet::Chain;
+use ring::wire::NETIF_RSP_DROPPED;
+use xsk_bridge::frame::DATA_CAPACITY;
+use xsk_bridge::packet::MAX_FRAMES;
+use xsk_bridge::switch::Verdict;
+
+/// Most chains taken from one queue in one turn, so that none starves the others.
+pub(crate) const QUEUE_QUOTA: usize = 64;
+
+/// The two calls that bring packets out of guests' pages.
+#[derive(Clone, Copy)]
+enum Call {
+    Heads,
+    Tails,
+}
+
+impl<H: Hypervisor> Worker<H> {
+    /// Move everything that can be moved now. False: there was nothing.
+    pub(crate) fn turn(&mut self) -> bool {
+        self.begin();
+        let mut worked = self.read_messages() | self.take_events() | self.unpack_parcels();
+
+        self.collect();
+        self.fetch_heads();
+        self.decide();
+        self.fetch_tails();
+        self.forward();
+        worked |= !self.batch.answers.is_empty();
+
+        worked |= self.receive();
+        worked |= self.deliver();
+        self.answer();
+        self.notify();
+        self.send();
+
+        self.end(worked);
+        worked
+    }
+
+    /// Take chains out of the Tx rings, bounded a queue and a turn, a different queue first each turn.
+    fn collect(&mut self) {
+        self.rotation = self.rotation.wrapping_add(1);
+        let count = self.active.len();
+        for n in 0..count {
+            let slot = self.active[(self.rotation + n) % count];
+            let taken = self.collect_from(slot);
+            if taken > 0 {
+                self.touch(slot);
+            }
+        }
+        if !self.batch.answers.is_empty() {
+            crash_point!("consumed");
+        }
+    }
+
+    /// How many chains were taken from one queue.
+    fn collect_from(&mut self, slot: u16) -> usize {
+        let allowance = self.allowance(slot).min(QUEUE_QUOTA);
+        let Some(queue) = live(&mut self.fabric.queues, slot) else {
+            return 0;
+        };
+        let mut taken = 0;
+        // Until the ring says otherwise there may be more than we are able to take.
+        queue.events.held = true;
+        while taken < allowance && self.batch.answers.len() < TURN_CHAINS {
+            // The longest packet must find its frames beside those of the batch.
+            if self.fabric.pool.len() < self.batch.frames_missing + MAX_FRAMES {
+                break;
+            }
+            match queue.tx.next() {
+                Ok(Some(Chain::Packet(packet))) => {
+                    self.batch
+                        .admit(slot, queue.domid, packet, &mut self.fabric.pool)
+                }
+                Ok(Some(other)) => self.batch.answers.push((slot, queue.answer_for(&other))),
+                Ok(None) => {
+                    queue.events.held = false;
+                    break;
+                }
+                Err(fatal) => {
+                    queue.rogue = Some(fatal);
+                    break;
+                }
+            }
+            taken += 1;
+        }
+        let exit = if taken > 0 {
+            queue.tx.exit.take()
+        } else {
+            None
+        };
+        if let Some(Exit::Wire(wire)) = exit
+            && let Some(wire) = &mut self.fabric.wires[usize::from(wire)]
+        {
+            wire.claim(taken);
+        }
+        taken
+    }
+
+    /// How many packets a queue may consume in view of where it sent the last ones.
+    fn allowance(&self, slot: u16) -> usize {
+        let Some(queue) = &self.fabric.queues[usize::from(slot)] else {
+            return 0;
+        };
+        match queue.tx.exit {
+            None => QUEUE_QUOTA,
+            Some(Exit::Worker(worker)) => self.fabric.mesh.room(worker),
+            Some(Exit::Wire(wire)) => {
+                let wire = &self.fabric.wires[usize::from(wire)];
+                wire.as_ref().map_or(QUEUE_QUOTA, |wire| wire.allowance())
+            }
+        }
+    }
+
+    /// First copy call: all of small packets, the heads of others.
+    fn fetch_heads(&mut self) {
+        self.count_copies(self.batch.heads.len(), self.batch.jobs.len());
+        self.batch.heads.run(&*self.grants, &self.memory);
+        crash_point!("fetched-heads");
+    }
+
+    /// Ask the switch about each packet, and plan the rest of its way.
+    fn decide(&mut self) {
+        for n in 0..self.batch.jobs.len() {
+            let job = &self.batch.jobs[n];
+            if !self.batch.heads.succeeded(job.head) {
+                self.fail(n, Call::Heads);
+                continue;
+            }
+            self.ask_switch(n);
+            let Way::Port(port) = self.batch.jobs[n].way else {
+                self.batch.plan_tail(n, &mut self.fabric.pool);
+                continue;
+            };
+            let job = &self.batch.jobs[n];
+            let hop = self.fabric.ports.hop(port, job.hash);
+            let sender = usize::from(job.queue);
+            if let Some(exit) = Exit::of(hop)
+                && let Some(queue) = &mut self.fabric.queues[sender]
+            {
+                queue.tx.exit = Some(exit);
+            }
+            match hop {
+                Hop::Queue(receiver) if self.place(n, receiver) => {}
+                _ => self.batch.plan_tail(n, &mut self.fabric.pool),
+            }
+        }
+    }
+
+    /// The switch's verdict on one packet, by its private copy.
+    fn ask_switch(&mut self, n: usize) {
+        let job = &mut self.batch.jobs[n];
+        let Some(queue) = &self.fabric.queues[usize::from(job.queue)] else {
+            return;
+        };
+        let head = &self.fabric.umem.data(&job.packet.frames[0])[..job.fetched.min(DATA_CAPACITY)];
+        let (way, hashed) = match queue.bridge.decide(queue.port_id, head, self.seconds) {
+            // Only where there is a choice is the flow looked at.
+            Verdict::Unicast(port) => (Way::Port(port), self.fabric.ports.has_queues(port)),
+            Verdict::Flood => (Way::Flood, true),
+            Verdict::Drop(reason) => return self.discard(n, reason.into()),
+        };
+        job.way = way;
+        if hashed {
+            job.hash = flow::hash(head, job.len as usize);
+        }
+        self.batch.flooded |= way == Way::Flood;
+    }
+
+    /// Second copy call: the rest of those that go on in frames.
+    fn fetch_tails(&mut self) {
+        if self.batch.tails.len() > 0 {
+            let packets = self
+                .batch
+                .jobs
+                .iter()
+                .filter(|job| job.tail.is_some())
+                .count();
+            self.count_copies(self.batch.tails.len(), packets);
+            self.batch.tails.run(&*self.grants, &self.memory);
+        }
+        crash_point!("fetched");
+    }
+
+    /// Send what is complete in frames on its way.
+    fn forward(&mut self) {
+        for n in 0..self.batch.jobs.len() {
+            let job = &mut self.batch.jobs[n];
+            if job.way == Way::Done {
+                continue;
+            }
+            if job
+                .tail
+                .is_some_and(|tail| !self.batch.tails.succeeded(tail))
+            {
+                self.fail(n, Call::Tails);
+                continue;
+            }
+            let (packet, hash) = (job.take_packet(), job.hash);
+            let slot = usize::from(job.queue);
+            let result = match (job.way, &self.fabric.queues[slot]) {
+                (Way::Port(port), _) => self.fabric.send(port, packet, hash),
+                (_, Some(queue)) => {
+                    let (bridge, port) = (queue.bridge.clone(), queue.port_id);
+                    self.fabric.flood(&bridge, packet, Origin { port, hash })
+                }
+                (_, None) => Err(self.fabric.free(packet, DropReason::PortGone)),
+            };
+            self.account(n, result);
+        }
+        crash_point!("forwarded");
+    }
+
+    /// Count a packet as sent on, or as dropped.
+    pub(crate) fn account(&mut self, n: usize, result: Result<(), DropReason>) {
+        let job = &self.batch.jobs[n];
+        let Some(queue) = &self.fabric.queues[usize::from(job.queue)] else {
+            return;
+        };
+        match result {
+            Ok(()) => {
+                queue.stats.tx_packets.add(1);
+                queue.stats.tx_bytes.add(job.len.into());
+            }
+            Err(reason) => {
+                queue.stats.tx_drops.add(reason, 1);
+                self.batch.answers[usize::from(job.answer)].1.status = NETIF_RSP_DROPPED;
+            }
+        }
+    }
+
+    /// Drop a packet of the batch for `reason`.
+    pub(crate) fn discard(&mut self, n: usize, reason: DropReason) {
+        self.release(n);
+        self.account(n, Err(reason));
+    }
+
+    /// Drop a packet of the batch whose copies failed: ERROR for the slots they were of, OKAY for the others.
+    fn fail(&mut self, n: usize, call: Call) {
+        let batch = &mut self.batch;
+        let job = &batch.jobs[n];
+        let answer = &mut batch.answers[usize::from(job.answer)].1;
+        let (plan, span) = match call {
+            Call::Heads => (&batch.heads, job.head),
+            Call::Tails => (&batch.tails, job.tail.unwrap_or_default()),
+        };
+        for (position, _) in plan.failures(span) {
+            answer.fail(job.slot_of(position));
+        }
+        if let Some(queue) = &self.fabric.queues[usize::from(job.queue)] {
+            queue.stats.tx_drops.add(DropReason::CopyFailed, 1);
+            queue.stats.tx_errors.add(answer.errors.count_ones().into());
+        }
+        self.release(n);
+    }
+
+    /// Give back the frames of a packet that goes no further.
+    fn release(&mut self, n: usize) {
+        let job = &mut self.batch.jobs[n];
+        self.batch.frames_missing -= job.frames_missing;
+        job.frames_missing = 0;
+        let packet = job.take_packet();
+        job.way = Way::Done;
+        self.fabric.pool.extend(packet.frames);
+    }
+
+    /// Answer what every queue's chains came to, in their order, and publish it.
+    fn answer(&mut self) {
+        for n in 0..self.batch.answers.len() {
+            let (slot, answer) = self.batch.answers[n];
+            if let Some(queue) = &mut self.fabric.queues[usize::from(slot)] {
+                queue.tx.answer(answer);
+            }
+        }
+        crash_point!("tx-responses");
+        for &slot in &self.touched {
+            if let Some(queue) = &mut self.fabric.queues[usize::from(slot)] {
+                queue.events.notify_tx |= queue.tx.publish();
+                crash_point!("tx-published");
+            }
+        }
+    }
+}
