@@ -194,7 +194,9 @@ impl Tree {
         }
         let parent: Rc<str> = parent.into();
         self.look(&parent, log);
-        self.change(&parent, |node| drop(node.children.remove(name)));
+        self.change(&parent, |node| {
+            node.children.remove(name);
+        });
         self.drop_below(path);
         log.changes.push(Change::Remove(Rc::clone(path), permissions));
         Ok(())
@@ -259,7 +261,9 @@ impl Tree {
         self.generation += 1;
         let node = Node { value: Vec::new(), permissions: permissions.into(), children: BTreeSet::new(), generation: self.generation };
         self.nodes.insert(Rc::clone(path), Rc::new(node));
-        self.change(&parent, |node| drop(node.children.insert(name.to_owned())));
+        self.change(&parent, |node| {
+            node.children.insert(name.to_owned());
+        });
         Ok(true)
     }
 
