@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use std::time::Instant;
 use support::{ETHERTYPE, Namespace, PATIENCE, PacketSocket, frame, length, run};
 use xsk_bridge::frame::{FramePool, Rings, Umem};
+use xsk_bridge::link::Link;
 use xsk_bridge::packet::{Offload, Packet};
 use xsk_bridge::uplink::Uplink;
 use xsk_bridge::xdp::{self, Attachment, Mode, XdpError};
@@ -405,6 +406,11 @@ fn check_down_and_up(down: &str, up: &str) {
     check_sending(&umem, &mut pool, &mut uplinks, &far, &experiment(length));
 
     run(down);
+    // The kernel tells of a lost carrier a moment after it dropped the first packet for it.
+    let deadline = Instant::now() + PATIENCE;
+    while Link::by_name("near").unwrap().unwrap().flags & libc::IFF_RUNNING as u32 != 0 {
+        assert!(Instant::now() < deadline, "the link does not go down");
+    }
     let counters = uplinks[0].counters();
     let kicks = counters.kicks.get();
     for n in 0..5000 {
