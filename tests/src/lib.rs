@@ -6,6 +6,7 @@
 pub mod frames;
 pub mod netback;
 pub mod prepare;
+pub mod status;
 pub mod tools;
 
 /// Look at `condition` until it says yes; an error that names `what` after a time that no healthy run comes near.

@@ -60,8 +60,15 @@ pub fn run(options: &Options) -> Result<bool> {
         }
         let report = paths::run(&mut lab, options)?;
         if !options.json {
-            let paths::Leaked { grants, ports, frames } = report.leaked;
-            println!("left behind: {grants} grants, {ports} event channels, {frames} frames; Linux {}, XDP {}", report.kernel, report.xdp_mode);
+            let paths::Leaked {
+                grants,
+                ports,
+                frames,
+            } = report.leaked;
+            println!(
+                "left behind: {grants} grants, {ports} event channels, {frames} frames; Linux {}, XDP {}",
+                report.kernel, report.xdp_mode
+            );
         }
         (report.is_good(), serde_json::to_string_pretty(&report)?)
     };
@@ -75,9 +82,15 @@ fn build(options: &Options) -> Result<Lab> {
     let mut lab = Lab::new()?;
     lab.add_outside("outside", UPLINK, options.queues)?;
     for name in ["guest-a", "guest-b"] {
-        lab.add_guest(GuestConfig { queues: options.queues, ..GuestConfig::new(name) })?;
+        lab.add_guest(GuestConfig {
+            queues: options.queues,
+            ..GuestConfig::new(name)
+        })?;
     }
-    let bridge = Bridge { name: BRIDGE.into(), uplink: Some(UPLINK.into()) };
+    let bridge = Bridge {
+        name: BRIDGE.into(),
+        uplink: Some(UPLINK.into()),
+    };
     let config = Daemon::config(lab.directory(), options.queues, &[bridge], "");
     lab.start_daemon(&config)?;
     lab.connect_guests()?;
@@ -86,20 +99,32 @@ fn build(options: &Options) -> Result<Lab> {
 
 /// Guests first, then the outside.
 fn hosts(lab: &Lab) -> impl Iterator<Item = &Host> {
-    lab.guests.iter().map(|guest| &guest.host).chain(lab.outside.iter().map(|outside| &outside.host))
+    lab.guests
+        .iter()
+        .map(|guest| &guest.host)
+        .chain(lab.outside.iter().map(|outside| &outside.host))
 }
 
 fn hold(lab: &mut Lab) -> Result<()> {
     println!("Everything is up; Ctrl-C ends it. In another terminal, as root:\n");
     let hosts: Vec<&Host> = hosts(lab).collect();
     for (from, to) in hosts.iter().zip(hosts.iter().cycle().skip(1)) {
-        println!("  ip netns exec {} ping {}      # {} to {}", from.namespace.name(), to.ipv4, from.name, to.name);
+        println!(
+            "  ip netns exec {} ping {}      # {} to {}",
+            from.namespace.name(),
+            to.ipv4,
+            from.name,
+            to.name
+        );
         println!("  ip netns exec {} ping {}", from.namespace.name(), to.ipv6);
     }
     if let Some(daemon) = &lab.daemon {
         println!("  {}", daemon.command_line("status"));
     }
-    println!("\nFiles, logs among them: {}", lab.directory().path().display());
+    println!(
+        "\nFiles, logs among them: {}",
+        lab.directory().path().display()
+    );
     while interrupt::sleep(Duration::from_secs(1)).is_ok() {
         if !lab.daemon()?.process().is_running() {
             anyhow::bail!("the daemon has ended: {}", lab.daemon()?.log_tail());
@@ -117,5 +142,8 @@ fn kernel() -> String {
 
 /// The XDP mode of the first uplink in `status`.
 fn xdp_mode(status: &Value) -> String {
-    status["uplinks"][0]["xdp_mode"].as_str().unwrap_or("unknown").to_owned()
+    status["uplinks"][0]["xdp_mode"]
+        .as_str()
+        .unwrap_or("unknown")
+        .to_owned()
 }

@@ -57,8 +57,16 @@ pub struct Report {
 impl Report {
     /// All reach all without loss, and nothing leaked.
     pub fn is_good(&self) -> bool {
-        let good = |path: &Path| path.ping_loss_percent == 0.0 && path.tcp_mbit_per_s > 0.0 && path.udp64_packets_per_s > 0.0;
-        let Leaked { grants, ports, frames } = self.leaked;
+        let good = |path: &Path| {
+            path.ping_loss_percent == 0.0
+                && path.tcp_mbit_per_s > 0.0
+                && path.udp64_packets_per_s > 0.0
+        };
+        let Leaked {
+            grants,
+            ports,
+            frames,
+        } = self.leaked;
         self.paths.iter().all(good) && (grants, ports, frames) == (0, 0, 0)
     }
 }
@@ -84,7 +92,12 @@ pub fn run(lab: &mut Lab, options: &Options) -> Result<Report> {
     let status = lab.daemon()?.status()?;
     progress("ending the guests");
     let leaked = count_leaks(lab)?;
-    Ok(Report { paths, leaked, kernel: super::kernel(), xdp_mode: super::xdp_mode(&status) })
+    Ok(Report {
+        paths,
+        leaked,
+        kernel: super::kernel(),
+        xdp_mode: super::xdp_mode(&status),
+    })
 }
 
 fn host<'a>(lab: &'a Lab, name: &str) -> Result<&'a Host> {
@@ -112,12 +125,24 @@ fn measure_path(from: &Host, to: &Host) -> Result<Path> {
 
 /// The table's head.
 pub fn print_head() {
-    println!("{:<10} {:<10} {:>7} {:>9} {:>11} {:>14}", "from", "to", "loss %", "rtt us", "TCP Mbit/s", "UDP 64 B pkt/s");
+    println!(
+        "{:<10} {:<10} {:>7} {:>9} {:>11} {:>14}",
+        "from", "to", "loss %", "rtt us", "TCP Mbit/s", "UDP 64 B pkt/s"
+    );
 }
 
 fn print(path: &Path) {
-    let Path { from, to, ping_loss_percent, rtt_us, tcp_mbit_per_s, udp64_packets_per_s } = path;
-    println!("{from:<10} {to:<10} {ping_loss_percent:>7.1} {rtt_us:>9.0} {tcp_mbit_per_s:>11.0} {udp64_packets_per_s:>14.0}");
+    let Path {
+        from,
+        to,
+        ping_loss_percent,
+        rtt_us,
+        tcp_mbit_per_s,
+        udp64_packets_per_s,
+    } = path;
+    println!(
+        "{from:<10} {to:<10} {ping_loss_percent:>7.1} {rtt_us:>9.0} {tcp_mbit_per_s:>11.0} {udp64_packets_per_s:>14.0}"
+    );
 }
 
 /// End the guests, let the daemon notice, and look at what is still held.
@@ -135,14 +160,27 @@ fn count_leaks(lab: &mut Lab) -> Result<Leaked> {
 
 fn look(lab: &mut Lab) -> Result<Leaked> {
     let counts = lab.driver_counts()?;
-    let dead_and_mapped = lab.counts()?.domains.iter().map(|domain| domain.mapped).sum();
+    let dead_and_mapped = lab
+        .counts()?
+        .domains
+        .iter()
+        .map(|domain| domain.mapped)
+        .sum();
     let status = lab.daemon()?.status()?;
-    Ok(Leaked { grants: dead_and_mapped, ports: counts.ports, frames: missing_frames(&status)? })
+    Ok(Leaked {
+        grants: dead_and_mapped,
+        ports: counts.ports,
+        frames: missing_frames(&status)?,
+    })
 }
 
 /// Frames of the pool that are neither free nor with the kernel nor waiting for a guest.
 fn missing_frames(status: &Value) -> Result<i64> {
     let frames = &status["frames"];
-    let number = |key: &str| frames[key].as_i64().with_context(|| format!("status has no frames.{key}"));
+    let number = |key: &str| {
+        frames[key]
+            .as_i64()
+            .with_context(|| format!("status has no frames.{key}"))
+    };
     Ok(number("total")? - number("free")? - number("kernel")?)
 }

@@ -60,7 +60,8 @@ fn send(socket: &UdpSocket, to: SocketAddr, stop: &AtomicBool) -> std::io::Resul
         // A full queue below drops the packet: that is what is measured. No catching up: a late sender is no outage of the path.
         let _ = socket.send_to(&number.to_be_bytes(), to);
         number += 1;
-        let next = INTERVAL.as_nanos() as u64 * (start.elapsed().as_nanos() as u64 / INTERVAL.as_nanos() as u64 + 1);
+        let next = INTERVAL.as_nanos() as u64
+            * (start.elapsed().as_nanos() as u64 / INTERVAL.as_nanos() as u64 + 1);
         std::thread::sleep(Duration::from_nanos(next).saturating_sub(start.elapsed()));
     }
     Ok(number)
@@ -89,7 +90,9 @@ impl Arrivals {
     /// (What was already past the daemon at that moment still arrives and is no sign of life.) `None`: nothing came after it.
     pub fn outage(&self, moment: Instant) -> Option<Duration> {
         let times = self.arrivals.windows(2).map(|pair| (pair[0].0, pair[1].0));
-        let (_, end) = times.filter(|(_, end)| *end > moment).max_by_key(|(start, end)| *end - *start)?;
+        let (_, end) = times
+            .filter(|(_, end)| *end > moment)
+            .max_by_key(|(start, end)| *end - *start)?;
         Some(end - moment)
     }
 
@@ -114,7 +117,17 @@ mod tests {
     fn the_outage_ends_with_the_longest_silence_after_the_moment() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
-        let arrivals = [(0, 0), (1, 1), (12, 2), (80, 60), (81, 61), (81, 61), (82, 62)].map(|(ms, n)| (at(ms), n)).to_vec();
+        let arrivals = [
+            (0, 0),
+            (1, 1),
+            (12, 2),
+            (80, 60),
+            (81, 61),
+            (81, 61),
+            (82, 62),
+        ]
+        .map(|(ms, n)| (at(ms), n))
+        .to_vec();
         let seen = Arrivals { sent: 63, arrivals };
         assert_eq!(seen.outage(at(10)), Some(Duration::from_millis(70)));
         assert_eq!(seen.outage(at(90)), None);

@@ -48,7 +48,10 @@ pub struct Report {
 impl Report {
     /// The stream went on and no state changed.
     pub fn is_good(&self) -> bool {
-        let Directions { guest_to_outside, outside_to_guest } = self.outage_ms;
+        let Directions {
+            guest_to_outside,
+            outside_to_guest,
+        } = self.outage_ms;
         let alive = guest_to_outside.is_some() && outside_to_guest.is_some();
         alive && self.tcp_bytes_after > 0 && self.tcp_resets == 0 && self.states_changed == 0
     }
@@ -66,7 +69,11 @@ pub fn run(lab: &mut Lab) -> Result<Report> {
     let (guest, outside) = (&lab.guests[0].host, &lab.outside[0].host);
     let up = Probe::start(guest, outside)?;
     let down = Probe::start(outside, guest)?;
-    let mut stream = measure::start_iperf3(guest, &outside.ipv4, &["-t", &STREAM_SECONDS.to_string(), "-i", INTERVAL])?;
+    let mut stream = measure::start_iperf3(
+        guest,
+        &outside.ipv4,
+        &["-t", &STREAM_SECONDS.to_string(), "-i", INTERVAL],
+    )?;
     let started = Instant::now();
     interrupt::sleep(KILL_AFTER)?;
     progress("kill -9 of the daemon, and a new one");
@@ -76,9 +83,18 @@ pub fn run(lab: &mut Lab) -> Result<Report> {
     let (up, down) = (up.finish()?, down.finish()?);
     let status = lab.daemon()?.status()?;
     let (guest, outside) = (&lab.guests[0].host, &lab.outside[0].host);
-    progress(&format!("probes lost: {} of {} up, {} of {} down", up.lost(), up.sent, down.lost(), down.sent));
+    progress(&format!(
+        "probes lost: {} of {} up, {} of {} down",
+        up.lost(),
+        up.sent,
+        down.lost(),
+        down.sent
+    ));
     Ok(Report {
-        outage_ms: Directions { guest_to_outside: outage_ms(&up, killed), outside_to_guest: outage_ms(&down, killed) },
+        outage_ms: Directions {
+            guest_to_outside: outage_ms(&up, killed),
+            outside_to_guest: outage_ms(&down, killed),
+        },
         tcp_bytes_after: bytes_after(&stream, (killed - started).as_secs_f64()),
         tcp_resets: resets(guest, outside)? - resets_before,
         states_changed: watch.changes(lab)?,
@@ -93,14 +109,23 @@ fn resets(guest: &Host, outside: &Host) -> Result<u64> {
 }
 
 fn outage_ms(arrivals: &Arrivals, killed: Instant) -> Option<f64> {
-    arrivals.outage(killed).map(|outage| (outage.as_secs_f64() * 1e4).round() / 10.0)
+    arrivals
+        .outage(killed)
+        .map(|outage| (outage.as_secs_f64() * 1e4).round() / 10.0)
 }
 
 /// Bytes of the intervals that began after the kill; a second is added for what the sender's socket had buffered.
 fn bytes_after(report: &Value, killed: f64) -> u64 {
-    let intervals = report["intervals"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let intervals = report["intervals"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
     let sums = intervals.iter().map(|interval| &interval["sum"]);
-    let after = sums.filter(|sum| sum["start"].as_f64().is_some_and(|start| start > killed + 1.0));
+    let after = sums.filter(|sum| {
+        sum["start"]
+            .as_f64()
+            .is_some_and(|start| start > killed + 1.0)
+    });
     after.filter_map(|sum| sum["bytes"].as_u64()).sum()
 }
 
@@ -124,10 +149,13 @@ impl StateWatch {
             store.watch(path, TOKEN)?;
         }
         // A new watch fires once for itself.
-        interrupt::wait_for("watches on the states", Duration::from_secs(5), || Ok(!store.events()?.is_empty()))?;
+        interrupt::wait_for("watches on the states", Duration::from_secs(5), || {
+            Ok(!store.events()?.is_empty())
+        })?;
         interrupt::sleep(Duration::from_millis(50))?;
         store.events()?;
-        let read = |path: &String, lab: &mut Lab| lab.toolstack.store().read(Transaction::NONE, path);
+        let read =
+            |path: &String, lab: &mut Lab| lab.toolstack.store().read(Transaction::NONE, path);
         let before = [read(&paths[0], lab)?, read(&paths[1], lab)?];
         Ok(Self { paths, before })
     }
@@ -135,7 +163,11 @@ impl StateWatch {
     /// Writes to either key since the start (a value that came back counts too).
     fn changes(&mut self, lab: &mut Lab) -> Result<usize> {
         let store = lab.toolstack.store();
-        let fired = store.events()?.into_iter().filter(|event| event.token == TOKEN).count();
+        let fired = store
+            .events()?
+            .into_iter()
+            .filter(|event| event.token == TOKEN)
+            .count();
         let mut differ = 0;
         for (path, before) in self.paths.iter().zip(&self.before) {
             let now = match store.read(Transaction::NONE, path) {
@@ -151,9 +183,19 @@ impl StateWatch {
 
 /// The human's table.
 pub fn print(report: &Report) {
-    let ms = |value: Option<f64>| value.map_or("no packet came through again".into(), |ms| format!("{ms} ms"));
-    println!("outage, guest to network   {}", ms(report.outage_ms.guest_to_outside));
-    println!("outage, network to guest   {}", ms(report.outage_ms.outside_to_guest));
+    let ms = |value: Option<f64>| {
+        value.map_or("no packet came through again".into(), |ms| {
+            format!("{ms} ms")
+        })
+    };
+    println!(
+        "outage, guest to network   {}",
+        ms(report.outage_ms.guest_to_outside)
+    );
+    println!(
+        "outage, network to guest   {}",
+        ms(report.outage_ms.outside_to_guest)
+    );
     println!("TCP bytes after            {}", report.tcp_bytes_after);
     println!("TCP resets                 {}", report.tcp_resets);
     println!("xenbus states changed      {}", report.states_changed);

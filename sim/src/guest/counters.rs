@@ -37,7 +37,7 @@ pub struct QueueCounters {
     pub notifications: u64,
     /// Events received.
     pub events: u64,
-    /// Of them, events with no response that was not there at the event before.
+    /// Of them, events that no response called for (see [`super::owed`]).
     pub spurious_events: u64,
     /// Responses that Linux's netfront would complain about.
     pub protocol_errors: u64,

@@ -6,6 +6,7 @@ pub mod generator;
 pub mod layout;
 pub mod netfront;
 pub mod options;
+pub mod owed;
 mod poll;
 pub mod queue;
 pub mod rx;

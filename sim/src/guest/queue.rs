@@ -54,10 +54,6 @@ pub struct Queue {
     pub counters: QueueCounters,
     /// Responses may be waiting: no event will say so again.
     pub rx_ready: bool,
-    /// Answers were taken whose event may come yet.
-    tx_progress: bool,
-    /// The same for Rx.
-    rx_progress: bool,
 }
 
 impl Queue {
@@ -101,34 +97,29 @@ impl Queue {
             rx_port,
             counters: QueueCounters::default(),
             rx_ready: false,
-            tx_progress: false,
-            rx_progress: false,
         })
     }
 
     /// Take note of an event on `port`, which is one of ours; an error disables the netfront.
     pub fn event(&mut self, domain: &Domain, port: Port) -> Result<(), String> {
         self.counters.events += 1;
-        let mut progress = false;
+        let mut owed = false;
         if port == self.tx_port {
-            let collected = self.tx.collect(domain, &mut self.counters)?;
-            progress |= collected.any || self.tx_progress;
-            self.tx_progress = collected.raced;
+            self.tx.collect(domain, &mut self.counters)?;
+            owed = self.tx.owed.take();
         }
         if port == self.rx_port {
-            let unread = self.rx.unread().map_err(why)?;
-            self.rx_ready |= unread > 0;
-            progress |= unread > 0 || self.rx_progress;
-            self.rx_progress = false;
+            self.rx_ready |= self.rx.unread().map_err(why)? > 0;
+            // A shared channel: the event was for either.
+            owed = owed || self.rx.owed.take();
         }
-        self.counters.spurious_events += u64::from(!progress);
+        self.counters.spurious_events += u64::from(!owed);
         Ok(())
     }
 
     /// Take Tx answers without having been told, as Linux does after sending.
     pub fn collect(&mut self, domain: &Domain) -> Result<(), String> {
-        self.tx_progress |= self.tx.collect(domain, &mut self.counters)?.any;
-        Ok(())
+        self.tx.collect(domain, &mut self.counters)
     }
 
     /// Give `deliver` at most a budget of received packets and post their buffers again; errors of single packets go to
@@ -159,12 +150,8 @@ impl Queue {
             }
         }
         self.post(domain);
-        // Beyond the budget no event is asked for; one that came while we asked may still announce itself.
-        self.rx_ready = unread > 0;
-        if !self.rx_ready {
-            self.rx_ready = self.rx.arm();
-            self.rx_progress |= self.rx_ready;
-        }
+        // Beyond the budget no event is asked for.
+        self.rx_ready = unread > 0 || self.rx.arm();
         Ok(())
     }
 

@@ -1,22 +1,17 @@
 //! Netfront's receive side of one queue: buffers posted, responses put together to packets.
 use super::counters::QueueCounters;
 use super::frame::{Checksum, Meta};
+use super::owed::Owed;
 use crate::domain::{Domain, PAGE_SIZE, RingPage};
 use ring::front::FrontRing;
 use ring::packet::{Gso, GsoKind};
-use ring::wire::{Protocol, Rx, RxRequest, RxResponse};
+use ring::wire::{
+    Extra, GSO_TYPE_TCPV4, GSO_TYPE_TCPV6, NETRXF_CSUM_BLANK, NETRXF_DATA_VALIDATED,
+    NETRXF_EXTRA_INFO, NETRXF_MORE_DATA, Protocol, Rx, RxRequest, RxResponse, Words,
+};
 use xen::grant::{DomId, GrantRef};
 
 const ENTRIES: usize = Rx::ENTRIES as usize;
-/// NETRXF_* (netif.h).
-const DATA_VALIDATED: u16 = 1;
-const CSUM_BLANK: u16 = 2;
-const MORE_DATA: u16 = 4;
-const EXTRA_INFO: u16 = 8;
-/// Extra types below this are known (`XEN_NETIF_EXTRA_TYPE_MAX`).
-const EXTRA_TYPES: u8 = 6;
-const EXTRA_GSO: u8 = 1;
-const EXTRA_MORE: u8 = 1;
 /// Linux takes this many data slots, one more where the first holds at most [`COPY_THRESHOLD`] bytes.
 const SLOTS: u32 = 18;
 const COPY_THRESHOLD: i16 = 256;
@@ -28,6 +23,9 @@ pub enum RxFault {
     /// The netfront is disabled.
     Disabled(String),
 }
+
+/// What a slot gave, or what the packet is lost to.
+type Outcome<T> = Result<T, String>;
 
 /// The receive ring and its posted pages.
 pub struct RxQueue {
@@ -41,6 +39,8 @@ pub struct RxQueue {
     limit: u32,
     /// Ring index of the next request.
     next: u32,
+    /// Events that may come.
+    pub owed: Owed,
 }
 
 impl RxQueue {
@@ -56,6 +56,7 @@ impl RxQueue {
             posted: Box::new([None; ENTRIES]),
             limit: limit.min(Rx::ENTRIES),
             next: 0,
+            owed: Owed::default(),
         }
     }
 
@@ -104,11 +105,15 @@ impl RxQueue {
                 "illegal number of Rx responses {unread}"
             )));
         }
+        if unread > 0 {
+            self.owed.saw_responses();
+        }
         Ok(unread)
     }
 
     /// Ask for an event at the next response; true: one is there already.
     pub fn arm(&mut self) -> bool {
+        self.owed.armed();
         self.ring.arm()
     }
 
@@ -127,9 +132,10 @@ impl RxQueue {
         let mut most = SLOTS;
         let mut meta = Meta::default();
         loop {
-            let Some((slot, response)) = self.take(unread, counters) else {
+            let Some((slot, words)) = self.take(unread, counters) else {
                 return Err(RxFault::Packet("need more slots".into()));
             };
+            let response = Rx::response(words);
             slots += 1;
             counters.rx_wrong_ids += u64::from(usize::from(response.id) != slot);
             if slots == 1 {
@@ -139,13 +145,13 @@ impl RxQueue {
             if let Err(why) = self.data(domain, slot, response, frame)? {
                 fault = Some(why);
             }
-            if slots == 1 && response.flags & EXTRA_INFO != 0 {
+            if slots == 1 && response.flags & NETRXF_EXTRA_INFO != 0 {
                 match self.extras(domain, unread, counters)? {
                     Ok(gso) => meta.gso = gso,
                     Err(why) => fault = Some(why),
                 }
             }
-            if response.flags & MORE_DATA == 0 {
+            if response.flags & NETRXF_MORE_DATA == 0 {
                 break;
             }
         }
@@ -164,16 +170,12 @@ impl RxQueue {
         }
     }
 
-    /// The next response and the ring slot it lies in; `None` when `unread` is used up.
-    fn take(
-        &mut self,
-        unread: &mut u32,
-        counters: &mut QueueCounters,
-    ) -> Option<(usize, RxResponse)> {
+    /// The next response, raw, and the ring slot it lies in; `None` when `unread` is used up.
+    fn take(&mut self, unread: &mut u32, counters: &mut QueueCounters) -> Option<(usize, Words)> {
         *unread = unread.checked_sub(1)?;
-        let (index, response) = self.ring.pop()?;
+        let (index, words) = self.ring.pop_words()?;
         counters.rx_slots += 1;
-        Some((index as usize % ENTRIES, response))
+        Some((index as usize % ENTRIES, words))
     }
 
     /// End the grant of `slot`; whatever the answer says, the buffer is ours again.
@@ -198,7 +200,7 @@ impl RxQueue {
         slot: usize,
         response: RxResponse,
         frame: &mut Vec<u8>,
-    ) -> Result<Result<(), String>, RxFault> {
+    ) -> Result<Outcome<()>, RxFault> {
         self.unpost(domain, slot)?;
         let RxResponse { offset, status, .. } = response;
         let Ok(size) = usize::try_from(status) else {
@@ -218,27 +220,31 @@ impl RxQueue {
     }
 
     /// The extras behind a first slot; each lies in a posted slot of its own.
-    #[allow(clippy::type_complexity)]
     fn extras(
         &mut self,
         domain: &Domain,
         unread: &mut u32,
         counters: &mut QueueCounters,
-    ) -> Result<Result<Option<Gso>, String>, RxFault> {
+    ) -> Result<Outcome<Option<Gso>>, RxFault> {
         let mut gso = Ok(None);
         loop {
-            let Some((slot, raw)) = self.take(unread, counters) else {
+            let Some((slot, words)) = self.take(unread, counters) else {
                 return Ok(Err("missing extra info".into()));
             };
             self.unpost(domain, slot)?;
-            // The same 8 bytes as netif_extra_info: type and flags are the low and high byte of what a response calls id.
-            let [kind, flags] = raw.id.to_le_bytes();
-            if kind == 0 || kind >= EXTRA_TYPES {
-                gso = Err(format!("invalid extra type {kind}"));
-            } else if kind == EXTRA_GSO && gso.is_ok() {
-                gso = gso_of(raw.offset, raw.flags.to_le_bytes()[0]).map(Some);
-            }
-            if flags & EXTRA_MORE == 0 {
+            let more = match Extra::from_words(words) {
+                Ok((Extra::Gso { size, kind, .. }, more)) => {
+                    gso = gso.and(gso_of(size, kind).map(Some));
+                    more
+                }
+                Ok((_, more)) => more,
+                Err(kind) => {
+                    gso = Err(format!("invalid extra type {kind}"));
+                    // The flags lie behind the type, whatever it is; the lowest says that more follow.
+                    words[0].to_le_bytes()[1] & 1 != 0
+                }
+            };
+            if !more {
                 return Ok(gso);
             }
         }
@@ -255,8 +261,8 @@ impl RxQueue {
 
 fn gso_of(size: u16, kind: u8) -> Result<Gso, String> {
     let kind = match kind {
-        1 => GsoKind::TcpV4,
-        2 => GsoKind::TcpV6,
+        GSO_TYPE_TCPV4 => GsoKind::TcpV4,
+        GSO_TYPE_TCPV6 => GsoKind::TcpV6,
         other => return Err(format!("bad GSO type {other}")),
     };
     if size == 0 {
@@ -266,9 +272,9 @@ fn gso_of(size: u16, kind: u8) -> Result<Gso, String> {
 }
 
 fn checksum_of(flags: u16) -> Checksum {
-    if flags & CSUM_BLANK != 0 {
+    if flags & NETRXF_CSUM_BLANK != 0 {
         Checksum::Blank
-    } else if flags & DATA_VALIDATED != 0 {
+    } else if flags & NETRXF_DATA_VALIDATED != 0 {
         Checksum::Validated
     } else {
         Checksum::None

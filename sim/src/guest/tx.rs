@@ -2,27 +2,20 @@
 use super::counters::QueueCounters;
 use super::frame::{Checksum, Meta};
 use super::layout::{Cutter, Layout, MAX_SLOTS, Piece};
+use super::owed::Owed;
 use crate::domain::{Domain, RingPage};
 use ring::front::FrontRing;
 use ring::packet::GsoKind;
-use ring::wire::{Protocol, Tx, TxRequest, TxResponse};
+use ring::wire::{
+    Extra, GSO_TYPE_TCPV4, GSO_TYPE_TCPV6, NETIF_RSP_DROPPED, NETIF_RSP_ERROR, NETIF_RSP_NULL,
+    NETIF_RSP_OKAY, NETTXF_CSUM_BLANK, NETTXF_DATA_VALIDATED, NETTXF_EXTRA_INFO, NETTXF_MORE_DATA,
+    Protocol, Tx, TxRequest, TxResponse,
+};
 use xen::grant::{DomId, GrantRef};
 
 const ENTRIES: usize = Tx::ENTRIES as usize;
 /// Largest packet the wire format can say (`XEN_NETIF_MAX_TX_SIZE`).
 pub const MAX_SIZE: usize = 0xffff;
-/// NETTXF_* (netif.h).
-const CSUM_BLANK: u16 = 1;
-const DATA_VALIDATED: u16 = 2;
-const MORE_DATA: u16 = 4;
-const EXTRA_INFO: u16 = 8;
-/// XEN_NETIF_EXTRA_TYPE_GSO.
-const EXTRA_GSO: u32 = 1;
-/// XEN_NETIF_RSP_*.
-const DROPPED: i16 = -2;
-const ERROR: i16 = -1;
-const OKAY: i16 = 0;
-const NULL: i16 = 1;
 
 /// What was put into a ring slot, to judge its answer by.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -30,15 +23,6 @@ enum Sent {
     Nothing,
     Data,
     Extra,
-}
-
-/// What [`TxQueue::collect`] found.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Collected {
-    /// There were answers.
-    pub any: bool,
-    /// Some came while we asked for an event at them: that event may still come and is not spurious.
-    pub raced: bool,
 }
 
 /// The transmit ring, its pages and the requests in flight.
@@ -54,6 +38,8 @@ pub struct TxQueue {
     sent: Box<[Sent; ENTRIES]>,
     cutter: Cutter,
     single_slot: bool,
+    /// Events that may come.
+    pub owed: Owed,
 }
 
 impl TxQueue {
@@ -77,6 +63,7 @@ impl TxQueue {
             sent: Box::new([Sent::Nothing; ENTRIES]),
             cutter: Cutter::new(layout),
             single_slot: !scatter_gather,
+            owed: Owed::default(),
         }
     }
 
@@ -144,10 +131,18 @@ impl TxQueue {
         self.free_ids.truncate(self.free_ids.len() - pieces.len());
         for (n, (piece, (id, gref))) in pieces.iter().zip(&requests).enumerate() {
             let first = n == 0;
-            let mut flags = if n + 1 < pieces.len() { MORE_DATA } else { 0 };
+            let mut flags = if n + 1 < pieces.len() {
+                NETTXF_MORE_DATA
+            } else {
+                0
+            };
             if first {
-                flags |=
-                    checksum_flags(meta.checksum) | if meta.gso.is_some() { EXTRA_INFO } else { 0 };
+                flags |= checksum_flags(meta.checksum)
+                    | if meta.gso.is_some() {
+                        NETTXF_EXTRA_INFO
+                    } else {
+                        0
+                    };
             }
             // The first request says the size of the whole packet, which `send` bounded.
             let size = if first {
@@ -165,10 +160,17 @@ impl TxQueue {
             self.in_flight[usize::from(*id)] = Some(*gref);
             self.sent[index as usize % ENTRIES] = Sent::Data;
             if let (true, Some(gso)) = (first, meta.gso) {
-                let kind = if gso.kind == GsoKind::TcpV4 { 1 } else { 2 };
-                let index =
-                    self.ring
-                        .push_words(&[EXTRA_GSO | u32::from(gso.size) << 16, kind, 0]);
+                let kind = if gso.kind == GsoKind::TcpV4 {
+                    GSO_TYPE_TCPV4
+                } else {
+                    GSO_TYPE_TCPV6
+                };
+                let extra = Extra::Gso {
+                    size: gso.size,
+                    kind,
+                    features: 0,
+                };
+                let index = self.ring.push_words(&extra.to_words(false));
                 self.sent[index as usize % ENTRIES] = Sent::Extra;
             }
         }
@@ -181,12 +183,7 @@ impl TxQueue {
     }
 
     /// Take the answers that are there and ask for an event at the next one; an error disables the netfront.
-    pub fn collect(
-        &mut self,
-        domain: &Domain,
-        counters: &mut QueueCounters,
-    ) -> Result<Collected, String> {
-        let mut collected = Collected::default();
+    pub fn collect(&mut self, domain: &Domain, counters: &mut QueueCounters) -> Result<(), String> {
         loop {
             let unread = self.ring.responses();
             if unread > self.pending() {
@@ -196,13 +193,13 @@ impl TxQueue {
                 let Some((index, response)) = self.ring.pop() else {
                     break;
                 };
-                collected.any = true;
+                self.owed.saw_responses();
                 self.answered(domain, index, response, counters)?;
             }
+            self.owed.armed();
             if !self.ring.arm() {
-                return Ok(collected);
+                return Ok(());
             }
-            collected.raced = true;
         }
     }
 
@@ -216,9 +213,9 @@ impl TxQueue {
         let what = std::mem::replace(&mut self.sent[index as usize % ENTRIES], Sent::Nothing);
         let TxResponse { id, status } = response;
         match (what, status) {
-            (Sent::Extra, NULL) => return Ok(()),
-            (Sent::Data, OKAY) => {}
-            (Sent::Data, ERROR | DROPPED) => counters.tx_errors += 1,
+            (Sent::Extra, NETIF_RSP_NULL) => return Ok(()),
+            (Sent::Data, NETIF_RSP_OKAY) => {}
+            (Sent::Data, NETIF_RSP_ERROR | NETIF_RSP_DROPPED) => counters.tx_errors += 1,
             (Sent::Extra, _) => {
                 return Err(format!(
                     "Tx slot {index} is an extra and was answered {status}, not NULL"
@@ -261,8 +258,8 @@ impl TxQueue {
 fn checksum_flags(checksum: Checksum) -> u16 {
     match checksum {
         Checksum::None => 0,
-        Checksum::Validated => DATA_VALIDATED,
+        Checksum::Validated => NETTXF_DATA_VALIDATED,
         // Linux sets both for a local packet.
-        Checksum::Blank => CSUM_BLANK | DATA_VALIDATED,
+        Checksum::Blank => NETTXF_CSUM_BLANK | NETTXF_DATA_VALIDATED,
     }
 }

@@ -57,7 +57,12 @@ impl Daemon {
     }
 
     /// Write the configuration and start it.
-    pub fn start(directory: &Directory, namespace: &Namespace, domain: DomId, config: &str) -> Result<Self> {
+    pub fn start(
+        directory: &Directory,
+        namespace: &Namespace,
+        domain: DomId,
+        config: &str,
+    ) -> Result<Self> {
         let launch = Launch {
             program: programs::path("netback")?,
             namespace: namespace.name().into(),
@@ -70,7 +75,10 @@ impl Daemon {
             log: directory.file("netback.log"),
         };
         std::fs::write(&launch.config, config)?;
-        Ok(Self { process: launch.run()?, launch })
+        Ok(Self {
+            process: launch.run()?,
+            launch,
+        })
     }
 
     /// Its process.
@@ -88,23 +96,42 @@ impl Daemon {
     /// `netback <arguments> --config <ours>`; its stdout. `status`, `disconnect` and the like.
     pub fn command(&self, arguments: &[&str]) -> Result<String> {
         let mut command = self.launch.command();
-        command.args(arguments).arg("--config").arg(&self.launch.config).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        command
+            .args(arguments)
+            .arg("--config")
+            .arg(&self.launch.config)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit());
         let (status, output) = Process::start("netback", &mut command)?.output(PATIENCE)?;
         if !status.success() {
-            bail!("netback {}: {status}; {}", arguments.join(" "), self.log_tail());
+            bail!(
+                "netback {}: {status}; {}",
+                arguments.join(" "),
+                self.log_tail()
+            );
         }
         Ok(output)
     }
 
     /// `netback status --json`.
     pub fn status(&self) -> Result<Value> {
-        serde_json::from_str(&self.command(&["status", "--json"])?).context("netback status printed no JSON")
+        serde_json::from_str(&self.command(&["status", "--json"])?)
+            .context("netback status printed no JSON")
     }
 
     /// The command line that a user at the terminal would type for `netback <arguments>`.
     pub fn command_line(&self, arguments: &str) -> String {
-        let Launch { program, namespace, config, .. } = &self.launch;
-        format!("ip netns exec {namespace} {} {arguments} --config {}", program.display(), config.display())
+        let Launch {
+            program,
+            namespace,
+            config,
+            ..
+        } = &self.launch;
+        format!(
+            "ip netns exec {namespace} {} {arguments} --config {}",
+            program.display(),
+            config.display()
+        )
     }
 
     /// The last lines that it logged.
@@ -120,7 +147,15 @@ impl Launch {
     /// `netback` in the driver domain, the simulator's devices before the real ones.
     fn command(&self) -> Command {
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "ip", "netns", "exec", &self.namespace, "env"]);
+        command.args([
+            "--pdeathsig",
+            "KILL",
+            "ip",
+            "netns",
+            "exec",
+            &self.namespace,
+            "env",
+        ]);
         for (name, value) in &self.environment {
             let mut word = OsString::from(format!("{name}="));
             word.push(value);

@@ -26,7 +26,11 @@ impl Directory {
         for name in ["run", "bpf"] {
             std::fs::create_dir(directory.path.join(name))?;
         }
-        process::run(Command::new("mount").args(["-t", "bpf", "bpf"]).arg(directory.path.join("bpf")))?;
+        process::run(
+            Command::new("mount")
+                .args(["-t", "bpf", "bpf"])
+                .arg(directory.path.join("bpf")),
+        )?;
         Ok(directory)
     }
 
@@ -56,7 +60,12 @@ fn remove(path: &Path) {
 /// The first of the usual places that is a tmpfs, or /tmp.
 fn parent() -> PathBuf {
     let is_tmpfs = |path: &&str| statfs(*path).is_ok_and(|fs| fs.f_type as u64 == TMPFS);
-    ["/run", "/dev/shm"].iter().copied().find(is_tmpfs).unwrap_or("/tmp").into()
+    ["/run", "/dev/shm"]
+        .iter()
+        .copied()
+        .find(is_tmpfs)
+        .unwrap_or("/tmp")
+        .into()
 }
 
 /// Remove what labs of processes that are gone left behind.
@@ -76,12 +85,16 @@ pub fn sweep() {
 
 fn names(directory: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    entries
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect()
 }
 
 /// Whether `rest`, "pid-...", names a process that is gone.
 fn is_orphan(rest: &str) -> bool {
-    let pid = rest.split_once('-').and_then(|(pid, _)| pid.parse::<u32>().ok());
+    let pid = rest
+        .split_once('-')
+        .and_then(|(pid, _)| pid.parse::<u32>().ok());
     pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
 }
 

@@ -35,7 +35,13 @@ pub struct GuestConfig {
 impl GuestConfig {
     /// A guest with one queue and a TAP on xenbr0.
     pub fn new(name: &str) -> Self {
-        Self { name: name.into(), queues: 1, tap: true, bridge: "xenbr0".into(), arguments: Vec::new() }
+        Self {
+            name: name.into(),
+            queues: 1,
+            tap: true,
+            bridge: "xenbr0".into(),
+            arguments: Vec::new(),
+        }
     }
 }
 
@@ -53,23 +59,44 @@ pub struct Guest {
 
 impl Guest {
     /// Start guest `number` of the lab, whose addresses come from the number.
-    pub fn start(directory: &Directory, namespace: Namespace, config: GuestConfig, number: usize) -> Result<Self> {
+    pub fn start(
+        directory: &Directory,
+        namespace: Namespace,
+        config: GuestConfig,
+        number: usize,
+    ) -> Result<Self> {
         let last = number + 1;
-        let low = u16::try_from(last).context("too many guests")?.to_be_bytes();
+        let low = u16::try_from(last)
+            .context("too many guests")?
+            .to_be_bytes();
         let mac = [0x00, 0x16, 0x3e, 0x00, low[0], low[1]];
         let log = File::create(directory.file(&format!("{}.log", config.name)))?;
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL"]).arg(programs::path("sim-guest")?);
-        command.arg("--sim-dir").arg(directory.path()).args(["--name", &config.name, "--netns", namespace.name()]);
+        command
+            .args(["--pdeathsig", "KILL"])
+            .arg(programs::path("sim-guest")?);
+        command.arg("--sim-dir").arg(directory.path()).args([
+            "--name",
+            &config.name,
+            "--netns",
+            namespace.name(),
+        ]);
         command.args(["--queues", &config.queues.to_string()]);
         if config.tap {
             command.args(["--tap", INTERFACE]);
         }
-        command.args(&config.arguments).stdout(Stdio::piped()).stderr(log);
+        command
+            .args(&config.arguments)
+            .stdout(Stdio::piped())
+            .stderr(log);
         let mut process = Process::start(&config.name, &mut command)?;
         let ready = process.first_line();
-        let domid = ready.and_then(|line| line.parse().context("sim-guest did not print its domain"));
-        let domid = domid.with_context(|| std::fs::read_to_string(directory.file(&format!("{}.log", config.name))).unwrap_or_default())?;
+        let domid =
+            ready.and_then(|line| line.parse().context("sim-guest did not print its domain"));
+        let domid = domid.with_context(|| {
+            std::fs::read_to_string(directory.file(&format!("{}.log", config.name)))
+                .unwrap_or_default()
+        })?;
         let control = Client::connect(directory.path(), &config.name)?;
         let host = Host {
             name: config.name.clone(),
@@ -79,12 +106,23 @@ impl Guest {
             ipv4: format!("10.77.0.{last}"),
             ipv6: format!("fd77::{last}"),
         };
-        Ok(Self { process, control, domid: DomId(domid), host, config, configured: false })
+        Ok(Self {
+            process,
+            control,
+            domid: DomId(domid),
+            host,
+            config,
+            configured: false,
+        })
     }
 
     /// What the toolstack is to make for each of its vifs.
     pub fn vif_configs(&self) -> impl Iterator<Item = VifConfig> + '_ {
-        std::iter::once(VifConfig { mac: self.host.mac, bridge: self.config.bridge.clone(), ..VifConfig::default() })
+        std::iter::once(VifConfig {
+            mac: self.host.mac,
+            bridge: self.config.bridge.clone(),
+            ..VifConfig::default()
+        })
     }
 
     /// Its process, to be stopped or killed.
@@ -94,19 +132,26 @@ impl Guest {
 
     /// Send a command to it; reports of its vifs.
     pub fn command(&mut self, line: &str) -> Result<Vec<Report>> {
-        self.control.command(line).with_context(|| format!("{}: {line}", self.host.name))
+        self.control
+            .command(line)
+            .with_context(|| format!("{}: {line}", self.host.name))
     }
 
     /// The report of its first vif.
     pub fn report(&mut self) -> Result<Report> {
-        self.control.counters().with_context(|| format!("{}: counters", self.host.name))
+        self.control
+            .counters()
+            .with_context(|| format!("{}: counters", self.host.name))
     }
 
     /// Wait until every vif is connected.
     pub fn wait_connected(&mut self) -> Result<()> {
         let name = self.host.name.clone();
         interrupt::wait_for(&format!("{name} connected"), PATIENCE, || {
-            Ok(self.command("counters")?.iter().all(|report| report.state == CONNECTED && report.queues > 0))
+            Ok(self
+                .command("counters")?
+                .iter()
+                .all(|report| report.state == CONNECTED && report.queues > 0))
         })
     }
 

@@ -45,8 +45,21 @@ impl Host {
     /// Give the interface its addresses and take it up.
     pub fn configure(&self) -> Result<()> {
         let interface = &self.interface;
-        self.namespace.ip(&["addr", "add", &format!("{}/24", self.ipv4), "dev", interface])?;
-        self.namespace.ip(&["addr", "add", &format!("{}/64", self.ipv6), "dev", interface, "nodad"])?;
+        self.namespace.ip(&[
+            "addr",
+            "add",
+            &format!("{}/24", self.ipv4),
+            "dev",
+            interface,
+        ])?;
+        self.namespace.ip(&[
+            "addr",
+            "add",
+            &format!("{}/64", self.ipv6),
+            "dev",
+            interface,
+            "nodad",
+        ])?;
         self.namespace.ip(&["link", "set", interface, "up"])
     }
 }
@@ -74,14 +87,28 @@ impl Lab {
     pub fn new() -> Result<Self> {
         programs::check_host()?;
         directory::sweep();
-        let id = format!("{}-{}", std::process::id(), LABS.fetch_add(1, Ordering::Relaxed));
+        let id = format!(
+            "{}-{}",
+            std::process::id(),
+            LABS.fetch_add(1, Ordering::Relaxed)
+        );
         let directory = Directory::create(&id)?;
         let driver_namespace = Namespace::create(format!("nb{id}-driver"))?;
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL"]).arg(programs::path("sim-hypervisor")?).arg(directory.path());
+        command
+            .args(["--pdeathsig", "KILL"])
+            .arg(programs::path("sim-hypervisor")?)
+            .arg(directory.path());
         let hypervisor = Process::start("sim-hypervisor", &mut command)?;
-        let toolstack = Toolstack::connect(directory.path()).context("cannot talk to sim-hypervisor")?;
-        let driver_domain = Domain::create(directory.path(), DomainConfig { name: "driver-domain".into(), pages: 0 })?;
+        let toolstack =
+            Toolstack::connect(directory.path()).context("cannot talk to sim-hypervisor")?;
+        let driver_domain = Domain::create(
+            directory.path(),
+            DomainConfig {
+                name: "driver-domain".into(),
+                pages: 0,
+            },
+        )?;
         Ok(Self {
             guests: Vec::new(),
             daemon: None,
@@ -114,7 +141,14 @@ impl Lab {
     pub fn add_outside(&mut self, name: &str, uplink: &str, queues: u16) -> Result<&Outside> {
         let number = u8::try_from(self.outside.len()).context("too many uplinks")?;
         let namespace = Namespace::create(format!("nb{}-{name}", self.id))?;
-        let outside = Outside::connect(name, namespace, &self.driver_namespace, uplink, queues, number)?;
+        let outside = Outside::connect(
+            name,
+            namespace,
+            &self.driver_namespace,
+            uplink,
+            queues,
+            number,
+        )?;
         self.outside.push(outside);
         Ok(&self.outside[usize::from(number)])
     }
@@ -127,14 +161,20 @@ impl Lab {
         self.guests.push(guest);
         let guest = &self.guests[number];
         for (devid, vif) in guest.vif_configs().enumerate() {
-            self.toolstack.create_vif(self.driver_domain.id(), guest.domid, devid as u32, &vif)?;
+            self.toolstack
+                .create_vif(self.driver_domain.id(), guest.domid, devid as u32, &vif)?;
         }
         Ok(number)
     }
 
     /// Start the daemon on `config` (see [`Daemon::config`]); it runs when this returns, and may not serve yet.
     pub fn start_daemon(&mut self, config: &str) -> Result<()> {
-        let daemon = Daemon::start(&self.directory, &self.driver_namespace, self.driver_domain.id(), config)?;
+        let daemon = Daemon::start(
+            &self.directory,
+            &self.driver_namespace,
+            self.driver_domain.id(),
+            config,
+        )?;
         self.daemon = Some(daemon);
         Ok(())
     }
@@ -148,8 +188,15 @@ impl Lab {
     pub fn connect_guests(&mut self) -> Result<()> {
         for number in 0..self.guests.len() {
             if let Err(error) = self.guests[number].wait_connected() {
-                let log = self.daemon.as_ref().map(Daemon::log_tail).unwrap_or_default();
-                return Err(error.context(format!("{} did not connect; the daemon said: {log}", self.guests[number].host.name)));
+                let log = self
+                    .daemon
+                    .as_ref()
+                    .map(Daemon::log_tail)
+                    .unwrap_or_default();
+                return Err(error.context(format!(
+                    "{} did not connect; the daemon said: {log}",
+                    self.guests[number].host.name
+                )));
             }
             self.guests[number].configure()?;
         }
@@ -159,7 +206,9 @@ impl Lab {
     /// A host by name: a guest, or an outside.
     pub fn host(&self, name: &str) -> Option<&Host> {
         let guests = self.guests.iter().map(|guest| &guest.host);
-        guests.chain(self.outside.iter().map(|outside| &outside.host)).find(|host| host.name == name)
+        guests
+            .chain(self.outside.iter().map(|outside| &outside.host))
+            .find(|host| host.name == name)
     }
 
     /// What the hypervisor counts.
@@ -169,7 +218,10 @@ impl Lab {
 
     /// What it counts for the driver domain.
     pub fn driver_counts(&self) -> Result<DomainCounts> {
-        self.counts()?.domain(self.driver_domain.id()).cloned().context("the driver domain is gone")
+        self.counts()?
+            .domain(self.driver_domain.id())
+            .cloned()
+            .context("the driver domain is gone")
     }
 
     /// End every guest at once, as a power cut would.

@@ -31,7 +31,11 @@ pub fn check_host() -> Result<()> {
 /// Where one of our own programs is: beside the running one, or above it (tests run in target/<profile>/deps).
 pub fn path(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe()?;
-    let candidates = own.ancestors().skip(1).take(2).map(|directory| directory.join(name));
+    let candidates = own
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|directory| directory.join(name));
     match candidates.into_iter().find(|path| path.is_file()) {
         Some(path) => Ok(path),
         None => bail!("{name} is not built: cargo build -p netback -p sim -p sim-preload"),

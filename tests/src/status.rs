@@ -1,0 +1,46 @@
+//! Numbers out of `netback status --json`, by their names, wherever below a part of the report they are.
+use anyhow::{Context, Result};
+use serde_json::Value;
+use sim::lab::{Host, Lab};
+
+/// Every number of this name below `part`.
+pub fn numbers(part: &Value, name: &str) -> Vec<u64> {
+    match part {
+        Value::Object(fields) => fields
+            .iter()
+            .flat_map(|(key, value)| match value.as_u64().filter(|_| key == name) {
+                Some(number) => vec![number],
+                None => numbers(value, name),
+            })
+            .collect(),
+        Value::Array(parts) => parts.iter().flat_map(|part| numbers(part, name)).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// The only vif of a guest in the daemon's report.
+pub fn vif(lab: &mut Lab, domid: u16) -> Result<Value> {
+    let status = lab.daemon()?.status()?;
+    let vifs = status["vifs"].as_array().context("status has no vifs")?;
+    let vif = vifs.iter().find(|vif| vif["domid"] == domid);
+    vif.cloned().with_context(|| format!("status has no vif of domain {domid}: {status}"))
+}
+
+/// A host's address as `ip link` writes it.
+pub fn mac(host: &Host) -> String {
+    host.mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::numbers;
+
+    #[test]
+    fn numbers_are_found_at_any_depth_and_by_their_whole_name() {
+        let report = serde_json::json!({"a": 1, "b": [{"a": 2, "aa": 3}, {"c": {"a": 4}}], "d": {"a": {"e": 5}}});
+        let mut found = numbers(&report, "a");
+        found.sort_unstable();
+        assert_eq!(found, [1, 2, 4]);
+        assert!(numbers(&report, "x").is_empty());
+    }
+}
