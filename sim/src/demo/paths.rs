@@ -37,7 +37,7 @@ pub struct Leaked {
     pub grants: u64,
     /// Event channels that the driver domain has open, as the simulator counts.
     pub ports: u64,
-    /// UMEM frames that are in nobody's hands: the pool's size less free ones and the kernel's.
+    /// UMEM frames neither free nor with the kernel, as the pool counts.
     pub frames: i64,
 }
 
@@ -174,13 +174,12 @@ fn look(lab: &mut Lab) -> Result<Leaked> {
     })
 }
 
-/// Frames of the pool that are neither free nor with the kernel nor waiting for a guest.
+/// Frames that the daemon cannot account for, and those that still wait for guests that are gone.
 fn missing_frames(status: &Value) -> Result<i64> {
-    let frames = &status["frames"];
     let number = |key: &str| {
-        frames[key]
+        status["frames"][key]
             .as_i64()
             .with_context(|| format!("status has no frames.{key}"))
     };
-    Ok(number("total")? - number("free")? - number("kernel")?)
+    Ok(number("unaccounted")? + number("backlog")? + number("travelling")?)
 }
