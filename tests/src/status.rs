@@ -8,10 +8,12 @@ pub fn numbers(part: &Value, name: &str) -> Vec<u64> {
     match part {
         Value::Object(fields) => fields
             .iter()
-            .flat_map(|(key, value)| match value.as_u64().filter(|_| key == name) {
-                Some(number) => vec![number],
-                None => numbers(value, name),
-            })
+            .flat_map(
+                |(key, value)| match value.as_u64().filter(|_| key == name) {
+                    Some(number) => vec![number],
+                    None => numbers(value, name),
+                },
+            )
             .collect(),
         Value::Array(parts) => parts.iter().flat_map(|part| numbers(part, name)).collect(),
         _ => Vec::new(),
@@ -23,7 +25,8 @@ pub fn vif(lab: &mut Lab, domid: u16) -> Result<Value> {
     let status = lab.daemon()?.status()?;
     let vifs = status["vifs"].as_array().context("status has no vifs")?;
     let vif = vifs.iter().find(|vif| vif["domid"] == domid);
-    vif.cloned().with_context(|| format!("status has no vif of domain {domid}: {status}"))
+    vif.cloned()
+        .with_context(|| format!("status has no vif of domain {domid}: {status}"))
 }
 
 /// A host's address as `ip link` writes it.

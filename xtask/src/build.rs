@@ -48,3 +48,21 @@ pub fn release() -> Result<PathBuf> {
     must_succeed(&mut build, "cargo build")?;
     Ok(target_dir()?.join("release"))
 }
+
+/// What the integration tests start, in `target/debug`: first, under a name of its own, a netback that can be made to die at
+/// named points; then the one that operators get, the simulator, and the library between them.
+pub fn for_tests() -> Result<()> {
+    let build = |arguments: &[&str]| {
+        let mut build = Command::new(cargo());
+        build.arg("build").args(arguments).current_dir(workspace());
+        must_succeed(&mut build, "cargo build")
+    };
+    build(&["-p", "netback", "--features", "crash-points"])?;
+    let directory = target_dir()?.join("debug");
+    std::fs::copy(
+        directory.join("netback"),
+        directory.join("netback-crash-points"),
+    )
+    .context("cannot put netback-crash-points beside netback")?;
+    build(&["-p", "netback", "-p", "sim", "-p", "sim-preload"])
+}

@@ -34,6 +34,12 @@ enum Task {
     },
     /// Every check and test there is; the last line is `N passed, N failed`.
     Test(suite::Options),
+    /// Guests killed and started again under load, many times over.
+    Soak {
+        /// How many times.
+        #[arg(long, default_value_t = 50)]
+        rounds: u32,
+    },
     /// Manual pages and shell completions, in target/release/dist.
     Dist,
     /// The Debian package; its path is printed.
@@ -55,6 +61,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Task::Demo { args } => demo::run(&args),
         Task::Test(options) => suite::run(&options),
+        Task::Soak { rounds } => suite::soak(rounds),
         Task::Dist => deb::run_dist(),
         Task::Deb { args } => deb::run_deb(&args),
         Task::Xen { args } => xen::run(&args),

@@ -87,8 +87,15 @@ impl Step {
                 "--no-fail-fast",
             ])],
             Step::Loom => {
-                let mut loom =
-                    cargo(&["test", "-p", "ring", "--release", "--lib", "--no-fail-fast"]);
+                let mut loom = cargo(&[
+                    "test",
+                    "-p",
+                    "ring",
+                    "--release",
+                    "--test",
+                    "loom",
+                    "--no-fail-fast",
+                ]);
                 loom.env("RUSTFLAGS", "--cfg loom")
                     .env("CARGO_TARGET_DIR", build::target_dir()?.join("loom"));
                 vec![loom]
@@ -96,10 +103,7 @@ impl Step {
             Step::Integration => {
                 let mut test = cargo(&["test", "-p", "tests", "--no-fail-fast"]);
                 test.args(ONE_AT_A_TIME);
-                vec![
-                    cargo(&["build", "-p", "netback", "-p", "sim", "-p", "sim-preload"]),
-                    test,
-                ]
+                vec![test]
             }
             Step::Xen => {
                 let mut xen = limited(std::env::current_exe()?, self.limit());
@@ -109,6 +113,28 @@ impl Step {
             }
         })
     }
+}
+
+/// `cargo xtask soak`: the rounds of kill and restart that the suite makes few of, `rounds` of them.
+pub fn soak(rounds: u32) -> Result<ExitCode> {
+    host::require_root("the soak test")?;
+    packages::ensure(&[packages::BUILD, packages::LAB])?;
+    build::for_tests()?;
+    let mut test = limited(cargo(), Duration::from_secs(u64::from(rounds) * 30 + 600));
+    test.args([
+        "test",
+        "-p",
+        "tests",
+        "--test",
+        "lifecycle",
+        "--",
+        "rounds_",
+    ])
+    .env("NETBACK_TEST_ROUNDS", rounds.to_string())
+    .current_dir(build::workspace());
+    let (tally, ok) = tests(&mut test)?;
+    println!("{tally}");
+    Ok(ExitCode::from(u8::from(!ok || tally.passed == 0)))
 }
 
 /// Run the chosen steps; the closing line is the sum, and a failure anywhere is exit status 1.
@@ -159,6 +185,9 @@ fn report(results: &[(Step, Tally, Duration)], took: Duration) -> ExitCode {
 }
 
 fn perform(step: Step) -> Result<Tally> {
+    if step == Step::Integration {
+        build::for_tests()?;
+    }
     let mut sum = Tally::default();
     for mut command in step.commands()? {
         let (tally, ok) = if step == Step::Xen {

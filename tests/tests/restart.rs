@@ -1,0 +1,297 @@
+//! The daemon dies, in every way and at every point, and its successor goes on; guests do not notice.
+use anyhow::{Context, Result, ensure};
+use sim::lab::Lab;
+use std::collections::BTreeMap;
+use std::os::unix::process::ExitStatusExt;
+use std::process::Child;
+use std::time::Duration;
+use tests::tools::{Counters, Server, Stream, ping};
+use tests::{netback, prepare, wait_for};
+use xen::store::{StoreError, Transaction, XenStore};
+
+/// Every key below both ends of every guest's vif.
+fn keys(lab: &mut Lab) -> Result<BTreeMap<String, String>> {
+    let backend = lab.driver_domain().id();
+    let mut paths = vec![format!("/local/domain/{backend}/backend")];
+    paths.extend(
+        lab.guests
+            .iter()
+            .map(|guest| format!("/local/domain/{}/device", guest.domid)),
+    );
+    let store = lab.toolstack.store();
+    let mut found = BTreeMap::new();
+    while let Some(path) = paths.pop() {
+        let children = store.directory(Transaction::NONE, &path)?;
+        paths.extend(children.iter().map(|child| format!("{path}/{child}")));
+        match store.read(Transaction::NONE, &path) {
+            Ok(value) => found.insert(path, value),
+            Err(StoreError::Missing(_)) => None,
+            Err(error) => return Err(error.into()),
+        };
+    }
+    Ok(found)
+}
+
+/// TCP connections reset on any host.
+fn resets(lab: &Lab) -> Result<u64> {
+    let hosts = lab
+        .guests
+        .iter()
+        .map(|guest| &guest.host)
+        .chain([&lab.outside[0].host]);
+    hosts
+        .map(|host| Counters::of(host)?.get("TcpEstabResets"))
+        .sum()
+}
+
+/// No netfront has disabled itself, or was given anything that Linux's would complain about.
+fn guests_noticed_nothing(lab: &mut Lab) -> Result<()> {
+    for guest in &mut lab.guests {
+        let report = guest.report()?;
+        let name = &guest.host.name;
+        ensure!(
+            report.disabled.is_none(),
+            "{name} disabled itself: {:?}",
+            report.disabled
+        );
+        ensure!(
+            report.connects == 1,
+            "{name} connected {} times",
+            report.connects
+        );
+        let complaints = report.total.protocol_errors + report.total.rx_wrong_ids;
+        ensure!(
+            complaints == 0,
+            "{name}: {:?}: {:?}",
+            report.last_protocol_error,
+            report.total
+        );
+    }
+    Ok(())
+}
+
+fn all_reach_all(lab: &Lab) -> Result<()> {
+    let (a, b, outside) = (
+        &lab.guests[0].host,
+        &lab.guests[1].host,
+        &lab.outside[0].host,
+    );
+    for (from, to) in [
+        (a, outside),
+        (outside, a),
+        (a, b),
+        (b, a),
+        (b, outside),
+        (outside, b),
+    ] {
+        // The first may meet the start of the new daemon.
+        wait_for(&format!("{} reaches {}", from.name, to.name), || {
+            Ok(ping(from, &to.ipv4, 1, &[]).is_ok())
+        })?;
+        ping(from, &to.ipv4, 5, &[])?;
+        ping(from, &to.ipv6, 5, &[])?;
+    }
+    Ok(())
+}
+
+/// Kill the daemon three times under streams both ways: with `queues` queues a guest.
+fn streams_survive(queues: u16) -> Result<()> {
+    let mut lab = prepare::connected(queues, &["guest-a", "guest-b"])?;
+    all_reach_all(&lab)?;
+    let before = keys(&mut lab)?;
+    let (a, b, outside) = (
+        &lab.guests[0].host,
+        &lab.guests[1].host,
+        &lab.outside[0].host,
+    );
+    let _servers = [
+        Server::start(outside, &outside.ipv4)?,
+        Server::start(b, &b.ipv4)?,
+    ];
+    let streams = [
+        Stream::start(a, &outside.ipv4, 6, &[])?,
+        Stream::start(outside, &b.ipv4, 6, &["-R"])?,
+    ];
+    for _ in 0..3 {
+        std::thread::sleep(Duration::from_millis(1300));
+        lab.daemon()?.kill_and_restart()?;
+    }
+    for stream in streams {
+        let report = stream.finish()?;
+        let intervals = report["intervals"]
+            .as_array()
+            .context("iperf3 printed no intervals")?;
+        let last = intervals
+            .last()
+            .and_then(|interval| interval["sum"]["bytes"].as_u64());
+        ensure!(
+            last > Some(0),
+            "a stream carried nothing in its last second: {last:?}"
+        );
+    }
+    ensure!(resets(&lab)? == 0, "a connection was reset");
+    all_reach_all(&lab)?;
+    let after = keys(&mut lab)?;
+    ensure!(
+        before == after,
+        "keys changed: {:?}",
+        changed(&before, &after)
+    );
+    guests_noticed_nothing(&mut lab)
+}
+
+fn changed<'a>(
+    before: &'a BTreeMap<String, String>,
+    after: &'a BTreeMap<String, String>,
+) -> Vec<(&'a String, Option<&'a String>, Option<&'a String>)> {
+    let paths = before
+        .keys()
+        .chain(after.keys().filter(|path| !before.contains_key(*path)));
+    paths
+        .map(|path| (path, before.get(path), after.get(path)))
+        .filter(|(_, before, after)| before != after)
+        .collect()
+}
+
+#[test]
+fn streams_survive_kill_9_of_the_daemon_with_one_queue() -> Result<()> {
+    streams_survive(1)
+}
+
+#[test]
+fn streams_survive_kill_9_of_the_daemon_with_four_queues() -> Result<()> {
+    streams_survive(4)
+}
+
+#[test]
+fn guests_that_come_while_no_daemon_runs_are_served_by_the_next() -> Result<()> {
+    let mut lab = prepare::connected(1, &["guest-a"])?;
+    lab.daemon = None;
+    lab.add_guest(sim::lab::guest::GuestConfig::new("guest-b"))?;
+    let config = prepare::config(&lab, "");
+    lab.start_daemon(&config)?;
+    lab.connect_guests()?;
+    all_reach_all(&lab)
+}
+
+#[test]
+fn guests_that_died_while_no_daemon_ran_are_cleaned_up_by_the_next() -> Result<()> {
+    let mut lab = prepare::connected(1, &["guest-a", "guest-b"])?;
+    lab.daemon = None;
+    let dead = lab.guests.pop().context("there were two")?.domid;
+    let config = prepare::config(&lab, "");
+    lab.start_daemon(&config)?;
+    let backend = lab.driver_domain().id();
+    ensure!(
+        lab.toolstack
+            .detach_vif(backend, dead, 0, Duration::from_secs(10))?,
+        "its node is still there after 10 s"
+    );
+    wait_for("its file is gone", || {
+        Ok(!lab
+            .directory()
+            .file("run")
+            .join(format!("vif-{dead}-0"))
+            .exists())
+    })?;
+    ping(&lab.guests[0].host, &lab.outside[0].host.ipv4, 10, &[])
+}
+
+#[test]
+fn a_second_daemon_on_the_same_vifs_is_refused_with_one_line() -> Result<()> {
+    let mut lab = prepare::connected(1, &["guest-a"])?;
+    let config = lab.directory().file("netback.toml");
+    let config = config
+        .to_str()
+        .context("the lab's directory is not UTF-8")?;
+    let output = netback::output(&lab, &["run", "--config", config])?;
+    let error = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.code() == Some(2),
+        "{}: {error}",
+        output.status
+    );
+    ensure!(error.trim().lines().count() == 1, "not one line: {error}");
+    // The first one goes on.
+    ping(&lab.guests[0].host, &lab.outside[0].host.ipv4, 10, &[])?;
+    guests_noticed_nothing(&mut lab)
+}
+
+/// Names of the points at which the daemon can be made to die.
+fn crash_points(lab: &Lab) -> Result<Vec<String>> {
+    let output = netback::command(lab, "netback-crash-points", &["crash-points"])?.output()?;
+    let names: Vec<String> = String::from_utf8(output.stdout)?
+        .lines()
+        .map(|line| line.trim().to_owned())
+        .collect();
+    ensure!(names.len() > 5, "only these crash points: {names:?}");
+    Ok(names)
+}
+
+/// Wait until a daemon that was made to die has done so, by SIGKILL.
+fn died(daemon: &mut Child, point: &str) -> Result<()> {
+    wait_for(&format!("the daemon dies at {point}"), || {
+        Ok(daemon.try_wait()?.is_some())
+    })?;
+    let status = daemon.wait()?;
+    ensure!(
+        status.signal() == Some(9),
+        "the daemon ended at {point} with {status}"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_death_at_any_point_of_the_worker_goes_unnoticed() -> Result<()> {
+    let mut lab = prepare::connected(2, &["guest-a", "guest-b"])?;
+    all_reach_all(&lab)?;
+    let points = crash_points(&lab)?;
+    let config = std::fs::read_to_string(lab.directory().file("netback.toml"))?;
+    let before = keys(&mut lab)?;
+    // The first pass is at the take-over itself; the later one in the middle of traffic.
+    for pass in [1, 40] {
+        for point in &points {
+            let place = format!("{point}:{pass}");
+            lab.daemon = None;
+            let mut daemon = netback::start_to_crash(&lab, &config, &place)?;
+            let traffic = traffic(&lab)?;
+            let death = died(&mut daemon, &place);
+            // Whatever came of it, a process of ours must not outlive the test.
+            let _ = daemon.kill();
+            death?;
+            lab.start_daemon(&config)?;
+            drop(traffic);
+            all_reach_all(&lab).with_context(|| format!("after a death at {place}"))?;
+            guests_noticed_nothing(&mut lab)
+                .with_context(|| format!("after a death at {place}"))?;
+            let after = keys(&mut lab)?;
+            ensure!(
+                before == after,
+                "after a death at {place}: {:?}",
+                changed(&before, &after)
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Traffic over every kind of path until it is dropped: guest to guest, to the wire and from it.
+fn traffic(lab: &Lab) -> Result<Vec<Child>> {
+    let (a, b, outside) = (
+        &lab.guests[0].host,
+        &lab.guests[1].host,
+        &lab.outside[0].host,
+    );
+    let mut children = Vec::new();
+    for (from, to) in [(a, outside), (outside, b), (a, b), (b, a)] {
+        let mut flood = from.namespace.command("ping");
+        flood.args([
+            "-n", "-q", "-i", "0.002", "-s", "1000", "-w", "60", &to.ipv4,
+        ]);
+        flood
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null());
+        children.push(flood.spawn().context("cannot start ping")?);
+    }
+    Ok(children)
+}

@@ -1,0 +1,97 @@
+//! A guest that posts no Rx buffers: what waits for it has a bound, and nobody else suffers.
+use anyhow::{Context, Result, ensure};
+use sim::lab::guest::GuestConfig;
+use std::time::Duration;
+use tests::status::{mac, numbers, vif};
+use tests::tools::{for_a_while, ping};
+use tests::{netback, prepare, wait_for};
+
+/// The bound in this test's configuration, in bytes a queue.
+const BOUND: u64 = 100_000;
+/// What the daemon's memory may grow by while a guest is starved: statistics, logs; far below what the flood would fill.
+const SLACK: u64 = 4 << 20;
+
+#[test]
+fn a_starved_guest_fills_its_backlog_to_the_bound_and_no_further() -> Result<()> {
+    let mut lab = prepare::wired(1)?;
+    lab.add_guest(GuestConfig::new("flooder"))?;
+    lab.add_guest(GuestConfig::new("starved"))?;
+    lab.add_guest(GuestConfig::new("bystander"))?;
+    let config = prepare::config(
+        &lab,
+        &format!("[vif]\nbacklog_bytes = {BOUND}\nbacklog_ms = 600000\n"),
+    );
+    lab.start_daemon(&config)?;
+    lab.connect_guests()?;
+    ping(&lab.guests[0].host, &lab.guests[1].host.ipv4, 3, &[])?;
+    let starved = lab.guests[1].domid.0;
+    let target = mac(&lab.guests[1].host);
+
+    lab.guests[1].command("rx-limit 0")?;
+    lab.guests[0].command(&format!("generate size=1500,rate=20000,dst-mac={target}"))?;
+    wait_for("drops for a full backlog", || {
+        let vif = vif(&mut lab, starved)?;
+        Ok(numbers(&vif, "backlog_full").iter().sum::<u64>() > 0)
+    })?;
+    let pid = lab.daemon()?.process().id();
+    let before = netback::resident_bytes(pid)?;
+    for_a_while(Duration::from_secs(3), || {
+        let vif = vif(&mut lab, starved)?;
+        let waiting = numbers(&vif, "backlog_bytes")
+            .into_iter()
+            .max()
+            .context("status has no backlog_bytes")?;
+        ensure!(
+            waiting <= BOUND,
+            "{waiting} bytes wait, over the bound of {BOUND}"
+        );
+        ensure!(
+            waiting > BOUND / 2,
+            "only {waiting} bytes wait: the guest is not starved"
+        );
+        // Everybody else goes on.
+        ping(&lab.guests[2].host, &lab.outside[0].host.ipv4, 5, &[])?;
+        ping(&lab.guests[0].host, &lab.guests[2].host.ipv4, 5, &[])
+    })?;
+    let grown = netback::resident_bytes(pid)?.saturating_sub(before);
+    ensure!(grown <= SLACK, "the daemon grew by {grown} bytes");
+
+    lab.guests[0].command("generate off")?;
+    lab.guests[1].command("rx-limit all")?;
+    wait_for("the backlog is delivered", || {
+        let vif = vif(&mut lab, starved)?;
+        Ok(numbers(&vif, "backlog_bytes").iter().sum::<u64>() == 0)
+    })?;
+    let report = lab.guests[1].report()?;
+    ensure!(
+        report.sink.corrupt == 0 && report.sink.late == 0,
+        "what had waited came damaged: {:?}",
+        report.sink
+    );
+    ping(&lab.outside[0].host, &lab.guests[1].host.ipv4, 10, &[])
+}
+
+#[test]
+fn what_has_waited_too_long_is_dropped_under_its_name() -> Result<()> {
+    let mut lab = prepare::wired(1)?;
+    for name in ["sender", "starved"] {
+        lab.add_guest(GuestConfig::new(name))?;
+    }
+    let config = prepare::config(&lab, "[vif]\nbacklog_ms = 200\n");
+    lab.start_daemon(&config)?;
+    lab.connect_guests()?;
+    let starved = lab.guests[1].domid.0;
+    let target = mac(&lab.guests[1].host);
+    lab.guests[1].command("rx-limit 0")?;
+    // The buffers that are posted are used up first: 256 of them.
+    lab.guests[0].command(&format!(
+        "generate size=1000,rate=5000,count=400,dst-mac={target}"
+    ))?;
+    wait_for("the backlog expires", || {
+        let vif = vif(&mut lab, starved)?;
+        let expired: u64 = numbers(&vif, "backlog_expired").iter().sum();
+        Ok(expired > 0 && numbers(&vif, "backlog_bytes").iter().sum::<u64>() == 0)
+    })?;
+    lab.guests[1].command("rx-limit all")?;
+    ping(&lab.guests[0].host, &lab.guests[1].host.ipv4, 10, &[])
+}
