@@ -5,7 +5,7 @@ use super::cache::Cache;
 use super::image::Image;
 use super::kernel::Generation;
 use super::network::{Network, TAP};
-use super::options::{Backend, Nic, Options};
+use super::options::{Nic, Options};
 use super::place::{MAX_GUESTS, Place};
 use anyhow::{Context, Result, bail};
 use std::fs::{self, File};
@@ -28,7 +28,7 @@ const SILENCE: Duration = Duration::from_secs(240);
 /// A running machine.
 pub struct Machine {
     pub options: Options,
-    pub network: Network,
+    network: Network,
     directory: PathBuf,
 }
 
@@ -62,6 +62,7 @@ impl Machine {
         // Left by one that was killed.
         machine.network.remove()?;
         machine.network.create()?;
+        std::fs::copy(&image.agent, machine.directory.join("rig-agent"))?;
         machine
             .options
             .store(&machine.directory.join("options.json"))?;
@@ -304,6 +305,15 @@ impl Machine {
         Ok(text(&outcome.stdout))
     }
 
+    /// How the agent is called where `place` is.
+    pub fn agent(&self, place: Place) -> String {
+        if place == Place::Peer && !self.options.icount {
+            quote(&self.directory.join("rig-agent").display().to_string())
+        } else {
+            "rig-agent".into()
+        }
+    }
+
     /// Copy a file of the host into a domain, with its permissions.
     pub fn copy(&self, place: Place, file: &Path, destination: &str) -> Result<()> {
         use std::os::unix::fs::PermissionsExt;
@@ -334,11 +344,6 @@ impl Machine {
         }
         Ok(())
     }
-
-    /// What the driver domain's kernel is told about who serves vifs.
-    pub fn serves_by_kernel(&self) -> bool {
-        self.options.backend == Backend::Kernel
-    }
 }
 
 /// With --icount: the NIC at the cable's far end, in a namespace of dom0.
@@ -362,7 +367,7 @@ fn management() -> String {
         })
         .collect();
     format!(
-        "-netdev user,id=management,restrict=on{forwards} -device virtio-net-pci,netdev=management,mac=52:54:00:00:00:01,addr=0x3,romfile="
+        "-netdev user,id=management,restrict=on,ipv6=off{forwards} -device virtio-net-pci,netdev=management,mac=52:54:00:00:00:01,addr=0x3,romfile="
     )
 }
 

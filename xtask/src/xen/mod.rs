@@ -5,11 +5,13 @@
 
 mod agent;
 mod cache;
+mod cases;
 mod debian;
 mod domain;
 mod image;
 mod kernel;
 mod machine;
+mod netback;
 mod network;
 mod options;
 mod os;
@@ -23,7 +25,7 @@ use cache::Cache;
 use clap::{Parser, Subcommand};
 use image::Image;
 use machine::{Lifetime, Machine};
-use options::Options;
+use options::{Backend, Options};
 use place::Place;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
@@ -72,6 +74,8 @@ enum Task {
         #[arg(default_value = "dom0")]
         place: Place,
     },
+    /// Boot machines of its own and ask them, case by case, what a guest notices of the backend.
+    Test(cases::Request),
     /// End the machine; nothing of it stays but its logs in the cache.
     Down,
 }
@@ -101,6 +105,7 @@ pub fn run(args: &[String]) -> Result<ExitCode> {
             Machine::running(&cache, cli.instance)?.copy(place, &file, &destination)?;
         }
         Task::Log { place } => log(&Machine::running(&cache, cli.instance)?, place)?,
+        Task::Test(request) => return request.run(&cache, cli.instance),
         Task::Down => Machine::stop(&cache, cli.instance)?,
     }
     Ok(ExitCode::SUCCESS)
@@ -117,6 +122,9 @@ fn up(cache: &Cache, instance: u8, options: Options) -> Result<()> {
 /// Boot what runs on dom0.
 fn populate(machine: &Machine) -> Result<()> {
     domain::start_driver_domain(machine)?;
+    if machine.options.backend == Backend::Netback {
+        netback::install(machine)?;
+    }
     for number in 1..=machine.options.guests {
         domain::start_guest(machine, number)?;
     }

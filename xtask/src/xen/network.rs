@@ -2,7 +2,7 @@
 
 use super::os;
 use super::shell::output;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::Command;
@@ -22,6 +22,21 @@ impl Network {
         Self {
             name: format!("netback-xen-{instance}"),
         }
+    }
+
+    /// The first of `instances` that nothing runs in; one that a killed test has left counts as free.
+    pub fn first_free(instances: impl IntoIterator<Item = u8>) -> Result<u8> {
+        for instance in instances {
+            let network = Self::new(instance);
+            let used = network.path().exists()
+                && !output(Command::new("ip").args(["netns", "pids", &network.name]))?
+                    .trim()
+                    .is_empty();
+            if !used {
+                return Ok(instance);
+            }
+        }
+        bail!("every instance is in use")
     }
 
     /// Make it, with loopback up.

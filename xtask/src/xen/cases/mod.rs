@@ -1,0 +1,261 @@
+//! `cargo xtask xen test`: what a stock guest notices of the backend, case by case; one boot of the machine serves many.
+
+mod lifecycle;
+mod residue;
+mod restart;
+mod traffic;
+mod xenstore;
+
+use super::cache::Cache;
+use super::image::Image;
+use super::kernel::Generation;
+use super::machine::{Lifetime, Machine};
+use super::network::Network;
+use super::options::{Backend, Nic, Options, value_name};
+use super::populate;
+use anyhow::{Context, Result};
+use clap::Args;
+use std::process::ExitCode;
+use std::time::Instant;
+
+/// `xen test`.
+#[derive(Args)]
+pub struct Request {
+    /// What serves the guests' vifs; with `kernel` the cases show what the reference does.
+    #[arg(long, default_value = "netback")]
+    backend: Backend,
+    /// One JSON list on stdout: case, passed, detail, seconds.
+    #[arg(long)]
+    json: bool,
+    /// Only cases whose name contains this (may be given several times).
+    #[arg(long, value_name = "CASE")]
+    only: Vec<String>,
+    /// The long ones too.
+    #[arg(long)]
+    all: bool,
+    /// Use the machine that is up as --instance and leave it up; its NIC, backend and guests decide what can run.
+    #[arg(long)]
+    running: bool,
+    /// Print the names of the cases and run none.
+    #[arg(long)]
+    list: bool,
+}
+
+type Work = Box<dyn Fn(&Machine) -> Result<String>>;
+
+/// One question and how it is answered: a detail worth printing, or why not.
+struct Case {
+    name: String,
+    /// Asks for something that only our backend does.
+    ours_only: bool,
+    /// Too long for every day.
+    long: bool,
+    work: Work,
+}
+
+impl Case {
+    fn new(name: impl Into<String>, work: impl Fn(&Machine) -> Result<String> + 'static) -> Self {
+        Self {
+            name: name.into(),
+            ours_only: false,
+            long: false,
+            work: Box::new(work),
+        }
+    }
+
+    fn ours_only(self) -> Self {
+        Self {
+            ours_only: true,
+            ..self
+        }
+    }
+
+    fn long(self) -> Self {
+        Self { long: true, ..self }
+    }
+}
+
+/// How one case went.
+struct Verdict {
+    case: String,
+    outcome: Result<String>,
+    seconds: f64,
+}
+
+/// The machines of the test: NIC, and the guests' kernels.
+const BOOTS: [(Nic, &[Generation]); 3] = [
+    (Nic::Igb, &Generation::ALL),
+    (Nic::E1000, &[Generation::Stock]),
+    (Nic::Virtio, &[Generation::Stock]),
+];
+
+/// Instances the tests take, beyond those a person would number.
+const INSTANCES: std::ops::RangeInclusive<u8> = 200..=249;
+
+/// The cases of a machine with `nic`, in the order in which they run.
+fn cases(nic: Nic) -> Vec<Case> {
+    let mut cases = match nic {
+        Nic::Igb => {
+            let mut cases = traffic::full();
+            cases.extend(restart::cases());
+            cases.extend(lifecycle::cases());
+            cases.extend(residue::cases());
+            cases
+        }
+        Nic::E1000 | Nic::Virtio => traffic::short(),
+    };
+    for case in &mut cases {
+        case.name = format!("{}/{}", value_name(nic), case.name);
+    }
+    cases
+}
+
+impl Request {
+    fn wants(&self, case: &Case, backend: Backend) -> bool {
+        let named = self.only.iter().any(|part| case.name.contains(part));
+        let chosen = if self.only.is_empty() {
+            self.all || !case.long
+        } else {
+            named
+        };
+        chosen && (backend == Backend::Netback || !case.ours_only)
+    }
+
+    /// Run, report; exit status 1 when a case failed.
+    pub fn run(&self, cache: &Cache, instance: u8) -> Result<ExitCode> {
+        if self.list {
+            for case in BOOTS.iter().flat_map(|(nic, _)| cases(*nic)) {
+                println!("{}", case.name);
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
+        let mut verdicts = Vec::new();
+        if self.running {
+            let machine = Machine::running(cache, instance)?;
+            self.run_on(&machine, &mut verdicts);
+        } else {
+            self.run_all(cache, &mut verdicts)?;
+        }
+        self.report(&verdicts)
+    }
+
+    /// Each machine in turn, booted only when a case wants it.
+    fn run_all(&self, cache: &Cache, verdicts: &mut Vec<Verdict>) -> Result<()> {
+        let image = Image::build(cache)?;
+        let instance = Network::first_free(INSTANCES)?;
+        for (nic, kernels) in BOOTS {
+            if !cases(nic).iter().any(|case| self.wants(case, self.backend)) {
+                continue;
+            }
+            let options = Options {
+                nic,
+                backend: self.backend,
+                guests: u8::try_from(kernels.len())?,
+                guest_kernel: kernels.to_vec(),
+                icount: false,
+            };
+            self.boot_and_run(&image, cache, instance, options, verdicts);
+            Machine::stop(cache, instance)?;
+        }
+        Ok(())
+    }
+
+    /// The boot is a case of its own: where it fails the others are not asked.
+    fn boot_and_run(
+        &self,
+        image: &Image,
+        cache: &Cache,
+        instance: u8,
+        options: Options,
+        verdicts: &mut Vec<Verdict>,
+    ) {
+        let name = format!("{}/boot", value_name(options.nic));
+        let mut machine = None;
+        let boot = || -> Result<String> {
+            let booted = machine.insert(Machine::start(
+                image,
+                cache,
+                instance,
+                options,
+                Lifetime::OfCaller,
+            )?);
+            populate(booted)?;
+            Ok(String::from("Xen, dom0, driver domain and guests are up"))
+        };
+        verdicts.push(judge(name, boot));
+        if let (Some(machine), true) = (
+            machine,
+            verdicts.last().is_some_and(|last| last.outcome.is_ok()),
+        ) {
+            self.run_on(&machine, verdicts);
+        }
+    }
+
+    fn run_on(&self, machine: &Machine, verdicts: &mut Vec<Verdict>) {
+        for case in cases(machine.options.nic) {
+            if self.wants(&case, machine.options.backend) {
+                verdicts.push(judge(case.name, || (case.work)(machine)));
+            }
+        }
+    }
+
+    fn report(&self, verdicts: &[Verdict]) -> Result<ExitCode> {
+        let passed = |verdict: &Verdict| verdict.outcome.is_ok();
+        if self.json {
+            let list: Vec<_> = verdicts
+                .iter()
+                .map(|verdict| {
+                    serde_json::json!({
+                        "case": verdict.case,
+                        "passed": passed(verdict),
+                        "detail": detail(&verdict.outcome),
+                        "seconds": (verdict.seconds * 10.0).round() / 10.0,
+                    })
+                })
+                .collect();
+            println!(
+                "{}",
+                serde_json::to_string_pretty(&list).context("a list of cases is JSON")?
+            );
+        } else {
+            for verdict in verdicts {
+                println!("{}", line(verdict));
+            }
+        }
+        Ok(ExitCode::from(u8::from(!verdicts.iter().all(passed))))
+    }
+}
+
+fn judge(case: String, work: impl FnOnce() -> Result<String>) -> Verdict {
+    let start = Instant::now();
+    let outcome = work();
+    let verdict = Verdict {
+        case,
+        outcome,
+        seconds: start.elapsed().as_secs_f64(),
+    };
+    // Progress, for whoever waits; the report is on stdout at the end.
+    eprintln!("xen: {}", line(&verdict));
+    verdict
+}
+
+fn line(verdict: &Verdict) -> String {
+    let word = if verdict.outcome.is_ok() {
+        "ok    "
+    } else {
+        "FAILED"
+    };
+    format!(
+        "{word} {:<28} {:>5.1} s  {}",
+        verdict.case,
+        verdict.seconds,
+        detail(&verdict.outcome)
+    )
+}
+
+fn detail(outcome: &Result<String>) -> String {
+    match outcome {
+        Ok(detail) => detail.clone(),
+        Err(error) => format!("{error:#}"),
+    }
+}
