@@ -80,30 +80,41 @@ impl Hypervisor {
 
     /// What it holds now.
     pub fn counts(&self) -> io::Result<Counts> {
-        let text = self.control.call(Operation::Counts, [0; 3], "")?.text;
         let mut counts = Counts::default();
-        for line in text.lines() {
-            if line.starts_with("domain=") {
-                counts.domains.push(domain(line));
-            } else {
-                counts.nodes = field(line, "nodes");
-                counts.watches = field(line, "watches");
-                counts.connections = field(line, "connections");
+        let mut from = 0;
+        loop {
+            let reply = self.control.call(Operation::Counts, [from, 0, 0], "")?;
+            for line in reply.text.lines() {
+                if line.starts_with("domain=") {
+                    counts.domains.push(domain(line));
+                } else {
+                    counts.nodes = field(line, "nodes");
+                    counts.watches = field(line, "watches");
+                    counts.connections = field(line, "connections");
+                }
+            }
+            from = reply.words[0];
+            if from == 0 {
+                return Ok(counts);
             }
         }
-        Ok(counts)
     }
 
     /// `xl destroy`.
     pub fn destroy(&self, domid: DomId) -> io::Result<()> {
-        self.control.call(Operation::Destroy, [domid.0.into(), 0, 0], "").map(drop)
+        self.control
+            .call(Operation::Destroy, [domid.0.into(), 0, 0], "")
+            .map(drop)
     }
 }
 
 fn domain(line: &str) -> DomainCounts {
     DomainCounts {
         domid: field(line, "domain") as u16,
-        name: line.split_once(" name=").map_or("", |(_, name)| name).into(),
+        name: line
+            .split_once(" name=")
+            .map_or("", |(_, name)| name)
+            .into(),
         alive: field(line, "alive") == 1,
         granted: field(line, "granted"),
         mapped: field(line, "mapped"),
@@ -120,6 +131,9 @@ fn domain(line: &str) -> DomainCounts {
 }
 
 fn field(line: &str, key: &str) -> u64 {
-    let value = line.split(' ').filter_map(|field| field.split_once('=')).find(|(name, _)| *name == key);
+    let value = line
+        .split(' ')
+        .filter_map(|field| field.split_once('='))
+        .find(|(name, _)| *name == key);
     value.and_then(|(_, value)| value.parse().ok()).unwrap_or(0)
 }

@@ -63,7 +63,14 @@ pub struct RingPage {
 impl ring::page::SharedPage for RingPage {
     fn words(&self) -> &PageWords {
         // SAFETY: `Domain::ring_page` checked the page; page aligned, mapped as long as the domain, only reached by atomics here.
-        unsafe { self.domain.memory.base().cast::<PageWords>().add(self.page as usize).as_ref() }
+        unsafe {
+            self.domain
+                .memory
+                .base()
+                .cast::<PageWords>()
+                .add(self.page as usize)
+                .as_ref()
+        }
     }
 }
 
@@ -85,7 +92,9 @@ impl Domain {
             wakers: Wakers::default(),
             free: Mutex::new((grant::FIRST..grant::ENTRIES as u32).rev().collect()),
         };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
     }
 
     /// Its number.
@@ -100,8 +109,15 @@ impl Domain {
 
     /// Page `page` as a ring page. Panics when there is no such page.
     pub fn ring_page(&self, page: u32) -> RingPage {
-        assert!(page < self.inner.pages, "page {page} of {}", self.inner.pages);
-        RingPage { domain: Arc::clone(&self.inner), page }
+        assert!(
+            page < self.inner.pages,
+            "page {page} of {}",
+            self.inner.pages
+        );
+        RingPage {
+            domain: Arc::clone(&self.inner),
+            page,
+        }
     }
 
     /// Copy bytes out of memory. Panics when the range is not inside memory; may run on over following pages.
@@ -121,7 +137,13 @@ impl Domain {
     fn at(&self, page: u32, offset: usize, len: usize) -> *mut u8 {
         let memory = &self.inner.memory;
         let start = page as usize * PAGE_SIZE + offset;
-        assert!(start.checked_add(len).is_some_and(|end| end <= memory.len()), "{len} bytes at {start} of {}", memory.len());
+        assert!(
+            start
+                .checked_add(len)
+                .is_some_and(|end| end <= memory.len()),
+            "{len} bytes at {start} of {}",
+            memory.len()
+        );
         // SAFETY: inside the mapping, just asserted.
         unsafe { memory.base().as_ptr().add(start) }
     }
@@ -132,8 +154,15 @@ impl Domain {
 
     /// Grant `to` access to a page. Fails when the grant table (32768 entries) is full.
     pub fn grant(&self, page: u32, to: DomId, readonly: bool) -> io::Result<GrantRef> {
-        let gref = self.inner.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let gref = GrantRef(gref.ok_or_else(|| io::Error::new(io::ErrorKind::StorageFull, "the grant table is full"))?);
+        let gref = self
+            .inner
+            .free
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop();
+        let gref = GrantRef(gref.ok_or_else(|| {
+            io::Error::new(io::ErrorKind::StorageFull, "the grant table is full")
+        })?);
         if let Some(slot) = self.slot(gref) {
             // A free entry is not mapped.
             let _ = slot.replace(Entry::permit(page, to.0, readonly));
@@ -142,31 +171,58 @@ impl Domain {
     }
 
     /// Point an existing grant (not in use) at another page or domain without freeing it: one store, for recycled grants.
-    pub fn regrant(&self, gref: GrantRef, page: u32, to: DomId, readonly: bool) -> Result<(), InUse> {
-        self.slot(gref).and_then(|slot| slot.replace(Entry::permit(page, to.0, readonly))).ok_or(InUse)
+    pub fn regrant(
+        &self,
+        gref: GrantRef,
+        page: u32,
+        to: DomId,
+        readonly: bool,
+    ) -> Result<(), InUse> {
+        self.slot(gref)
+            .and_then(|slot| slot.replace(Entry::permit(page, to.0, readonly)))
+            .ok_or(InUse)
     }
 
     /// Revoke a grant and free its reference.
     pub fn end_access(&self, gref: GrantRef) -> Result<(), InUse> {
-        self.slot(gref).and_then(|slot| slot.replace(Entry::NONE)).ok_or(InUse)?;
-        self.inner.free.lock().unwrap_or_else(PoisonError::into_inner).push(gref.0);
+        self.slot(gref)
+            .and_then(|slot| slot.replace(Entry::NONE))
+            .ok_or(InUse)?;
+        self.inner
+            .free
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(gref.0);
         Ok(())
     }
 
     /// Take a new port that `remote` may bind to.
     pub fn alloc_unbound(&self, remote: DomId) -> io::Result<Port> {
-        let reply = self.inner.control.call(Operation::AllocUnbound, [self.inner.handle, remote.0.into(), 0], "")?;
+        let reply = self.inner.control.call(
+            Operation::AllocUnbound,
+            [self.inner.handle, remote.0.into(), 0],
+            "",
+        )?;
         Ok(Port(reply.words[0]))
     }
 
     /// Close a port.
     pub fn close_port(&self, port: Port) -> io::Result<()> {
-        self.inner.control.call(Operation::Close, [self.inner.handle, port.0, 0], "").map(drop)
+        self.inner
+            .control
+            .call(Operation::Close, [self.inner.handle, port.0, 0], "")
+            .map(drop)
     }
 
     /// Send an event to the other end; dropped where nobody is bound, as Xen does. No round trip but for the first.
     pub fn notify(&self, port: Port) -> io::Result<()> {
-        let Inner { wakers, machine, control, id, .. } = &*self.inner;
+        let Inner {
+            wakers,
+            machine,
+            control,
+            id,
+            ..
+        } = &*self.inner;
         wakers.notify(machine, control, id.0, port.0)
     }
 
@@ -174,11 +230,12 @@ impl Domain {
     pub fn pending(&self, ports: &mut [Port]) -> io::Result<usize> {
         let mut bytes = [0; 256];
         let len = bytes.len().min(size_of_val(ports));
-        let read = match rustix::io::read(&self.inner.pipe, bytes.get_mut(..len).unwrap_or_default()) {
-            Ok(read) => read,
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => 0,
-            Err(e) => return Err(e.into()),
-        };
+        let read =
+            match rustix::io::read(&self.inner.pipe, bytes.get_mut(..len).unwrap_or_default()) {
+                Ok(read) => read,
+                Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => 0,
+                Err(e) => return Err(e.into()),
+            };
         let chunks = bytes.get(..read).unwrap_or_default().chunks_exact(4);
         for (port, chunk) in ports.iter_mut().zip(chunks) {
             *port = Port(chunk.try_into().map_or(0, u32::from_ne_bytes));
@@ -188,7 +245,14 @@ impl Domain {
 
     /// Unmask ports; one that became pending meanwhile is delivered again.
     pub fn unmask(&self, ports: &[Port]) -> io::Result<()> {
-        let Inner { wakers, machine, control, id, handle, .. } = &*self.inner;
+        let Inner {
+            wakers,
+            machine,
+            control,
+            id,
+            handle,
+            ..
+        } = &*self.inner;
         for port in ports {
             let slot = machine.domain(id.0).and_then(|area| area.port(port.0));
             if slot.is_some_and(|slot| slot.unmask(*handle)) {
@@ -200,7 +264,11 @@ impl Domain {
 
     /// A new xenstore connection as this domain; relative paths start at its home.
     pub fn store(&self) -> io::Result<Client<UnixStream>> {
-        let fd = self.inner.control.call(Operation::OpenStore, [0; 3], "")?.take_fd()?;
+        let fd = self
+            .inner
+            .control
+            .call(Operation::OpenStore, [0; 3], "")?
+            .take_fd()?;
         Ok(Client::new(UnixStream::from(fd)))
     }
 

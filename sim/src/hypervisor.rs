@@ -3,15 +3,16 @@ mod domains;
 mod events;
 mod store;
 
-use domains::Domains;
+use domains::{Domain, Domains};
 use events::Events;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with, socketpair,
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with,
+    socketpair,
 };
-use sim_machine::control::{Operation, Reply, Request, TEXT_MAX, receive_request, send_reply};
-use sim_machine::{CONTROL_SOCKET, Machine, STORE_SOCKET};
+use sim_machine::control::{Operation, Reply, Request, receive_request, send_reply};
+use sim_machine::{CONTROL_SOCKET, DomainArea, Machine, STORE_SOCKET};
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io;
@@ -20,6 +21,10 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use store::{Interest, Store};
+
+/// Domains in one reply to Counts: their lines, of less than 500 bytes with a name of 60, fit.
+const COUNTS_AT_ONCE: usize = 64;
+const NAME_MAX: usize = 60;
 
 /// What an epoll event is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,8 +114,16 @@ impl Hypervisor {
             interests: HashMap::new(),
             unswept: Vec::new(),
         };
-        hypervisor.wait_for(&hypervisor.control_listener, Source::ControlListener, EventFlags::IN)?;
-        hypervisor.wait_for(&hypervisor.store_listener, Source::StoreListener, EventFlags::IN)?;
+        hypervisor.wait_for(
+            &hypervisor.control_listener,
+            Source::ControlListener,
+            EventFlags::IN,
+        )?;
+        hypervisor.wait_for(
+            &hypervisor.store_listener,
+            Source::StoreListener,
+            EventFlags::IN,
+        )?;
         Ok(hypervisor)
     }
 
@@ -119,7 +132,11 @@ impl Hypervisor {
         let mut ready: Vec<epoll::Event> = Vec::with_capacity(64);
         loop {
             ready.clear();
-            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut ready), None) {
+            match epoll::wait(
+                &self.epoll,
+                rustix::buffer::spare_capacity(&mut ready),
+                None,
+            ) {
                 Ok(_) => {}
                 Err(Errno::INTR) => continue,
                 Err(e) => return Err(e.into()),
@@ -152,7 +169,11 @@ impl Hypervisor {
         for broken in self.store.flush() {
             self.close_store(broken);
         }
-        let changed: Vec<_> = self.store.interests().filter(|(id, interest)| self.interests.get(id) != Some(interest)).collect();
+        let changed: Vec<_> = self
+            .store
+            .interests()
+            .filter(|(id, interest)| self.interests.get(id) != Some(interest))
+            .collect();
         for (id, interest) in changed {
             let mut flags = EventFlags::empty();
             flags.set(EventFlags::IN, interest.read);
@@ -175,15 +196,33 @@ impl Hypervisor {
     }
 
     fn accept_control(&mut self) {
-        let Ok(socket) = accept_with(&self.control_listener, SocketFlags::CLOEXEC) else { return };
+        let Ok(socket) = accept_with(
+            &self.control_listener,
+            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        ) else {
+            return;
+        };
         let id = self.next_id();
-        if self.wait_for(&socket, Source::Control(id), EventFlags::IN).is_ok() {
-            self.controls.insert(id, Control { socket, role: Role::Visitor, maps: Vec::new() });
+        if self
+            .wait_for(&socket, Source::Control(id), EventFlags::IN)
+            .is_ok()
+        {
+            self.controls.insert(
+                id,
+                Control {
+                    socket,
+                    role: Role::Visitor,
+                    maps: Vec::new(),
+                },
+            );
         }
     }
 
     fn accept_store(&mut self) {
-        if let Ok(socket) = accept_with(&self.store_listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+        if let Ok(socket) = accept_with(
+            &self.store_listener,
+            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        ) {
             // A client that cannot be waited for is hung up on.
             let _ = self.add_store(socket, 0);
         }
@@ -193,7 +232,13 @@ impl Hypervisor {
         let id = self.next_id();
         self.wait_for(&socket, Source::Store(id), EventFlags::IN)?;
         self.store.connect(id, UnixStream::from(socket), domid);
-        self.interests.insert(id, Interest { read: true, write: false });
+        self.interests.insert(
+            id,
+            Interest {
+                read: true,
+                write: false,
+            },
+        );
         Ok(())
     }
 
@@ -203,17 +248,25 @@ impl Hypervisor {
     }
 
     fn serve_control(&mut self, id: u32) {
-        let Some(control) = self.controls.get(&id) else { return };
-        let Ok(request) = receive_request(control.socket.as_fd()) else { return self.close_control(id) };
+        let Some(control) = self.controls.get(&id) else {
+            return;
+        };
+        let Ok(request) = receive_request(control.socket.as_fd()) else {
+            return self.close_control(id);
+        };
         let reply = self.perform(id, request);
-        let Some(control) = self.controls.get(&id) else { return };
+        let Some(control) = self.controls.get(&id) else {
+            return;
+        };
         if send_reply(control.socket.as_fd(), reply).is_err() {
             self.close_control(id);
         }
     }
 
     fn close_control(&mut self, id: u32) {
-        let Some(control) = self.controls.remove(&id) else { return };
+        let Some(control) = self.controls.remove(&id) else {
+            return;
+        };
         for (domid, gref) in control.maps {
             self.domains.unmap(&self.machine, domid, gref);
         }
@@ -234,7 +287,12 @@ impl Hypervisor {
             self.close_store(connection);
         }
         let of_domain = |control: &Control| matches!(control.role, Role::Owner(id) | Role::Inside(id) if id == domid);
-        let controls: Vec<u32> = self.controls.iter().filter(|(_, control)| of_domain(control)).map(|(id, _)| *id).collect();
+        let controls: Vec<u32> = self
+            .controls
+            .iter()
+            .filter(|(_, control)| of_domain(control))
+            .map(|(id, _)| *id)
+            .collect();
         for control in controls {
             self.close_control(control);
         }
@@ -243,11 +301,15 @@ impl Hypervisor {
     }
 
     fn perform(&mut self, id: u32, request: Request) -> Result<Reply, Errno> {
-        let Request { operation, words: [a, b, c], text } = request;
+        let Request {
+            operation,
+            words: [a, b, c],
+            text,
+        } = request;
         match operation {
             Operation::Create => self.create(id, a, text).map_err(errno),
             Operation::Attach => self.attach(id, a),
-            Operation::Counts => Ok(Reply { text: self.counts(), ..Reply::default() }),
+            Operation::Counts => Ok(self.counts(a)),
             Operation::Destroy => {
                 let domid = number(a)?;
                 self.domains.get(domid).ok_or(Errno::SRCH)?;
@@ -267,20 +329,37 @@ impl Hypervisor {
     }
 
     /// Requests of a domain.
-    fn perform_inside(&mut self, id: u32, operation: Operation, [a, b, c]: [u32; 3]) -> Result<Reply, Errno> {
+    fn perform_inside(
+        &mut self,
+        id: u32,
+        operation: Operation,
+        [a, b, c]: [u32; 3],
+    ) -> Result<Reply, Errno> {
         let domid = match self.controls.get(&id).map(|control| control.role) {
             Some(Role::Owner(domid) | Role::Inside(domid)) => domid,
             _ => return Err(Errno::PERM),
         };
-        let word = |word: u32| Reply { words: [word, 0, 0], ..Reply::default() };
+        let word = |word: u32| Reply {
+            words: [word, 0, 0],
+            ..Reply::default()
+        };
         match operation {
             Operation::OpenEvents => {
                 let (handle, pipe) = self.open_events(domid).map_err(errno)?;
                 with_fds([handle, 0, 0], [Ok(pipe)]).map_err(errno)
             }
-            Operation::Bind => self.events.bind(&self.machine, a, domid, number(b)?, c).map(word),
-            Operation::AllocUnbound => self.events.alloc(&self.machine, a, domid, number(b)?).map(word),
-            Operation::Close => self.events.close(&self.machine, a, domid, b).map(|()| Reply::default()),
+            Operation::Bind => self
+                .events
+                .bind(&self.machine, a, domid, number(b)?, c)
+                .map(word),
+            Operation::AllocUnbound => self
+                .events
+                .alloc(&self.machine, a, domid, number(b)?)
+                .map(word),
+            Operation::Close => self
+                .events
+                .close(&self.machine, a, domid, b)
+                .map(|()| Reply::default()),
             Operation::Map => self.map(id, domid, a, b, c != 0),
             Operation::Unmap => self.unmap(id, number(a)?, b),
             Operation::OpenStore => self.open_store(domid).map_err(errno),
@@ -289,22 +368,40 @@ impl Hypervisor {
     }
 
     fn create(&mut self, id: u32, pages: u32, name: String) -> io::Result<Reply> {
-        let control = self.controls.get(&id).filter(|control| control.role == Role::Visitor);
+        let control = self
+            .controls
+            .get(&id)
+            .filter(|control| control.role == Role::Visitor);
         control.ok_or(io::ErrorKind::PermissionDenied)?;
+        if name.len() > NAME_MAX || name.contains(char::is_whitespace) {
+            return Err(Errno::INVAL.into());
+        }
         let domid = self.domains.create(&self.machine, name.clone(), pages)?;
         if let Some(control) = self.controls.get_mut(&id) {
             control.role = Role::Owner(domid);
         }
         self.store.introduce(domid, &name);
         let (handle, pipe) = self.open_events(domid)?;
-        let memory = self.domains.get(domid).ok_or(io::ErrorKind::NotFound)?.memory.try_clone();
-        with_fds([domid.into(), handle, 0], [self.machine_fd.try_clone(), memory, Ok(pipe)])
+        let memory = self
+            .domains
+            .get(domid)
+            .ok_or(io::ErrorKind::NotFound)?
+            .memory
+            .try_clone();
+        with_fds(
+            [domid.into(), handle, 0],
+            [self.machine_fd.try_clone(), memory, Ok(pipe)],
+        )
     }
 
     fn attach(&mut self, id: u32, domid: u32) -> Result<Reply, Errno> {
         let domid = number(domid)?;
         self.domains.get(domid).ok_or(Errno::SRCH)?;
-        let control = self.controls.get_mut(&id).filter(|control| control.role == Role::Visitor).ok_or(Errno::PERM)?;
+        let control = self
+            .controls
+            .get_mut(&id)
+            .filter(|control| control.role == Role::Visitor)
+            .ok_or(Errno::PERM)?;
         control.role = Role::Inside(domid);
         with_fds([0; 3], [self.machine_fd.try_clone()]).map_err(errno)
     }
@@ -326,7 +423,14 @@ impl Hypervisor {
         with_fds([0; 3], [Ok(theirs)])
     }
 
-    fn map(&mut self, id: u32, by: u16, domid: u32, gref: u32, readonly: bool) -> Result<Reply, Errno> {
+    fn map(
+        &mut self,
+        id: u32,
+        by: u16,
+        domid: u32,
+        gref: u32,
+        readonly: bool,
+    ) -> Result<Reply, Errno> {
         // Beyond u16 is no domain.
         let domid = u16::try_from(domid).unwrap_or(u16::MAX);
         match self.domains.map(&self.machine, by, domid, gref, readonly)? {
@@ -334,62 +438,95 @@ impl Hypervisor {
                 if let Some(control) = self.controls.get_mut(&id) {
                     control.maps.push((domid, gref));
                 }
-                Ok(Reply { words: [frame, 0, 0], ..Reply::default() })
+                Ok(Reply {
+                    words: [frame, 0, 0],
+                    ..Reply::default()
+                })
             }
-            Err(status) => Ok(Reply { words: [0, status as u32, 0], ..Reply::default() }),
+            Err(status) => Ok(Reply {
+                words: [0, status as u32, 0],
+                ..Reply::default()
+            }),
         }
     }
 
     fn unmap(&mut self, id: u32, domid: u16, gref: u32) -> Result<Reply, Errno> {
         let control = self.controls.get_mut(&id).ok_or(Errno::INVAL)?;
-        let index = control.maps.iter().position(|map| *map == (domid, gref)).ok_or(Errno::NOENT)?;
+        let index = control
+            .maps
+            .iter()
+            .position(|map| *map == (domid, gref))
+            .ok_or(Errno::NOENT)?;
         control.maps.swap_remove(index);
         self.domains.unmap(&self.machine, domid, gref);
         Ok(Reply::default())
     }
 
-    /// A line a domain, one for the store: `key=value` fields, the name last.
-    fn counts(&self) -> String {
+    /// A line a domain from number `from` on, one for the store: `key=value` fields, the name last.
+    fn counts(&self, from: u32) -> Reply {
         let mut text = String::new();
-        for (domid, domain) in self.domains.iter() {
-            let Some(area) = self.machine.domain(domid) else { continue };
-            let (ports, bound) = self.events.counts(&self.machine, domid);
-            let granted = if domain.alive() { area.granted() } else { 0 };
-            let counters = &area.counters;
-            let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-            let _ = writeln!(
-                text,
-                "domain={domid} alive={} granted={granted} mapped={} ports={ports} bound={bound} copy_calls={} copy_hypercalls={} \
-                 copy_operations={} copy_refused={} copy_bytes={} notifications={} accessed_after_revoke={} name={}",
-                u8::from(domain.alive()),
-                domain.mapped(),
-                load(&counters.copy_calls),
-                load(&counters.copy_hypercalls),
-                load(&counters.copy_operations),
-                load(&counters.copy_refused),
-                load(&counters.copy_bytes),
-                load(&counters.notifications),
-                load(&counters.accessed_after_revoke),
-                domain.name,
-            );
+        let mut domains = self
+            .domains
+            .iter()
+            .filter(|(domid, _)| u32::from(*domid) >= from);
+        for (domid, domain) in domains.by_ref().take(COUNTS_AT_ONCE) {
+            if let Some(area) = self.machine.domain(domid) {
+                self.count_domain(domid, domain, area, &mut text);
+            }
         }
+        let next = domains.next().map_or(0, |(domid, _)| u32::from(domid));
         let (nodes, watches, connections) = self.store.counts();
-        let _ = writeln!(text, "nodes={nodes} watches={watches} connections={connections}");
-        debug_assert!(text.len() < TEXT_MAX);
-        text
+        // Writing to a string does not fail.
+        let _ = writeln!(
+            text,
+            "nodes={nodes} watches={watches} connections={connections}"
+        );
+        Reply {
+            words: [next, 0, 0],
+            text,
+            ..Reply::default()
+        }
+    }
+
+    fn count_domain(&self, domid: u16, domain: &Domain, area: &DomainArea, text: &mut String) {
+        let (ports, bound) = self.events.counts(&self.machine, domid);
+        let granted = if domain.alive() { area.granted() } else { 0 };
+        let (alive, mapped, name) = (u8::from(domain.alive()), domain.mapped(), &domain.name);
+        let _ = write!(
+            text,
+            "domain={domid} alive={alive} granted={granted} mapped={mapped} ports={ports} bound={bound}"
+        );
+        for (counter, value) in area.counters.named() {
+            let _ = write!(text, " {counter}={}", value.load(Ordering::Relaxed));
+        }
+        let _ = writeln!(text, " name={name}");
     }
 }
 
 fn listener(path: &Path, kind: SocketType) -> io::Result<OwnedFd> {
-    let socket = socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
-    let say = |e: Errno| io::Error::new(io::Error::from(e).kind(), format!("cannot listen on {}: {e}", path.display()));
+    let socket = socket_with(
+        AddressFamily::UNIX,
+        kind,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None,
+    )?;
+    let say = |e: Errno| {
+        io::Error::new(
+            io::Error::from(e).kind(),
+            format!("cannot listen on {}: {e}", path.display()),
+        )
+    };
     bind(&socket, &SocketAddrUnix::new(path)?).map_err(say)?;
     listen(&socket, 128).map_err(say)?;
     Ok(socket)
 }
 
 fn with_fds<const N: usize>(words: [u32; 3], fds: [io::Result<OwnedFd>; N]) -> io::Result<Reply> {
-    Ok(Reply { words, text: String::new(), fds: fds.into_iter().collect::<io::Result<_>>()? })
+    Ok(Reply {
+        words,
+        text: String::new(),
+        fds: fds.into_iter().collect::<io::Result<_>>()?,
+    })
 }
 
 fn number(domid: u32) -> Result<u16, Errno> {

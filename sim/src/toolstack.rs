@@ -90,8 +90,17 @@ impl Toolstack {
     }
 
     /// Write the nodes of vif `devid` of guest `frontend` served by `backend`; does not wait.
-    pub fn create_vif(&mut self, backend: DomId, frontend: DomId, devid: u32, config: &VifConfig) -> Result<(), StoreError> {
-        let (back, front) = (backend_path(backend, frontend, devid), frontend_path(frontend, devid));
+    pub fn create_vif(
+        &mut self,
+        backend: DomId,
+        frontend: DomId,
+        devid: u32,
+        config: &VifConfig,
+    ) -> Result<(), StoreError> {
+        let (back, front) = (
+            backend_path(backend, frontend, devid),
+            frontend_path(frontend, devid),
+        );
         let back_keys = backend_keys(frontend, devid, &front, config);
         let front_keys = frontend_keys(backend, devid, &back, config);
         let (of_back, of_front) = (format!("n{backend}"), format!("n{frontend}"));
@@ -106,20 +115,43 @@ impl Toolstack {
     }
 
     /// Wait until the backend's state is exactly `state`; `Io` with `TimedOut` where it was not within `limit`.
-    pub fn wait_backend_state(&mut self, backend: DomId, frontend: DomId, devid: u32, state: u32, limit: Duration) -> Result<(), StoreError> {
+    pub fn wait_backend_state(
+        &mut self,
+        backend: DomId,
+        frontend: DomId,
+        devid: u32,
+        state: u32,
+        limit: Duration,
+    ) -> Result<(), StoreError> {
         let path = backend_path(backend, frontend, devid);
         let wanted = state.to_string();
-        let found = self.wait(&path, limit, |store| match store.read(Transaction::NONE, &format!("{path}/state")) {
-            Ok(value) => Ok(value == wanted),
-            Err(StoreError::Missing(_)) => Ok(false),
-            Err(e) => Err(e),
+        let found = self.wait(&path, limit, |store| {
+            match store.read(Transaction::NONE, &format!("{path}/state")) {
+                Ok(value) => Ok(value == wanted),
+                Err(StoreError::Missing(_)) => Ok(false),
+                Err(e) => Err(e),
+            }
         })?;
-        if found { Ok(()) } else { Err(io::Error::new(io::ErrorKind::TimedOut, format!("{path}/state is not {state}")).into()) }
+        if found {
+            Ok(())
+        } else {
+            Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("{path}/state is not {state}"),
+            )
+            .into())
+        }
     }
 
     /// `xl network-detach`: `online=0`, `state=5`, wait for 6, wait for the path to vanish; true when it did in time.
     /// Then, or when it did not, both directories are removed.
-    pub fn detach_vif(&mut self, backend: DomId, frontend: DomId, devid: u32, limit: Duration) -> Result<bool, StoreError> {
+    pub fn detach_vif(
+        &mut self,
+        backend: DomId,
+        frontend: DomId,
+        devid: u32,
+        limit: Duration,
+    ) -> Result<bool, StoreError> {
         let path = backend_path(backend, frontend, devid);
         self.store.transact(|store, t| {
             store.write(t, &format!("{path}/online"), "0")?;
@@ -130,16 +162,23 @@ impl Toolstack {
             Err(StoreError::Io(e)) if e.kind() == io::ErrorKind::TimedOut => {}
             other => other?,
         }
-        let gone = self.wait(&path, limit, |store| match store.read(Transaction::NONE, &path) {
-            Err(StoreError::Missing(_)) => Ok(true),
-            other => other.map(|_| false),
+        let gone = self.wait(&path, limit, |store| {
+            match store.read(Transaction::NONE, &path) {
+                Err(StoreError::Missing(_)) => Ok(true),
+                other => other.map(|_| false),
+            }
         })?;
         self.destroy_vif(backend, frontend, devid)?;
         Ok(gone)
     }
 
     /// Remove both directories at once, whatever state they are in, and the backend's parent when it is empty.
-    pub fn destroy_vif(&mut self, backend: DomId, frontend: DomId, devid: u32) -> Result<(), StoreError> {
+    pub fn destroy_vif(
+        &mut self,
+        backend: DomId,
+        frontend: DomId,
+        devid: u32,
+    ) -> Result<(), StoreError> {
         self.remove_if_there(&frontend_path(frontend, devid))?;
         let path = backend_path(backend, frontend, devid);
         self.remove_if_there(&path)?;
@@ -151,7 +190,7 @@ impl Toolstack {
         }
     }
 
-    /// `xl destroy`: the domain is gone for everyone; its process notices by its event descriptor's hang-up.
+    /// `xl destroy`: the domain is gone for everyone; its process notices by the hang-up of `Domain::lifeline`.
     pub fn destroy_domain(&mut self, domain: DomId) -> io::Result<()> {
         self.hypervisor.destroy(domain)
     }
@@ -185,7 +224,10 @@ impl Toolstack {
             }
             // An event may have come with the reply to `done`; look at least ten times a second.
             let left = left.min(Duration::from_millis(100));
-            let left = Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().into() };
+            let left = Timespec {
+                tv_sec: 0,
+                tv_nsec: left.subsec_nanos().into(),
+            };
             let fd = self.store.fd();
             let mut polls = [PollFd::new(&fd, PollFlags::IN)];
             // Interrupted is as good as woken.
@@ -215,9 +257,22 @@ fn backend_keys(frontend: DomId, devid: u32, front: &str, config: &VifConfig) ->
         ("type", config.kind.clone()),
         ("hotplug-status", String::new()),
     ];
-    let mtu = config.mtu.filter(|mtu| *mtu != 1500).map(|mtu| mtu.to_string());
-    let optional = [("rate", &config.rate), ("mtu", &mtu), ("vlan", &config.vlan), ("ip", &config.ip), ("vifname", &config.vifname)];
-    keys.extend(optional.into_iter().filter_map(|(key, value)| Some((key, value.clone()?))));
+    let mtu = config
+        .mtu
+        .filter(|mtu| *mtu != 1500)
+        .map(|mtu| mtu.to_string());
+    let optional = [
+        ("rate", &config.rate),
+        ("mtu", &mtu),
+        ("vlan", &config.vlan),
+        ("ip", &config.ip),
+        ("vifname", &config.vifname),
+    ];
+    keys.extend(
+        optional
+            .into_iter()
+            .filter_map(|(key, value)| Some((key, value.clone()?))),
+    );
     keys
 }
 
@@ -233,12 +288,19 @@ fn frontend_keys(backend: DomId, devid: u32, back: &str, config: &VifConfig) -> 
     ]
 }
 
-fn make_directory(store: &mut Client<UnixStream>, t: Transaction, path: &str, permissions: &[&str], keys: &Keys) -> Result<(), StoreError> {
+fn make_directory(
+    store: &mut Client<UnixStream>,
+    t: Transaction,
+    path: &str,
+    permissions: &[&str],
+    keys: &Keys,
+) -> Result<(), StoreError> {
     match store.remove(t, path) {
         Ok(()) | Err(StoreError::Missing(_)) => {}
         Err(e) => return Err(e),
     }
     store.mkdir(t, path)?;
     store.set_permissions(t, path, permissions)?;
-    keys.iter().try_for_each(|(key, value)| store.write(t, &format!("{path}/{key}"), value))
+    keys.iter()
+        .try_for_each(|(key, value)| store.write(t, &format!("{path}/{key}"), value))
 }

@@ -43,7 +43,8 @@ pub enum Operation {
     Unmap,
     /// Reply: a xenstore connection as the domain we are.
     OpenStore,
-    /// Reply: text, a line for each domain, and one for the store.
+    /// Reply: the number of the next domain to ask from, 0 for none; text, a line for each of some domains from `a` on, and one
+    /// for the store.
     Counts,
     /// Destroy domain `a`.
     Destroy,

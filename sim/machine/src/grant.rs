@@ -99,3 +99,31 @@ impl Slot {
         self.0.store(0, Ordering::Release);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_is_for_one_domain_and_one_direction() {
+        let (free, readonly) = (Entry::permit(9, 3, false), Entry::permit(9, 3, true));
+        assert_eq!(free.frame_for(3, true), Ok(9));
+        assert_eq!(free.frame_for(4, false), Err(status::GENERAL_ERROR));
+        assert_eq!(readonly.frame_for(3, false), Ok(9));
+        assert_eq!(readonly.frame_for(3, true), Err(status::GENERAL_ERROR));
+        assert_eq!(Entry::NONE.frame_for(0, false), Err(status::GENERAL_ERROR));
+    }
+
+    #[test]
+    fn a_mapped_entry_cannot_be_replaced_and_its_marks_are_no_change() {
+        let slot = Slot(AtomicU64::new(0));
+        assert!(slot.replace(Entry::permit(1, 3, false)).is_some());
+        let before = slot.load();
+        slot.mark();
+        assert!(slot.replace(Entry::NONE).is_none());
+        assert!(!slot.load().differs(before));
+        slot.unmark();
+        assert!(slot.replace(Entry::permit(2, 3, false)).is_some());
+        assert!(slot.load().differs(before), "taken back: a copy that began before is found out");
+    }
+}

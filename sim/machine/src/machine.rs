@@ -83,7 +83,7 @@ impl DomainArea {
             .filter(|slot| slot.load().is_granted())
             .for_each(grant::Slot::clear);
         self.ports.iter().for_each(|slot| slot.open(0));
-        for counter in self.counters.all() {
+        for (_, counter) in self.counters.named() {
             counter.store(0, Ordering::Relaxed);
         }
         self.pages.store(pages, Ordering::Relaxed);
@@ -97,15 +97,16 @@ impl DomainArea {
 }
 
 impl Counters {
-    fn all(&self) -> [&AtomicU64; 7] {
+    /// Each with its name.
+    pub fn named(&self) -> [(&'static str, &AtomicU64); 7] {
         [
-            &self.copy_calls,
-            &self.copy_hypercalls,
-            &self.copy_operations,
-            &self.copy_refused,
-            &self.copy_bytes,
-            &self.notifications,
-            &self.accessed_after_revoke,
+            ("copy_calls", &self.copy_calls),
+            ("copy_hypercalls", &self.copy_hypercalls),
+            ("copy_operations", &self.copy_operations),
+            ("copy_refused", &self.copy_refused),
+            ("copy_bytes", &self.copy_bytes),
+            ("notifications", &self.notifications),
+            ("accessed_after_revoke", &self.accessed_after_revoke),
         ]
     }
 }

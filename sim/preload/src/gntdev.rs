@@ -54,7 +54,7 @@ fn error<T>(errno: c_int) -> io::Result<T> {
 
 /// # Safety
 /// `argument` is what the request says.
-pub unsafe fn ioctl(_fd: c_int, request: c_ulong, argument: *mut c_void) -> io::Result<c_int> {
+pub unsafe fn ioctl(request: c_ulong, argument: *mut c_void) -> io::Result<c_int> {
     if argument.is_null() {
         return error(libc::EFAULT);
     }
@@ -106,7 +106,7 @@ unsafe fn give_up(argument: *mut u64) -> io::Result<c_int> {
 }
 
 /// mmap(2): here the hypervisor is asked, and here it refuses (EINVAL for every reason, as the driver has it).
-pub fn map(_fd: c_int, len: usize, protection: c_int, index: u64) -> io::Result<*mut c_void> {
+pub fn map(len: usize, protection: c_int, flags: c_int, index: u64) -> io::Result<*mut c_void> {
     let simulation = simulation()?;
     let refs = with_maps(|maps| maps.asked.get(&index).cloned())
         .filter(|refs| refs.len() * PAGE_SIZE == len);
@@ -114,6 +114,9 @@ pub fn map(_fd: c_int, len: usize, protection: c_int, index: u64) -> io::Result<
         return error(libc::EINVAL);
     };
     let write = protection & libc::PROT_WRITE != 0;
+    if write && flags & libc::MAP_SHARED == 0 {
+        return error(libc::EINVAL);
+    }
     // SAFETY: a new reservation where the kernel likes.
     let at = unsafe {
         mmap_anonymous(

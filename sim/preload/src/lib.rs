@@ -165,7 +165,7 @@ pub unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: *mut c_voi
         // SAFETY: the caller's argument, of the type that the request says.
         Some(device) => answer(unsafe {
             match device.kind() {
-                Kind::Gntdev => gntdev::ioctl(fd, request, argument),
+                Kind::Gntdev => gntdev::ioctl(request, argument),
                 Kind::Evtchn => evtchn::ioctl(device.handle(), request, argument),
                 Kind::Xenbus => Err(io::Error::from_raw_os_error(libc::ENOTTY)),
             }
@@ -212,7 +212,7 @@ pub unsafe extern "C" fn mmap(
     offset: off_t,
 ) -> *mut c_void {
     if device::find_fast(fd).is_some_and(|device| device.kind() == Kind::Gntdev) {
-        return gntdev::map(fd, len, protection, offset as u64).unwrap_or_else(|e| {
+        return gntdev::map(len, protection, flags, offset as u64).unwrap_or_else(|e| {
             set_errno(e.raw_os_error().unwrap_or(libc::EIO));
             libc::MAP_FAILED
         });

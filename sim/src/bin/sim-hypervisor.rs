@@ -8,7 +8,9 @@ fn main() -> ExitCode {
         eprintln!("sim-hypervisor: usage: sim-hypervisor DIR");
         return ExitCode::from(2);
     };
-    match sim::hypervisor::Hypervisor::listen(Path::new(&dir)).and_then(sim::hypervisor::Hypervisor::run) {
+    match sim::hypervisor::Hypervisor::listen(Path::new(&dir))
+        .and_then(sim::hypervisor::Hypervisor::run)
+    {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("sim-hypervisor: {e}");

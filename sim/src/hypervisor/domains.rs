@@ -31,14 +31,28 @@ impl Domains {
     /// A new domain's number.
     pub fn create(&mut self, machine: &Machine, name: String, pages: u32) -> io::Result<u16> {
         let free = |id: &u16| !self.all.contains_key(id);
-        let next = (self.last + 1..MAX_DOMAINS as u16).chain(1..=self.last).find(free);
+        let next = (self.last + 1..MAX_DOMAINS as u16)
+            .chain(1..=self.last)
+            .find(free);
         let domid = next.ok_or(io::ErrorKind::StorageFull)?;
         let memory = memfd_create(format!("domain-{domid}"), MemfdFlags::CLOEXEC)?;
         ftruncate(&memory, u64::from(pages) * PAGE_SIZE as u64)?;
         self.last = domid;
         self.generation += 1;
-        machine.domain(domid).ok_or(io::ErrorKind::StorageFull)?.live(self.generation, pages);
-        self.all.insert(domid, Domain { name, memory, pages, alive: true, mapped: HashMap::new() });
+        machine
+            .domain(domid)
+            .ok_or(io::ErrorKind::StorageFull)?
+            .live(self.generation, pages);
+        self.all.insert(
+            domid,
+            Domain {
+                name,
+                memory,
+                pages,
+                alive: true,
+                mapped: HashMap::new(),
+            },
+        );
         Ok(domid)
     }
 
@@ -54,7 +68,9 @@ impl Domains {
 
     /// The domain dies. Its memory is given back but for pages that somebody has mapped, as on Xen. True: it lived.
     pub fn destroy(&mut self, machine: &Machine, domid: u16) -> bool {
-        let Some(domain) = self.all.get_mut(&domid).filter(|domain| domain.alive) else { return false };
+        let Some(domain) = self.all.get_mut(&domid).filter(|domain| domain.alive) else {
+            return false;
+        };
         domain.alive = false;
         if let Some(area) = machine.domain(domid) {
             area.die();
@@ -67,15 +83,33 @@ impl Domains {
     }
 
     /// `by` maps a grant. The inner error is a GNTST_* status.
-    pub fn map(&mut self, machine: &Machine, by: u16, domid: u16, gref: u32, readonly: bool) -> Result<Result<u32, i16>, Errno> {
-        let (Some(domain), Some(area)) = (self.all.get_mut(&domid).filter(|domain| domain.alive), machine.alive(domid)) else {
+    pub fn map(
+        &mut self,
+        machine: &Machine,
+        by: u16,
+        domid: u16,
+        gref: u32,
+        readonly: bool,
+    ) -> Result<Result<u32, i16>, Errno> {
+        let (Some(domain), Some(area)) = (
+            self.all.get_mut(&domid).filter(|domain| domain.alive),
+            machine.alive(domid),
+        ) else {
             return Ok(Err(status::BAD_DOMAIN));
         };
-        let Some(slot) = area.grant(gref) else { return Ok(Err(status::BAD_GNTREF)) };
+        let Some(slot) = area.grant(gref) else {
+            return Ok(Err(status::BAD_GNTREF));
+        };
         // Marked first, so that the guest cannot take it back between the look and the mark.
         slot.mark();
         let entry = slot.load();
-        let frame = entry.frame_for(by, !readonly).and_then(|frame| if frame < domain.pages { Ok(frame) } else { Err(status::BAD_PAGE) });
+        let frame = entry.frame_for(by, !readonly).and_then(|frame| {
+            if frame < domain.pages {
+                Ok(frame)
+            } else {
+                Err(status::BAD_PAGE)
+            }
+        });
         match frame {
             Ok(frame) => domain.mapped.entry(gref).or_insert((frame, 0)).1 += 1,
             Err(_) if !domain.mapped.contains_key(&gref) => slot.unmark(),
@@ -86,8 +120,12 @@ impl Domains {
 
     /// A mapping is gone.
     pub fn unmap(&mut self, machine: &Machine, domid: u16, gref: u32) {
-        let Some(domain) = self.all.get_mut(&domid) else { return };
-        let Some((_, times)) = domain.mapped.get_mut(&gref) else { return };
+        let Some(domain) = self.all.get_mut(&domid) else {
+            return;
+        };
+        let Some((_, times)) = domain.mapped.get_mut(&gref) else {
+            return;
+        };
         *times -= 1;
         if *times > 0 {
             return;
@@ -129,9 +167,17 @@ impl Domain {
         let mut from = 0;
         for end in kept.into_iter().chain([self.pages]) {
             if end > from {
-                let (offset, len) = (u64::from(from) * PAGE_SIZE as u64, u64::from(end - from) * PAGE_SIZE as u64);
+                let (offset, len) = (
+                    u64::from(from) * PAGE_SIZE as u64,
+                    u64::from(end - from) * PAGE_SIZE as u64,
+                );
                 // A failure leaves the memory to the last close.
-                let _ = fallocate(&self.memory, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len);
+                let _ = fallocate(
+                    &self.memory,
+                    FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
+                    offset,
+                    len,
+                );
             }
             from = from.max(end + 1);
         }

@@ -27,7 +27,8 @@ impl Events {
     pub fn open(&mut self, domid: u16) -> io::Result<(u32, OwnedFd)> {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         self.last = self.last.wrapping_add(1).max(1);
-        self.handles.insert(self.last, Handle { domid, pipe: write });
+        self.handles
+            .insert(self.last, Handle { domid, pipe: write });
         Ok((self.last, read))
     }
 
@@ -37,16 +38,33 @@ impl Events {
     }
 
     /// Take a port that `remote` may bind.
-    pub fn alloc(&mut self, machine: &Machine, handle: u32, domid: u16, remote: u16) -> Result<u32, Errno> {
+    pub fn alloc(
+        &mut self,
+        machine: &Machine,
+        handle: u32,
+        domid: u16,
+        remote: u16,
+    ) -> Result<u32, Errno> {
         self.check(handle, domid)?;
         machine.alive(remote).ok_or(Errno::SRCH)?;
         self.take(machine, handle, domid, remote)
     }
 
     /// Bind a port of ours to one that `remote` holds ready for us. EINVAL: it is bound, or for somebody else.
-    pub fn bind(&mut self, machine: &Machine, handle: u32, domid: u16, remote: u16, remote_port: u32) -> Result<u32, Errno> {
+    pub fn bind(
+        &mut self,
+        machine: &Machine,
+        handle: u32,
+        domid: u16,
+        remote: u16,
+        remote_port: u32,
+    ) -> Result<u32, Errno> {
         self.check(handle, domid)?;
-        let far = machine.alive(remote).ok_or(Errno::SRCH)?.port(remote_port).ok_or(Errno::INVAL)?;
+        let far = machine
+            .alive(remote)
+            .ok_or(Errno::SRCH)?
+            .port(remote_port)
+            .ok_or(Errno::INVAL)?;
         if self.ports.get(&(remote, remote_port)) != Some(&domid) {
             return Err(Errno::INVAL);
         }
@@ -58,7 +76,10 @@ impl Events {
         }
         let port = self.take(machine, handle, domid, remote)?;
         if let Some(near) = machine.domain(domid).and_then(|area| area.port(port)) {
-            near.bind(Some(Peer { domid: remote, port: remote_port }));
+            near.bind(Some(Peer {
+                domid: remote,
+                port: remote_port,
+            }));
             far.bind(Some(Peer { domid, port }));
             // What was notified while nobody was bound may be lost: Xen raises an event at once (event_channel.c, evtchn_bind_interdomain).
             if near.raise().is_some() {
@@ -69,16 +90,30 @@ impl Events {
     }
 
     /// Close a port; its other end, if bound, can be bound anew by the same domain.
-    pub fn close(&mut self, machine: &Machine, handle: u32, domid: u16, port: u32) -> Result<(), Errno> {
-        let slot = machine.domain(domid).and_then(|area| area.port(port)).ok_or(Errno::INVAL)?;
+    pub fn close(
+        &mut self,
+        machine: &Machine,
+        handle: u32,
+        domid: u16,
+        port: u32,
+    ) -> Result<(), Errno> {
+        let slot = machine
+            .domain(domid)
+            .and_then(|area| area.port(port))
+            .ok_or(Errno::INVAL)?;
         if handle == 0 || slot.handle() != handle {
             return Err(Errno::NOTCONN);
         }
         if let Some(peer) = slot.peer() {
-            if let Some(far) = machine.domain(peer.domid).and_then(|area| area.port(peer.port)) {
+            if let Some(far) = machine
+                .domain(peer.domid)
+                .and_then(|area| area.port(peer.port))
+            {
                 far.bind(None);
             }
-            self.ports.entry((peer.domid, peer.port)).and_modify(|allowed| *allowed = domid);
+            self.ports
+                .entry((peer.domid, peer.port))
+                .and_modify(|allowed| *allowed = domid);
         }
         slot.open(0);
         self.ports.remove(&(domid, port));
@@ -87,8 +122,14 @@ impl Events {
 
     /// A handle is gone, and with it its ports.
     pub fn release(&mut self, machine: &Machine, handle: u32) {
-        let Some(Handle { domid, .. }) = self.handles.remove(&handle) else { return };
-        let ports: Vec<u32> = self.ports.range((domid, 0)..=(domid, u32::MAX)).map(|((_, port), _)| *port).collect();
+        let Some(Handle { domid, .. }) = self.handles.remove(&handle) else {
+            return;
+        };
+        let ports: Vec<u32> = self
+            .ports
+            .range((domid, 0)..=(domid, u32::MAX))
+            .map(|((_, port), _)| *port)
+            .collect();
         for port in ports {
             // NOTCONN: another handle of the domain owns it.
             let _ = self.close(machine, handle, domid, port);
@@ -97,33 +138,70 @@ impl Events {
 
     /// Handles of a domain.
     pub fn handles_of(&self, domid: u16) -> Vec<u32> {
-        self.handles.iter().filter(|(_, handle)| handle.domid == domid).map(|(id, _)| *id).collect()
+        self.handles
+            .iter()
+            .filter(|(_, handle)| handle.domid == domid)
+            .map(|(id, _)| *id)
+            .collect()
     }
 
     /// Open ports of a domain, and how many of them are bound.
     pub fn counts(&self, machine: &Machine, domid: u16) -> (usize, usize) {
-        let ports = || self.ports.range((domid, 0)..=(domid, u32::MAX)).map(|((_, port), _)| *port);
-        let bound = |port: &u32| machine.domain(domid).and_then(|area| area.port(*port)).is_some_and(|slot| slot.peer().is_some());
+        let ports = || {
+            self.ports
+                .range((domid, 0)..=(domid, u32::MAX))
+                .map(|((_, port), _)| *port)
+        };
+        let bound = |port: &u32| {
+            machine
+                .domain(domid)
+                .and_then(|area| area.port(*port))
+                .is_some_and(|slot| slot.peer().is_some())
+        };
         (ports().count(), ports().filter(bound).count())
     }
 
     fn check(&self, handle: u32, domid: u16) -> Result<(), Errno> {
-        self.handles.get(&handle).filter(|handle| handle.domid == domid).map(drop).ok_or(Errno::BADF)
+        self.handles
+            .get(&handle)
+            .filter(|handle| handle.domid == domid)
+            .map(drop)
+            .ok_or(Errno::BADF)
     }
 
-    fn take(&mut self, machine: &Machine, handle: u32, domid: u16, remote: u16) -> Result<u32, Errno> {
-        let port = (1..PORTS as u32).find(|port| !self.ports.contains_key(&(domid, *port))).ok_or(Errno::NOSPC)?;
-        machine.domain(domid).and_then(|area| area.port(port)).ok_or(Errno::NOSPC)?.open(handle);
+    fn take(
+        &mut self,
+        machine: &Machine,
+        handle: u32,
+        domid: u16,
+        remote: u16,
+    ) -> Result<u32, Errno> {
+        let port = (1..PORTS as u32)
+            .find(|port| !self.ports.contains_key(&(domid, *port)))
+            .ok_or(Errno::NOSPC)?;
+        machine
+            .domain(domid)
+            .and_then(|area| area.port(port))
+            .ok_or(Errno::NOSPC)?
+            .open(handle);
         self.ports.insert((domid, port), remote);
         Ok(port)
     }
 
     /// A process that was killed may not have been noticed yet: its pipe says so.
     fn reap_if_dead(&mut self, machine: &Machine, peer: Peer) {
-        let handle = machine.domain(peer.domid).and_then(|area| area.port(peer.port)).map_or(0, |slot| slot.handle());
-        let Some(pipe) = self.pipe(handle) else { return };
+        let handle = machine
+            .domain(peer.domid)
+            .and_then(|area| area.port(peer.port))
+            .map_or(0, |slot| slot.handle());
+        let Some(pipe) = self.pipe(handle) else {
+            return;
+        };
         let mut polls = [PollFd::new(&pipe, PollFlags::empty())];
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
         let dead = poll(&mut polls, Some(&now)).is_ok_and(|ready| ready > 0);
         if dead {
             self.release(machine, handle);

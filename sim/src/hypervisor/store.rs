@@ -53,7 +53,11 @@ pub struct Interest {
 impl Store {
     /// Empty but for the root.
     pub fn new() -> Self {
-        Self { tree: Tree::new(), connections: BTreeMap::new(), transactions: 0 }
+        Self {
+            tree: Tree::new(),
+            connections: BTreeMap::new(),
+            transactions: 0,
+        }
     }
 
     /// A client came; the stream is non-blocking.
@@ -73,13 +77,18 @@ impl Store {
 
     /// The descriptor of a connection.
     pub fn fd(&self, id: u32) -> Option<BorrowedFd<'_>> {
-        self.connections.get(&id).map(|connection| connection.stream.as_fd())
+        self.connections
+            .get(&id)
+            .map(|connection| connection.stream.as_fd())
     }
 
     /// Something may be done on a connection; an error means that it is to be closed.
     pub fn serve(&mut self, id: u32) -> io::Result<()> {
         let mut bytes = [0; HEADER + PAYLOAD_MAX];
-        let connection = self.connections.get_mut(&id).ok_or(io::ErrorKind::NotFound)?;
+        let connection = self
+            .connections
+            .get_mut(&id)
+            .ok_or(io::ErrorKind::NotFound)?;
         if connection.interest().read {
             match connection.stream.read(&mut bytes) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -94,13 +103,21 @@ impl Store {
     /// Answer what was asked, as far as the answers are taken.
     fn answer(&mut self, id: u32) -> io::Result<()> {
         loop {
-            let connection = self.connections.get_mut(&id).ok_or(io::ErrorKind::NotFound)?;
+            let connection = self
+                .connections
+                .get_mut(&id)
+                .ok_or(io::ErrorKind::NotFound)?;
             connection.flush()?;
             if !connection.interest().read {
                 return Ok(());
             }
-            let next = connection.inbox.next_message().map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
-            let Some((header, payload)) = next else { return Ok(()) };
+            let next = connection
+                .inbox
+                .next_message()
+                .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+            let Some((header, payload)) = next else {
+                return Ok(());
+            };
             let payload = payload.to_vec();
             self.request(id, header, &payload);
         }
@@ -108,14 +125,22 @@ impl Store {
 
     /// What to wait for on each connection whose interest may have changed.
     pub fn interests(&self) -> impl Iterator<Item = (u32, Interest)> {
-        self.connections.iter().map(|(id, connection)| (*id, connection.interest()))
+        self.connections
+            .iter()
+            .map(|(id, connection)| (*id, connection.interest()))
     }
 
     /// Send what events put into outboxes; connections that broke.
     pub fn flush(&mut self) -> Vec<u32> {
-        let waiting = self.connections.iter().filter(|(_, connection)| !connection.outbox.is_empty());
+        let waiting = self
+            .connections
+            .iter()
+            .filter(|(_, connection)| !connection.outbox.is_empty());
         let waiting: Vec<u32> = waiting.map(|(id, _)| *id).collect();
-        waiting.into_iter().filter(|id| self.answer(*id).is_err()).collect()
+        waiting
+            .into_iter()
+            .filter(|id| self.answer(*id).is_err())
+            .collect()
     }
 
     /// A client is gone.
@@ -125,19 +150,30 @@ impl Store {
 
     /// Connections of a domain.
     pub fn connections_of(&self, domid: u16) -> Vec<u32> {
-        self.connections.iter().filter(|(_, connection)| connection.domid == domid).map(|(id, _)| *id).collect()
+        self.connections
+            .iter()
+            .filter(|(_, connection)| connection.domid == domid)
+            .map(|(id, _)| *id)
+            .collect()
     }
 
     /// Nodes, watches, connections.
     pub fn counts(&self) -> (usize, usize, usize) {
-        let watches = self.connections.values().map(|connection| connection.watches.len()).sum();
+        let watches = self
+            .connections
+            .values()
+            .map(|connection| connection.watches.len())
+            .sum();
         (self.tree.len(), watches, self.connections.len())
     }
 
     /// What the toolstack writes for a domain that begins.
     pub fn introduce(&mut self, domid: u16, name: &str) {
         let home = format!("/local/domain/{domid}");
-        let readable = [Permission::parse(b"n0"), Permission::parse(format!("r{domid}").as_bytes())];
+        let readable = [
+            Permission::parse(b"n0"),
+            Permission::parse(format!("r{domid}").as_bytes()),
+        ];
         self.privileged(|tree, log| {
             let at = |name: &str| Rc::from(format!("{home}{name}"));
             tree.mkdir(0, &at(""), log)?;
@@ -146,7 +182,14 @@ impl Store {
             tree.write(0, &at("/domid"), domid.to_string().as_bytes(), log)?;
             tree.mkdir(0, &at("/device"), log)?;
             tree.mkdir(0, &at("/data"), log)?;
-            tree.set_permissions(0, &at("/data"), Permission::parse(format!("n{domid}").as_bytes()).into_iter().collect(), log)
+            tree.set_permissions(
+                0,
+                &at("/data"),
+                Permission::parse(format!("n{domid}").as_bytes())
+                    .into_iter()
+                    .collect(),
+                log,
+            )
         });
     }
 
@@ -178,8 +221,14 @@ impl Store {
     }
 
     fn backends_of(&self, domid: u16) -> Vec<String> {
-        let backends = self.tree.children("/local/domain").into_iter().map(|id| format!("/local/domain/{id}/backend/vif/{domid}"));
-        backends.filter(|path| self.tree.permissions(path).is_some()).collect()
+        let backends = self
+            .tree
+            .children("/local/domain")
+            .into_iter()
+            .map(|id| format!("/local/domain/{id}/backend/vif/{domid}"));
+        backends
+            .filter(|path| self.tree.permissions(path).is_some())
+            .collect()
     }
 
     fn privileged(&mut self, body: impl FnOnce(&mut Tree, &mut Log) -> Result<(), Refusal>) {
@@ -191,21 +240,36 @@ impl Store {
 
     fn request(&mut self, id: u32, header: Header, payload: &[u8]) {
         let kind = Kind::from_number(header.kind);
-        let result = kind.ok_or("ENOSYS").and_then(|kind| self.perform(id, kind, header.transaction, payload));
-        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let result = kind
+            .ok_or("ENOSYS")
+            .and_then(|kind| self.perform(id, kind, header.transaction, payload));
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
         let (kind, reply) = match (kind, result) {
             (Some(kind), Ok(reply)) if reply.len() <= PAYLOAD_MAX => (kind, reply),
             (_, Ok(_)) => (Kind::Error, b"E2BIG\0".to_vec()),
             (_, Err(errno)) => (Kind::Error, format!("{errno}\0").into_bytes()),
         };
-        connection.outbox.push_back(wire::message(kind, header.request, header.transaction, &reply));
+        connection.outbox.push_back(wire::message(
+            kind,
+            header.request,
+            header.transaction,
+            &reply,
+        ));
         if kind == Kind::Watch {
             // The first event, behind the reply.
             connection.first_event();
         }
     }
 
-    fn perform(&mut self, id: u32, kind: Kind, transaction: u32, payload: &[u8]) -> Result<Vec<u8>, Refusal> {
+    fn perform(
+        &mut self,
+        id: u32,
+        kind: Kind,
+        transaction: u32,
+        payload: &[u8],
+    ) -> Result<Vec<u8>, Refusal> {
         let ok = || b"OK\0".to_vec();
         match kind {
             Kind::TransactionStart => self.begin(id),
@@ -213,9 +277,17 @@ impl Store {
             Kind::Watch | Kind::Unwatch => {
                 let connection = self.connections.get_mut(&id).ok_or("EINVAL")?;
                 let mut strings = wire::strings(payload);
-                let (path, token) = (strings.next().ok_or("EINVAL")?, strings.next().ok_or("EINVAL")?);
+                let (path, token) = (
+                    strings.next().ok_or("EINVAL")?,
+                    strings.next().ok_or("EINVAL")?,
+                );
                 let token = String::from_utf8_lossy(token).into_owned();
-                if kind == Kind::Watch { connection.watch(path, token) } else { connection.unwatch(path, &token) }.map(|()| ok())
+                if kind == Kind::Watch {
+                    connection.watch(path, token)
+                } else {
+                    connection.unwatch(path, &token)
+                }
+                .map(|()| ok())
             }
             Kind::GetDomainPath => {
                 let domid = wire::strings(payload).next().unwrap_or_default();
@@ -226,12 +298,22 @@ impl Store {
     }
 
     /// A request on nodes, in a transaction or not.
-    fn on_tree(&mut self, id: u32, kind: Kind, transaction: u32, payload: &[u8]) -> Result<Vec<u8>, Refusal> {
+    fn on_tree(
+        &mut self,
+        id: u32,
+        kind: Kind,
+        transaction: u32,
+        payload: &[u8],
+    ) -> Result<Vec<u8>, Refusal> {
         let connection = self.connections.get_mut(&id).ok_or("EINVAL")?;
         let (domid, mut direct) = (connection.domid, Log::default());
         let (tree, log) = match transaction {
             0 => (&mut self.tree, &mut direct),
-            _ => connection.transactions.get_mut(&transaction).map(|(tree, log)| (tree, log)).ok_or("ENOENT")?,
+            _ => connection
+                .transactions
+                .get_mut(&transaction)
+                .map(|(tree, log)| (tree, log))
+                .ok_or("ENOENT")?,
         };
         let result = on_node(tree, log, domid, kind, payload);
         self.fire(&direct.changes);
@@ -244,13 +326,18 @@ impl Store {
             return Err("EQUOTA");
         }
         self.transactions = self.transactions.wrapping_add(1).max(1);
-        connection.transactions.insert(self.transactions, (self.tree.clone(), Log::default()));
+        connection
+            .transactions
+            .insert(self.transactions, (self.tree.clone(), Log::default()));
         Ok(format!("{}\0", self.transactions).into_bytes())
     }
 
     fn end(&mut self, id: u32, transaction: u32, payload: &[u8]) -> Result<(), Refusal> {
         let connection = self.connections.get_mut(&id).ok_or("EINVAL")?;
-        let (_, log) = connection.transactions.remove(&transaction).ok_or("ENOENT")?;
+        let (_, log) = connection
+            .transactions
+            .remove(&transaction)
+            .ok_or("ENOENT")?;
         match payload {
             b"T\0" => {
                 let changes = self.tree.commit(connection.domid, log)?;
@@ -266,22 +353,41 @@ impl Store {
     fn fire(&mut self, changes: &[Change]) {
         for change in changes {
             let (path, permissions, removed) = match change {
-                Change::Write(path, _) | Change::Mkdir(path) => (path, self.tree.permissions(path), false),
-                Change::Permissions(path, permissions) => (path, Some(Rc::clone(permissions)), false),
+                Change::Write(path, _) | Change::Mkdir(path) => {
+                    (path, self.tree.permissions(path), false)
+                }
+                Change::Permissions(path, permissions) => {
+                    (path, Some(Rc::clone(permissions)), false)
+                }
                 Change::Remove(path, permissions) => (path, Some(Rc::clone(permissions)), true),
             };
             // A node that a later change of the same transaction removed is told of by that.
-            let Some(permissions) = permissions else { continue };
-            for connection in self.connections.values_mut().filter(|c| rights(&permissions, c.domid).0) {
+            let Some(permissions) = permissions else {
+                continue;
+            };
+            for connection in self
+                .connections
+                .values_mut()
+                .filter(|c| rights(&permissions, c.domid).0)
+            {
                 connection.fire(path, removed);
             }
         }
     }
 }
 
-fn on_node(tree: &mut Tree, log: &mut Log, domid: u16, kind: Kind, payload: &[u8]) -> Result<Vec<u8>, Refusal> {
+fn on_node(
+    tree: &mut Tree,
+    log: &mut Log,
+    domid: u16,
+    kind: Kind,
+    payload: &[u8],
+) -> Result<Vec<u8>, Refusal> {
     let (path, rest) = match payload.iter().position(|byte| *byte == 0) {
-        Some(end) => (payload.get(..end).unwrap_or_default(), payload.get(end + 1..).unwrap_or_default()),
+        Some(end) => (
+            payload.get(..end).unwrap_or_default(),
+            payload.get(end + 1..).unwrap_or_default(),
+        ),
         None => return Err("EINVAL"),
     };
     let path = absolute(domid, path)?;
@@ -295,7 +401,8 @@ fn on_node(tree: &mut Tree, log: &mut Log, domid: u16, kind: Kind, payload: &[u8
         Kind::Rm => tree.remove(domid, &path, log).map(ok),
         Kind::SetPerms => {
             let permissions: Option<Vec<_>> = wire::strings(rest).map(Permission::parse).collect();
-            tree.set_permissions(domid, &path, permissions.ok_or("EINVAL")?, log).map(ok)
+            tree.set_permissions(domid, &path, permissions.ok_or("EINVAL")?, log)
+                .map(ok)
         }
         _ => Err("ENOSYS"),
     }
@@ -304,25 +411,39 @@ fn on_node(tree: &mut Tree, log: &mut Log, domid: u16, kind: Kind, payload: &[u8
 impl Connection {
     fn interest(&self) -> Interest {
         let replies = self.outbox.len().saturating_sub(self.events.len());
-        Interest { read: replies < REPLIES_MAX, write: !self.outbox.is_empty() }
+        Interest {
+            read: replies < REPLIES_MAX,
+            write: !self.outbox.is_empty(),
+        }
     }
 
     fn watch(&mut self, path: &[u8], token: String) -> Result<(), Refusal> {
         let absolute = absolute(self.domid, path)?;
-        if self.watches.iter().any(|watch| watch.path == absolute && watch.token == token) {
+        if self
+            .watches
+            .iter()
+            .any(|watch| watch.path == absolute && watch.token == token)
+        {
             return Err("EEXIST");
         }
         if self.domid != 0 && self.watches.len() >= WATCHES_MAX {
             return Err("EQUOTA");
         }
         let prefix = absolute.len() - path.len();
-        self.watches.push(Watch { path: absolute, prefix, token });
+        self.watches.push(Watch {
+            path: absolute,
+            prefix,
+            token,
+        });
         Ok(())
     }
 
     fn unwatch(&mut self, path: &[u8], token: &str) -> Result<(), Refusal> {
         let absolute = absolute(self.domid, path)?;
-        let index = self.watches.iter().position(|watch| watch.path == absolute && watch.token == token);
+        let index = self
+            .watches
+            .iter()
+            .position(|watch| watch.path == absolute && watch.token == token);
         self.watches.remove(index.ok_or("ENOENT")?);
         Ok(())
     }
@@ -340,7 +461,9 @@ impl Connection {
             .iter()
             .filter_map(|watch| match () {
                 () if is_at_or_below(path, &watch.path) => Some(event(watch, path)),
-                () if removed && is_at_or_below(&watch.path, path) => Some(event(watch, &watch.path)),
+                () if removed && is_at_or_below(&watch.path, path) => {
+                    Some(event(watch, &watch.path))
+                }
                 () => None,
             })
             .collect();
@@ -359,7 +482,10 @@ impl Connection {
             return Err(io::Error::other("the client takes no events"));
         }
         while let Some(message) = self.outbox.front() {
-            match self.stream.write(message.get(self.sent..).unwrap_or_default()) {
+            match self
+                .stream
+                .write(message.get(self.sent..).unwrap_or_default())
+            {
                 Ok(n) => self.sent += n,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(e) => return Err(e),
@@ -375,10 +501,18 @@ impl Connection {
 }
 
 fn is_at_or_below(path: &str, parent: &str) -> bool {
-    parent == "/" || path.strip_prefix(parent).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    parent == "/"
+        || path
+            .strip_prefix(parent)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 fn event(watch: &Watch, path: &str) -> Vec<u8> {
     let shown = path.get(watch.prefix..).unwrap_or_default();
-    wire::message(Kind::WatchEvent, 0, 0, format!("{shown}\0{}\0", watch.token).as_bytes())
+    wire::message(
+        Kind::WatchEvent,
+        0,
+        0,
+        format!("{shown}\0{}\0", watch.token).as_bytes(),
+    )
 }

@@ -12,7 +12,9 @@ use std::ptr::NonNull;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use xen::event::{EventChannels, Port};
-use xen::grant::{CopySegment, CopyStatus, DomId, GrantRef, GrantTable, LocalMemory, PAGE_SIZE, Side};
+use xen::grant::{
+    CopySegment, CopyStatus, DomId, GrantRef, GrantTable, LocalMemory, PAGE_SIZE, Side,
+};
 use xen::linux::{Evtchn, Gntdev, MappedPage};
 use xen::store::{Transaction, XenStore};
 
@@ -40,7 +42,8 @@ struct Agent {
 /// Serve until the socket closes.
 pub fn run(socket: UnixStream) {
     // SAFETY: not a zero size.
-    let memory = unsafe { alloc_zeroed(Layout::from_size_align(PAGES * PAGE_SIZE, PAGE_SIZE).unwrap()) };
+    let memory =
+        unsafe { alloc_zeroed(Layout::from_size_align(PAGES * PAGE_SIZE, PAGE_SIZE).unwrap()) };
     let mut agent = Agent {
         gntdev: Gntdev::open().unwrap(),
         evtchn: Evtchn::open().unwrap(),
@@ -51,7 +54,9 @@ pub fn run(socket: UnixStream) {
     for line in BufReader::new(socket).lines() {
         let line = line.unwrap();
         let words: Vec<&str> = line.split(' ').collect();
-        let reply = agent.perform(words[0], &words[1..]).unwrap_or_else(|e| format!("err {}", e.raw_os_error().unwrap_or(0)));
+        let reply = agent
+            .perform(words[0], &words[1..])
+            .unwrap_or_else(|e| format!("err {}", e.raw_os_error().unwrap_or(0)));
         if writeln!(out, "{reply}").is_err() {
             return;
         }
@@ -70,14 +75,23 @@ fn side(word: &str) -> Side {
     }
     let mut parts = rest.split('.');
     let mut next = || parts.next().unwrap();
-    Side::Foreign { domid: DomId(next().parse().unwrap()), gref: GrantRef(next().parse().unwrap()), offset: next().parse().unwrap() }
+    Side::Foreign {
+        domid: DomId(next().parse().unwrap()),
+        gref: GrantRef(next().parse().unwrap()),
+        offset: next().parse().unwrap(),
+    }
 }
 
 /// `<source>><dest>:<len>`.
 fn segment(word: &str) -> CopySegment {
     let (sides, len) = word.split_once(':').unwrap();
     let (source, dest) = sides.split_once('>').unwrap();
-    CopySegment { source: side(source), dest: side(dest), len: len.parse().unwrap(), status: CopyStatus(77) }
+    CopySegment {
+        source: side(source),
+        dest: side(dest),
+        len: len.parse().unwrap(),
+        status: CopyStatus(77),
+    }
 }
 
 impl Agent {
@@ -93,7 +107,9 @@ impl Agent {
                 self.pages.remove(&n(0)).unwrap();
                 "ok".into()
             }
-            "peek" => self.pages[&n(0)].as_ref()[n(1) as usize].load(Ordering::SeqCst).to_string(),
+            "peek" => self.pages[&n(0)].as_ref()[n(1) as usize]
+                .load(Ordering::SeqCst)
+                .to_string(),
             "poke" => {
                 self.pages[&n(0)].as_ref()[n(1) as usize].store(n(2), Ordering::SeqCst);
                 "ok".into()
@@ -102,7 +118,12 @@ impl Agent {
             "raw" => self.raw(words),
             "fill" => {
                 // SAFETY: inside the memory; nobody else touches it now.
-                unsafe { self.memory.0.as_ptr().write_bytes(n(0) as u8, PAGES * PAGE_SIZE) };
+                unsafe {
+                    self.memory
+                        .0
+                        .as_ptr()
+                        .write_bytes(n(0) as u8, PAGES * PAGE_SIZE)
+                };
                 "ok".into()
             }
             "byte" => {
@@ -110,7 +131,11 @@ impl Agent {
                 // SAFETY: inside the memory.
                 unsafe { self.memory.0.as_ptr().add(n(0) as usize).read() }.to_string()
             }
-            "bind" => self.evtchn.bind(DomId(n(0) as u16), Port(n(1)))?.0.to_string(),
+            "bind" => self
+                .evtchn
+                .bind(DomId(n(0) as u16), Port(n(1)))?
+                .0
+                .to_string(),
             "unbind" => self.evtchn.unbind(Port(n(0))).map(|()| "ok".into())?,
             "notify" => self.evtchn.notify(Port(n(0))).map(|()| "ok".into())?,
             "unmask" => self.evtchn.unmask(&[Port(n(0))]).map(|()| "ok".into())?,
@@ -118,7 +143,9 @@ impl Agent {
             "serve" => self.serve(n(0), n(1)),
             "read" => {
                 let mut store = xen::linux::open_store()?;
-                store.read(Transaction::NONE, words[0]).unwrap_or_else(|e| e.to_string())
+                store
+                    .read(Transaction::NONE, words[0])
+                    .unwrap_or_else(|e| e.to_string())
             }
             "watch" => self.watch(words[0]),
             "dup" => self.dup(n(0), n(1))?,
@@ -131,21 +158,41 @@ impl Agent {
     fn copy(&self, words: &[&str]) -> String {
         let mut segments: Vec<_> = words.iter().map(|word| segment(word)).collect();
         let result = self.gntdev.copy(&self.memory, &mut segments);
-        let statuses: Vec<_> = segments.iter().map(|segment| segment.status.0.to_string()).collect();
-        format!("{} {}", if result.is_ok() { "ok" } else { "err" }, statuses.join(" "))
+        let statuses: Vec<_> = segments
+            .iter()
+            .map(|segment| segment.status.0.to_string())
+            .collect();
+        format!(
+            "{} {}",
+            if result.is_ok() { "ok" } else { "err" },
+            statuses.join(" ")
+        )
     }
 
     /// The ioctl without the checks: what gntdev itself says.
     fn raw(&self, words: &[&str]) -> String {
         #[repr(C)]
         struct Raw(u64, u64, u16, u16, i16);
-        let fd = std::fs::OpenOptions::new().read(true).write(true).open("/dev/xen/gntdev").unwrap();
+        let fd = std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/xen/gntdev")
+            .unwrap();
         let raw_side = |side: Side| match side {
             Side::Local(offset) => (self.memory.0.as_ptr() as u64 + offset, 0),
-            Side::Foreign { domid, gref, offset } => (u64::from(gref.0) | u64::from(offset) << 32 | u64::from(domid.0) << 48, 1),
+            Side::Foreign {
+                domid,
+                gref,
+                offset,
+            } => (
+                u64::from(gref.0) | u64::from(offset) << 32 | u64::from(domid.0) << 48,
+                1,
+            ),
         };
         let raw = |word: &&str| {
-            let CopySegment { source, dest, len, .. } = segment(word);
+            let CopySegment {
+                source, dest, len, ..
+            } = segment(word);
             let ((source, from), (dest, to)) = (raw_side(source), raw_side(dest));
             Raw(source, dest, len, from | to << 1, 77)
         };
@@ -153,7 +200,14 @@ impl Agent {
         let mut argument = (segments.len() as u64, segments.as_mut_ptr());
         // SAFETY: the argument's layout is count u32, padding, pointer; the segments are there.
         let result = unsafe { libc::ioctl(fd.as_raw_fd(), 0x10_4708, &raw mut argument) };
-        let mut text = if result == 0 { "ok".to_owned() } else { format!("err {}", std::io::Error::last_os_error().raw_os_error().unwrap()) };
+        let mut text = if result == 0 {
+            "ok".to_owned()
+        } else {
+            format!(
+                "err {}",
+                std::io::Error::last_os_error().raw_os_error().unwrap()
+            )
+        };
         for segment in &segments {
             write!(text, " {}", segment.4).unwrap();
         }
@@ -165,12 +219,20 @@ impl Agent {
         let mut ports = [Port(0); 64];
         self.wait(limit);
         let n = self.evtchn.pending(&mut ports).unwrap();
-        ports[..n].iter().map(|port| port.0.to_string()).collect::<Vec<_>>().join(" ")
+        ports[..n]
+            .iter()
+            .map(|port| port.0.to_string())
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 
     fn wait(&self, limit: u32) -> bool {
         use std::os::fd::AsFd;
-        let mut poll = libc::pollfd { fd: self.evtchn.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let mut poll = libc::pollfd {
+            fd: self.evtchn.as_fd().as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
         // SAFETY: one pollfd on our stack.
         unsafe { libc::poll(&mut poll, 1, limit as i32) > 0 }
     }
@@ -181,7 +243,8 @@ impl Agent {
         let page = self.pages[&gref].as_ref();
         let (mut lost, mut ports) = (0, [Port(0); 8]);
         loop {
-            if !self.wait(2000) && page[0].load(Ordering::SeqCst) != page[1].load(Ordering::SeqCst) {
+            if !self.wait(2000) && page[0].load(Ordering::SeqCst) != page[1].load(Ordering::SeqCst)
+            {
                 lost += 1;
             }
             let n = self.evtchn.pending(&mut ports).unwrap();
@@ -223,8 +286,17 @@ impl Agent {
 
     /// Nanoseconds a segment: `rounds` calls of `batch` segments of `len` bytes out of grant `gref` of the domain 'domid'.
     fn bench(&self, domid: u32, gref: u32, batch: u32, len: u32) -> String {
-        let from = Side::Foreign { domid: DomId(domid as u16), gref: GrantRef(gref), offset: 0 };
-        let one = |i: u32| CopySegment { source: from, dest: Side::Local(u64::from(i % 16) * 4096), len: len as u16, status: CopyStatus::OKAY };
+        let from = Side::Foreign {
+            domid: DomId(domid as u16),
+            gref: GrantRef(gref),
+            offset: 0,
+        };
+        let one = |i: u32| CopySegment {
+            source: from,
+            dest: Side::Local(u64::from(i % 16) * 4096),
+            len: len as u16,
+            status: CopyStatus::OKAY,
+        };
         let mut segments: Vec<_> = (0..batch).map(one).collect();
         let (rounds, start) = (2000, Instant::now());
         for _ in 0..rounds {

@@ -29,26 +29,61 @@ impl Lab {
     pub fn new(name: &str) -> Self {
         let dir = std::env::temp_dir().join(format!("sim-{}-{name}", std::process::id()));
         std::fs::create_dir(&dir).unwrap();
-        let process = Command::new(env!("CARGO_BIN_EXE_sim-hypervisor")).arg(&dir).spawn().unwrap();
+        let process = Command::new(env!("CARGO_BIN_EXE_sim-hypervisor"))
+            .arg(&dir)
+            .spawn()
+            .unwrap();
         let hypervisor = Hypervisor::connect(&dir, LIMIT).unwrap();
         let toolstack = Toolstack::connect(&dir).unwrap();
-        let driver = Domain::create(&dir, DomainConfig { name: "driver".into(), pages: 0 }).unwrap();
-        Self { toolstack, hypervisor, driver, process, dir }
+        let driver = Domain::create(
+            &dir,
+            DomainConfig {
+                name: "driver".into(),
+                pages: 0,
+            },
+        )
+        .unwrap();
+        Self {
+            toolstack,
+            hypervisor,
+            driver,
+            process,
+            dir,
+        }
     }
 
     pub fn guest(&self, name: &str, pages: u32) -> Domain {
-        Domain::create(&self.dir, DomainConfig { name: name.into(), pages }).unwrap()
+        Domain::create(
+            &self.dir,
+            DomainConfig {
+                name: name.into(),
+                pages,
+            },
+        )
+        .unwrap()
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// A process inside the driver domain.
     pub fn agent(&self) -> Agent {
+        self.agent_charged("")
+    }
+
+    /// One whose copies cost what `SIM_COPY_COST` says.
+    pub fn agent_charged(&self, cost: &str) -> Agent {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let path = self.dir.join(format!("agent-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
+        let path = self
+            .dir
+            .join(format!("agent-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
         let listener = UnixListener::bind(&path).unwrap();
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "agent", "--ignored", "--quiet"])
             .env("AGENT_SOCKET", &path)
             .env("LD_PRELOAD", preload())
+            .env("SIM_COPY_COST", cost)
             .env("SIM_DIR", &self.dir)
             .env("SIM_DOMID", self.driver.id().to_string())
             .stdout(Stdio::null())
@@ -56,11 +91,19 @@ impl Lab {
             .unwrap();
         let (stream, _) = listener.accept().unwrap();
         stream.set_read_timeout(Some(LIMIT * 6)).unwrap();
-        Agent { child, socket: BufReader::new(stream) }
+        Agent {
+            child,
+            socket: BufReader::new(stream),
+        }
     }
 
     pub fn counts(&self, domid: DomId) -> DomainCounts {
-        self.hypervisor.counts().unwrap().domain(domid).cloned().unwrap()
+        self.hypervisor
+            .counts()
+            .unwrap()
+            .domain(domid)
+            .cloned()
+            .unwrap()
     }
 
     /// Wait until the counts are as they should be: deaths are noticed a moment after they happen.
@@ -88,6 +131,12 @@ impl Lab {
         ports[..n].to_vec()
     }
 
+    /// Pages of memory the hypervisor process has.
+    pub fn resident_pages(&self) -> usize {
+        let text = std::fs::read_to_string(format!("/proc/{}/statm", self.process.id())).unwrap();
+        text.split(' ').nth(1).unwrap().parse().unwrap()
+    }
+
     /// At least `n` watch events.
     pub fn events(&self, store: &mut Client<UnixStream>, n: usize) -> Vec<WatchEvent> {
         let (start, mut all) = (Instant::now(), Vec::new());
@@ -102,7 +151,10 @@ impl Lab {
 
 fn wait(fd: impl AsFd) {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    let limit = Timespec { tv_sec: LIMIT.as_secs() as i64, tv_nsec: 0 };
+    let limit = Timespec {
+        tv_sec: LIMIT.as_secs() as i64,
+        tv_nsec: 0,
+    };
     poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&limit)).unwrap();
 }
 
@@ -156,7 +208,16 @@ fn preload() -> &'static Path {
     PATH.get_or_init(|| {
         let exe = std::env::current_exe().unwrap();
         let target = exe.ancestors().nth(3).unwrap();
-        let cargo = Command::new(env!("CARGO")).args(["build", "--quiet", "--package", "sim-preload", "--target-dir"]).arg(target).status();
+        let cargo = Command::new(env!("CARGO"))
+            .args([
+                "build",
+                "--quiet",
+                "--package",
+                "sim-preload",
+                "--target-dir",
+            ])
+            .arg(target)
+            .status();
         assert!(cargo.unwrap().success());
         target.join("debug/libsim_preload.so")
     })
