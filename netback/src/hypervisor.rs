@@ -6,3 +6,10 @@ pub trait Hypervisor: 'static {
     /// Event channels.
     type Events: xen::event::EventChannels;
 }
+
+/// The real doors, on Linux's device nodes.
+pub struct Linux;
+impl Hypervisor for Linux {
+    type Grants = xen::linux::Gntdev;
+    type Events = xen::linux::Evtchn;
+}

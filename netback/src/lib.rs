@@ -1,10 +1,14 @@
 //! Guests: the vif's xenbus state machine, queues, Tx, Rx, workers, control.
+pub mod cli;
 pub mod config;
+pub mod control;
 pub mod crash;
+pub mod daemon;
 pub mod doctor;
 pub mod hypervisor;
 pub mod queue;
 pub mod stats;
+pub mod status;
 pub mod vif;
 pub mod vif_file;
 pub mod worker;

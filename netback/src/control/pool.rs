@@ -1,0 +1,157 @@
+//! The workers, as the control thread holds them.
+use super::Error;
+use crate::config::Config;
+use crate::hypervisor::Hypervisor;
+use crate::stats::WorkerStats;
+use crate::worker::bell::Bell;
+use crate::worker::messages::{FromWorker, ToWorker};
+use crate::worker::{self, WorkerHandle, WorkerSetup};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use xsk_bridge::frame::{Frame, Umem};
+
+/// How long a worker may take to leave its loop.
+const STOP_PATIENCE: Duration = Duration::from_secs(2);
+
+/// One worker.
+pub struct Member<H: Hypervisor> {
+    handle: WorkerHandle<H>,
+    /// Messages its mailbox had no room for, in order.
+    outbox: VecDeque<ToWorker<H>>,
+    /// Its doors: control binds, maps and unbinds on them.
+    pub grants: Arc<H::Grants>,
+    /// See `grants`.
+    pub events: Arc<H::Events>,
+    /// What it counts.
+    pub stats: Arc<WorkerStats>,
+    /// Queues handed to it and not back.
+    pub queues: usize,
+}
+
+impl<H: Hypervisor> Member<H> {
+    /// Its thread has ended, which it does when told to stop, or by a defect.
+    pub fn has_ended(&self) -> bool {
+        self.handle.is_finished()
+    }
+}
+
+/// All workers; their numbers are their places.
+pub struct Pool<H: Hypervisor>(pub Vec<Member<H>>);
+
+impl<H: Hypervisor> Pool<H> {
+    /// Start one worker for each pair of doors, the frames shared out evenly.
+    pub fn start(
+        config: &Config,
+        doors: Vec<(H::Grants, H::Events)>,
+        umem: &Umem,
+        frames: Vec<Frame>,
+        bell: &Arc<Bell>,
+    ) -> Result<Self, Error> {
+        let count = doors.len();
+        let meshes =
+            worker::mesh(count as u8).map_err(|error| Error::Worker("connect workers", error))?;
+        let mut shares: Vec<Vec<Frame>> = (0..count)
+            .map(|_| Vec::with_capacity(frames.len() / count + 1))
+            .collect();
+        for (n, frame) in frames.into_iter().enumerate() {
+            shares[n % count].push(frame);
+        }
+        let mut members = Vec::with_capacity(count);
+        for (index, ((doors, mesh), frames)) in
+            doors.into_iter().zip(meshes).zip(shares).enumerate()
+        {
+            let (grants, events) = (Arc::new(doors.0), Arc::new(doors.1));
+            let stats = Arc::<WorkerStats>::default();
+            let setup = WorkerSetup::<H> {
+                index: index as u8,
+                mesh,
+                grants: grants.clone(),
+                events: events.clone(),
+                umem: umem.clone(),
+                frames,
+                poll: Duration::from_micros(config.workers.poll_us.into()),
+                core: config.workers.pin.then_some(index),
+                stats: stats.clone(),
+                control: bell.clone(),
+            };
+            let handle =
+                worker::spawn(setup).map_err(|error| Error::Worker("start a worker", error))?;
+            members.push(Member {
+                handle,
+                outbox: VecDeque::new(),
+                grants,
+                events,
+                stats,
+                queues: 0,
+            });
+        }
+        Ok(Self(members))
+    }
+
+    /// The worker with the fewest queues.
+    pub fn least_busy(&self) -> u8 {
+        let busy = self
+            .0
+            .iter()
+            .enumerate()
+            .min_by_key(|(_, member)| member.queues);
+        busy.map_or(0, |(index, _)| index as u8)
+    }
+
+    /// Post a message, behind those that still wait.
+    pub fn send(&mut self, worker: u8, message: ToWorker<H>) {
+        self.0[usize::from(worker)].outbox.push_back(message);
+        self.flush();
+    }
+
+    /// Post the same to every worker.
+    pub fn send_all(&mut self, message: impl Fn() -> ToWorker<H>) {
+        for member in &mut self.0 {
+            member.outbox.push_back(message());
+        }
+        self.flush();
+    }
+
+    /// Post what waits, as far as there is room; false: some still waits.
+    pub fn flush(&mut self) -> bool {
+        for member in &mut self.0 {
+            while let Some(message) = member.outbox.pop_front() {
+                if let Err(message) = member.handle.send(message) {
+                    member.outbox.push_front(message);
+                    break;
+                }
+            }
+        }
+        self.0.iter().all(|member| member.outbox.is_empty())
+    }
+
+    /// The next message of any worker.
+    pub fn receive(&mut self) -> Option<(u8, FromWorker<H>)> {
+        let mut members = self.0.iter().enumerate();
+        members.find_map(|(index, member)| Some((index as u8, member.handle.receive()?)))
+    }
+
+    /// Have every worker leave its loop, rings and keys as they are. False: one did not, or panicked.
+    pub fn stop(mut self) -> bool {
+        self.send_all(|| ToWorker::Stop);
+        let deadline = Instant::now() + STOP_PATIENCE;
+        let mut running: Vec<bool> = vec![true; self.0.len()];
+        while running.contains(&true) && Instant::now() < deadline {
+            self.flush();
+            match self.receive() {
+                Some((worker, FromWorker::Stopped)) => running[usize::from(worker)] = false,
+                Some(_) => {}
+                None => std::thread::sleep(Duration::from_millis(1)),
+            }
+        }
+        let stopped = !running.contains(&true);
+        // A worker that does not answer must not keep the process: joining it would wait for ever.
+        stopped
+            && self
+                .0
+                .into_iter()
+                .map(|member| member.handle.join())
+                .fold(true, |all, ended| all & ended)
+    }
+}

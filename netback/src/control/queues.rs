@@ -1,0 +1,340 @@
+//! A vif's queues on their way to workers and back.
+use super::pool::Pool;
+use super::vif::{Queue, Service, Vif};
+use super::{Control, Error};
+use crate::hypervisor::Hypervisor;
+use crate::queue::Remains;
+use crate::stats::QueueStats;
+use crate::vif::handshake::{self, Offer, Wanted};
+use crate::vif_file::{Identity, RingIdentity, Unusable, VifFile};
+use crate::worker::messages::{BacklogBounds, PortPlace, QueueId, QueueSetup, ToWorker, VifId};
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tracing::warn;
+use xen::event::{EventChannels, Port};
+use xen::grant::{GrantRef, GrantTable};
+use xen::store::{StoreError, XenStore};
+use xsk_bridge::switch::{Bridge, PortKind};
+
+/// How long to wait for a predecessor's event channels: the kernel closes a dead process's files in no given order.
+const BIND_PATIENCE: Duration = Duration::from_millis(200);
+
+/// A queue's doors are open: ports bound, then rings mapped.
+struct Opened<H: Hypervisor> {
+    worker: u8,
+    tx_port: Port,
+    rx_port: Port,
+    tx_page: <H::Grants as GrantTable>::Page,
+    rx_page: <H::Grants as GrantTable>::Page,
+}
+
+impl<H: Hypervisor, S: XenStore> Control<H, S> {
+    /// Read the handshake and hand the queues out; the inner error is the reason for a refusal.
+    pub(super) fn connect(
+        &mut self,
+        id: VifId,
+        take_over: bool,
+    ) -> Result<Result<(), String>, Error> {
+        let paths = self.vifs[&id].paths.clone();
+        let read = handshake::wanted(&mut self.store, &paths).and_then(|wanted| {
+            Ok((
+                wanted,
+                handshake::offer(&mut self.store, &paths, self.max_queues)?,
+            ))
+        });
+        let (wanted, offer) = match read {
+            Ok(read) => read,
+            Err(handshake::Refusal::Store(StoreError::Io(error))) => {
+                return Err(StoreError::Io(error).into());
+            }
+            Err(refusal) => return Ok(Err(refusal.to_string())),
+        };
+        self.vif(id).wanted = Some(wanted.clone());
+        let result = self
+            .choose_bridge(&wanted)
+            .and_then(|bridge| self.serve(id, &wanted, bridge, &offer, take_over));
+        Ok(result)
+    }
+
+    /// The bridge a vif asks for.
+    fn choose_bridge(&self, wanted: &Wanted) -> Result<Arc<Bridge>, String> {
+        let bridge = match (&*wanted.bridge, &*self.bridges) {
+            ("", [only]) => Some(only),
+            (name, bridges) => bridges.iter().find(|bridge| bridge.name() == name),
+        };
+        let there = || {
+            self.bridges
+                .iter()
+                .map(|bridge| bridge.name())
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
+        bridge.cloned().ok_or_else(|| {
+            format!("there is no bridge {:?} (there are: {}); add a [[bridge]] of this name and reload netback", wanted.bridge, there())
+        })
+    }
+
+    /// Ports, rings, file, workers, bridge: in this order, and nothing is left where one is refused.
+    fn serve(
+        &mut self,
+        id: VifId,
+        wanted: &Wanted,
+        bridge: Arc<Bridge>,
+        offer: &Offer,
+        take_over: bool,
+    ) -> Result<(), String> {
+        let opened = self.open_queues(id, &offer.queues, take_over)?;
+        let identity = Identity {
+            vif: id,
+            queues: offer.queues.clone(),
+        };
+        let (file, take_over) = match self.vif_file(&identity, take_over) {
+            Ok(file) => file,
+            Err(error) => {
+                close_queues(&self.pool, id, opened);
+                return Err(format!(
+                    "no file for it in {}: {error}",
+                    self.config.daemon.run_dir.display()
+                ));
+            }
+        };
+        let Some(port_id) = self.ports.take() else {
+            close_queues(&self.pool, id, opened);
+            return Err("every port number is in use".into());
+        };
+        let place: Vec<u8> = opened.iter().map(|queue| queue.worker).collect();
+        let mut queues = Vec::with_capacity(opened.len());
+        for (number, opened) in opened.into_iter().enumerate() {
+            let stats = Arc::<QueueStats>::default();
+            queues.push(Queue {
+                worker: opened.worker,
+                stats: stats.clone(),
+                with_worker: true,
+            });
+            let setup = QueueSetup::<H> {
+                id: QueueId {
+                    vif: id,
+                    queue: number as u16,
+                },
+                port_id,
+                bridge: bridge.clone(),
+                mac: wanted.mac,
+                features: offer.features,
+                tx_page: opened.tx_page,
+                rx_page: opened.rx_page,
+                tx_port: opened.tx_port,
+                rx_port: opened.rx_port,
+                file: file.queue(number as u16),
+                take_over,
+                stats,
+                backlog: BacklogBounds {
+                    bytes: self.config.vif.backlog_bytes,
+                    age: Duration::from_millis(self.config.vif.backlog_ms.into()),
+                },
+            };
+            self.pool.0[usize::from(opened.worker)].queues += 1;
+            self.pool
+                .send(opened.worker, ToWorker::AddQueue(Box::new(setup)));
+        }
+        self.pool
+            .send_all(|| ToWorker::SetPort(port_id, PortPlace::Guest(place.clone())));
+        bridge.add_port(port_id, PortKind::Guest(wanted.mac));
+        self.vif(id).service = Some(Service {
+            port_id,
+            bridge,
+            features: offer.features,
+            queues,
+        });
+        Ok(())
+    }
+
+    /// The vif's file, and whether it carries live rings.
+    fn vif_file(&self, identity: &Identity, take_over: bool) -> io::Result<(VifFile, bool)> {
+        let run_dir = &self.config.daemon.run_dir;
+        if take_over {
+            match VifFile::reopen(run_dir, identity) {
+                Ok(file) => return Ok((file, true)),
+                Err(Unusable::Io(_, error)) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(error);
+                }
+                Err(unusable) => {
+                    warn!(vif = %identity.vif, "{unusable}: the rings are attached at what their pages say");
+                }
+            }
+        }
+        Ok((VifFile::create(run_dir, identity)?, false))
+    }
+
+    /// Open every queue's doors, each on the worker that is to serve it, or none.
+    fn open_queues(
+        &mut self,
+        id: VifId,
+        rings: &[RingIdentity],
+        take_over: bool,
+    ) -> Result<Vec<Opened<H>>, String> {
+        let mut opened = Vec::with_capacity(rings.len());
+        // Spread over workers from the least busy one on.
+        let first = usize::from(self.pool.least_busy());
+        for (number, ring) in rings.iter().enumerate() {
+            let worker = ((first + number) % self.pool.0.len()) as u8;
+            match self.open_queue(id, worker, ring, take_over) {
+                Ok(queue) => opened.push(queue),
+                Err(reason) => {
+                    close_queues(&self.pool, id, opened);
+                    return Err(format!("queue {number}: {reason}"));
+                }
+            }
+        }
+        Ok(opened)
+    }
+
+    fn open_queue(
+        &self,
+        id: VifId,
+        worker: u8,
+        ring: &RingIdentity,
+        take_over: bool,
+    ) -> Result<Opened<H>, String> {
+        let member = &self.pool.0[usize::from(worker)];
+        let bind = |port: u32| {
+            let deadline = Instant::now()
+                + if take_over {
+                    BIND_PATIENCE
+                } else {
+                    Duration::ZERO
+                };
+            loop {
+                match member.events.bind(id.domid, Port(port)) {
+                    Err(_) if Instant::now() < deadline => {
+                        std::thread::sleep(Duration::from_millis(2))
+                    }
+                    Err(error) => {
+                        return Err(format!(
+                            "event channel {port} cannot be bound ({error}): is another backend serving this vif?"
+                        ));
+                    }
+                    Ok(port) => return Ok(port),
+                }
+            }
+        };
+        let tx_port = bind(ring.tx_port)?;
+        let rx_port = if ring.rx_port == ring.tx_port {
+            Ok(tx_port)
+        } else {
+            bind(ring.rx_port)
+        };
+        let unbind = |ports: &[Port]| unbind(&*member.events, id, ports);
+        let rx_port = rx_port.inspect_err(|_| unbind(&[tx_port]))?;
+        let map = |gref: u32| {
+            let page = member.grants.map(id.domid, GrantRef(gref));
+            page.map_err(|error| {
+                unbind(&[tx_port, rx_port]);
+                format!("grant {gref} cannot be mapped: {error}")
+            })
+        };
+        let tx_page = map(ring.tx_gref)?;
+        let rx_page = map(ring.rx_gref)?;
+        Ok(Opened {
+            worker,
+            tx_port,
+            rx_port,
+            tx_page,
+            rx_page,
+        })
+    }
+
+    /// Take a vif's queues back from the workers; the answer is `Removed` or `Rogue` for each. True: none was out.
+    pub(super) fn take_back(&mut self, id: VifId) -> bool {
+        let Some(service) = self.vifs.get(&id).and_then(|vif| vif.service.as_ref()) else {
+            return true;
+        };
+        let port_id = service.port_id;
+        service.bridge.remove_port(port_id);
+        let out: Vec<(u16, u8)> = service
+            .queues
+            .iter()
+            .enumerate()
+            .filter(|(_, queue)| queue.with_worker)
+            .map(|(number, queue)| (number as u16, queue.worker))
+            .collect();
+        self.pool
+            .send_all(|| ToWorker::SetPort(port_id, PortPlace::Gone));
+        for &(queue, worker) in &out {
+            self.pool
+                .send(worker, ToWorker::RemoveQueue(QueueId { vif: id, queue }));
+        }
+        out.is_empty()
+    }
+
+    /// A queue is out of its worker. True: it was the vif's last.
+    pub(super) fn came_back(&mut self, worker: u8, id: QueueId, remains: Remains<H>) -> bool {
+        let member = &mut self.pool.0[usize::from(worker)];
+        // Unmapped first, so that no port can be bound anew while a ring is still mapped.
+        unbind(&*member.events, id.vif, &remains.unmap());
+        let Some(service) = self
+            .vifs
+            .get_mut(&id.vif)
+            .and_then(|vif| vif.service.as_mut())
+        else {
+            return false;
+        };
+        let Some(queue) = service.queues.get_mut(usize::from(id.queue)) else {
+            return false;
+        };
+        member.queues -= usize::from(std::mem::take(&mut queue.with_worker));
+        service.queues.iter().all(|queue| !queue.with_worker)
+    }
+
+    /// Every queue is back: the port is free, and no successor has anything to take over.
+    pub(super) fn end_service(&mut self, id: VifId) {
+        if let Some(service) = self.vif(id).service.take() {
+            self.ports.give(service.port_id);
+        }
+        if let Err(error) = VifFile::remove(&self.config.daemon.run_dir, id) {
+            warn!(vif = %id, "its file cannot be removed: {error}");
+        }
+    }
+
+    /// A vif that is there.
+    pub(super) fn vif(&mut self, id: VifId) -> &mut Vif {
+        self.vifs
+            .get_mut(&id)
+            .expect("only Forget removes a vif, and it is the last action")
+    }
+}
+
+/// Close what was opened for a vif that is refused after all.
+fn close_queues<H: Hypervisor>(pool: &Pool<H>, id: VifId, opened: Vec<Opened<H>>) {
+    for Opened {
+        worker,
+        tx_port,
+        rx_port,
+        tx_page,
+        rx_page,
+    } in opened
+    {
+        drop((tx_page, rx_page));
+        unbind(
+            &*pool.0[usize::from(worker)].events,
+            id,
+            &[tx_port, rx_port],
+        );
+    }
+}
+
+fn unbind(events: &impl EventChannels, id: VifId, both: &[Port]) {
+    for port in ports(both) {
+        if let Err(error) = events.unbind(port) {
+            warn!(vif = %id, "event channel port {} cannot be closed: {error}", port.0);
+        }
+    }
+}
+
+/// Tx and Rx ports, once where they are the same.
+fn ports(both: &[Port]) -> impl Iterator<Item = Port> + '_ {
+    both.iter()
+        .enumerate()
+        .filter(|(n, port)| !both[..*n].contains(port))
+        .map(|(_, port)| *port)
+}

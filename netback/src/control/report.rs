@@ -1,0 +1,160 @@
+//! What `status` says, gathered from counters that others write.
+use super::vif::{self, Vif};
+use super::{Control, Device};
+use crate::hypervisor::Hypervisor;
+use crate::status::{Bridge, Frames, Queue, Status, Uplink, UplinkQueue, Worker};
+use crate::vif::state::State;
+use crate::worker::messages::VifId;
+use xen::store::XenStore;
+use xsk_bridge::link::Link;
+
+impl<H: Hypervisor, S: XenStore> Control<H, S> {
+    /// Everything there is to tell.
+    pub(super) fn status(&self) -> Status {
+        let uplinks: Vec<Uplink> = self.devices.iter().map(uplink).collect();
+        let workers: Vec<Worker> = self
+            .pool
+            .0
+            .iter()
+            .enumerate()
+            .map(|(index, member)| {
+                let stats = &member.stats;
+                Worker {
+                    index,
+                    queues: stats.queues.get(),
+                    turns: stats.turns.get(),
+                    busy_turns: stats.busy_turns.get(),
+                    sleeps: stats.sleeps.get(),
+                    copy_calls: stats.copy_calls.get(),
+                    copy_segments: stats.copy_segments.get(),
+                    copy_packets: stats.copy_packets.get(),
+                    frames_free: stats.frames_free.get(),
+                }
+            })
+            .collect();
+        Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            domid: self.domid.0,
+            frames: self.frames(&uplinks),
+            workers,
+            bridges: self
+                .bridges
+                .iter()
+                .map(|bridge| {
+                    let stats = bridge.stats();
+                    let device = self
+                        .devices
+                        .iter()
+                        .find(|device| device.bridge == bridge.name());
+                    Bridge {
+                        name: bridge.name().into(),
+                        uplink: device.map(|device| device.ifname.clone()),
+                        learnt: stats.learnt,
+                        not_learnt: stats.not_learnt,
+                    }
+                })
+                .collect(),
+            uplinks,
+            vifs: self
+                .vifs
+                .iter()
+                .map(|(id, vif)| describe(*id, vif))
+                .collect(),
+        }
+    }
+
+    fn frames(&self, uplinks: &[Uplink]) -> Frames {
+        let sum = |part: fn(&crate::stats::WorkerStats) -> u64| {
+            self.pool.0.iter().map(|member| part(&member.stats)).sum()
+        };
+        let held = |part: fn(&UplinkQueue) -> u64| {
+            uplinks
+                .iter()
+                .flat_map(|uplink| &uplink.queues)
+                .map(part)
+                .sum()
+        };
+        let mut frames = Frames {
+            total: self.umem.frames().into(),
+            free: sum(|stats| stats.frames_free.get()),
+            backlog: sum(|stats| stats.frames_backlog.get()),
+            travelling: sum(|stats| stats.frames_travelling.get()),
+            fill: held(|queue| queue.held_fill),
+            send: held(|queue| queue.held_send),
+            quarantined: self.umem.quarantined().into(),
+            unaccounted: 0,
+        };
+        let known = frames.free
+            + frames.backlog
+            + frames.travelling
+            + frames.fill
+            + frames.send
+            + frames.quarantined;
+        frames.unaccounted = frames.total as i64 - known as i64;
+        frames
+    }
+}
+
+fn uplink(device: &Device) -> Uplink {
+    let link = Link::by_name(&device.ifname).ok().flatten();
+    Uplink {
+        ifname: device.ifname.clone(),
+        bridge: device.bridge.clone(),
+        xdp_mode: device.xdp_mode.clone(),
+        zero_copy: device.zero_copy,
+        link_up: link.is_some_and(|link| link.running()),
+        mtu: device.mtu,
+        queues: device
+            .queues
+            .iter()
+            .enumerate()
+            .map(|(number, queue)| {
+                let mut shown = UplinkQueue::new(number as u32, queue.worker, &queue.stats);
+                shown.kernel = queue
+                    .socket
+                    .as_ref()
+                    .map(super::kernel_counters)
+                    .unwrap_or_default();
+                shown
+            })
+            .collect(),
+    }
+}
+
+fn describe(id: VifId, vif: &Vif) -> crate::status::Vif {
+    let service = match vif.state {
+        State::Fresh | State::InitWait { .. } | State::TakingOver => "waiting",
+        State::Refused(_) => "refused",
+        State::Connected => "served",
+        State::Disabled { .. } => "disabled",
+        State::Closing { .. } => "closing",
+        State::Closed | State::Gone { .. } => "closed",
+    };
+    let queues = vif
+        .service
+        .iter()
+        .flat_map(|service| service.queues.iter().enumerate());
+    crate::status::Vif {
+        vif: id.to_string(),
+        domid: id.domid.0,
+        devid: id.devid,
+        mac: vif
+            .wanted
+            .as_ref()
+            .map(|wanted| wanted.mac.map(|byte| format!("{byte:02x}")).join(":")),
+        bridge: vif.wanted.as_ref().map(|wanted| wanted.bridge.clone()),
+        service: service.into(),
+        reason: vif.reason.clone(),
+        backend_state: vif
+            .world
+            .own
+            .map_or("Gone".into(), |state| state.to_string()),
+        frontend_state: vif::name(vif.world.frontend),
+        features: vif.service.as_ref().map(|service| service.features),
+        queues: queues
+            .map(|(number, queue)| Queue::new(number as u16, queue.worker, &queue.stats))
+            .collect(),
+    }
+}

@@ -1,0 +1,364 @@
+//! A vif as the control thread keeps it, and the driver of its state machine.
+use super::rate::Rate;
+use super::{Control, Error};
+use crate::hypervisor::Hypervisor;
+use crate::stats::QueueStats;
+use crate::vif::handshake::{self, Paths, Refusal, Wanted};
+use crate::vif::state::{self, Action, Frontend, Observation, State, World, Xenbus};
+use crate::worker::messages::{Features, VifId};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tracing::{debug, info, warn};
+use xen::store::{StoreError, Transaction, XenStore};
+use xsk_bridge::switch::{Bridge, PortId};
+
+/// How long InitWait is held: libxl waits to see exactly this state, and looks when its watch fires.
+const SETTLE: Duration = Duration::from_millis(500);
+/// Looks at one vif at once, and the pause between further ones: what a guest that writes all the time costs.
+const LOOKS: (u32, Duration) = (20, Duration::from_millis(100));
+/// Log lines about one vif at once, and the pause between further ones.
+const LINES: (u32, Duration) = (20, Duration::from_secs(5));
+/// Steps after one look: a whole life is shorter, so more is a defect of ours.
+const STEPS: usize = 10;
+
+/// A vif.
+pub struct Vif {
+    /// Where it is in xenstore.
+    pub paths: Paths,
+    /// Where it is in its life.
+    pub state: State,
+    /// xenstore as last seen.
+    pub world: World,
+    /// What the toolstack wants, once it was read.
+    pub wanted: Option<Wanted>,
+    /// Why it is refused or disabled.
+    pub reason: Option<String>,
+    /// Its queues and port, from the hand-out to the last queue's return.
+    pub service: Option<Service>,
+    /// Something in xenstore may have changed.
+    pub dirty: bool,
+    /// Not looked at before this time.
+    pub not_before: Option<Instant>,
+    /// When InitWait was held long enough.
+    pub settles: Option<Instant>,
+    looks: Rate,
+    lines: Rate,
+}
+
+/// A vif in service.
+pub struct Service {
+    /// Its port.
+    pub port_id: PortId,
+    /// Its bridge.
+    pub bridge: Arc<Bridge>,
+    /// What was negotiated.
+    pub features: Features,
+    /// By number.
+    pub queues: Vec<Queue>,
+}
+
+/// One queue in service.
+pub struct Queue {
+    /// Who serves it.
+    pub worker: u8,
+    /// What that worker counts.
+    pub stats: Arc<QueueStats>,
+    /// Handed out and not back.
+    pub with_worker: bool,
+}
+
+impl Vif {
+    fn new(paths: Paths, world: World, now: Instant) -> Self {
+        Self {
+            paths,
+            state: State::Fresh,
+            world,
+            wanted: None,
+            reason: None,
+            service: None,
+            dirty: true,
+            not_before: None,
+            settles: None,
+            looks: Rate::new(LOOKS.0, LOOKS.1, now),
+            lines: Rate::new(LINES.0, LINES.1, now),
+        }
+    }
+
+    /// May a line about it be logged now?
+    pub fn may_log(&mut self) -> bool {
+        self.lines.take(Instant::now()).is_ok()
+    }
+
+    /// When it has to be looked at without anything new: `None` for never.
+    pub fn wakes(&self) -> Option<Instant> {
+        let dirty = self
+            .dirty
+            .then(|| self.not_before.unwrap_or_else(Instant::now));
+        [dirty, self.settles].into_iter().flatten().min()
+    }
+}
+
+impl<H: Hypervisor, S: XenStore> Control<H, S> {
+    /// Find every vif below our backend directory.
+    pub(super) fn scan(&mut self) -> Result<(), Error> {
+        let root = self.root.clone();
+        for domid in self.children(&root)? {
+            for devid in self.children(&format!("{root}/{domid}"))? {
+                if let Some(id) = handshake::parse_id(&domid, &devid) {
+                    self.found(id)?;
+                }
+            }
+        }
+        // Those that are no longer there are noticed by a look.
+        self.vifs.values_mut().for_each(|vif| vif.dirty = true);
+        Ok(())
+    }
+
+    fn children(&mut self, path: &str) -> Result<Vec<String>, Error> {
+        match self.store.directory(Transaction::NONE, path) {
+            Ok(children) => Ok(children),
+            Err(StoreError::Io(error)) => Err(StoreError::Io(error).into()),
+            Err(StoreError::Missing(_)) => Ok(Vec::new()),
+            Err(error) => {
+                warn!("{error}");
+                Ok(Vec::new())
+            }
+        }
+    }
+
+    /// A node for `id` is or was there: take it on if it is new, look at it in any case.
+    pub(super) fn found(&mut self, id: VifId) -> Result<(), Error> {
+        if let Some(vif) = self.vifs.get_mut(&id) {
+            vif.dirty = true;
+            return Ok(());
+        }
+        let backend = format!("{}/{id}", self.root);
+        let paths = match handshake::paths(&mut self.store, &backend, id) {
+            Ok(Some(paths)) => paths,
+            Ok(None) => return Ok(()),
+            Err(Refusal::Store(StoreError::Io(error))) => return Err(StoreError::Io(error).into()),
+            Err(refusal) => {
+                // The toolstack writes a vif in one transaction, so this is not one half made.
+                debug!(vif = %id, "not taken on: {refusal}");
+                return Ok(());
+            }
+        };
+        let token = format!("f{id}");
+        if let Some(error) = broken(self.store.watch(&paths.frontend, &token))? {
+            warn!(vif = %id, "its frontend cannot be watched: {error}");
+        }
+        let Some(world) = self.world(id, &paths)? else {
+            return Ok(());
+        };
+        let first = state::begin(world);
+        let mut vif = Vif::new(paths, world, Instant::now());
+        vif.state = first.state;
+        self.vifs.insert(id, vif);
+        info!(vif = %id, frontend = %name(world.frontend), "found");
+        self.act_all(id, first.actions)
+    }
+
+    /// xenstore about a vif; `None` where it cannot be read now.
+    fn world(&mut self, id: VifId, paths: &Paths) -> Result<Option<World>, Error> {
+        match handshake::look(&mut self.store, paths) {
+            Ok(world) => Ok(Some(world)),
+            Err(StoreError::Io(error)) => Err(StoreError::Io(error).into()),
+            Err(error) => {
+                warn!(vif = %id, "{error}");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Look at every vif that has news, as often as its guest may make us look.
+    pub(super) fn look_at_news(&mut self) -> Result<(), Error> {
+        let now = Instant::now();
+        let due = |vif: &Vif| vif.wakes().is_some_and(|at| at <= now);
+        let ids: Vec<VifId> = self
+            .vifs
+            .iter()
+            .filter(|(_, vif)| due(vif))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in ids {
+            let Some(vif) = self.vifs.get_mut(&id) else {
+                continue;
+            };
+            if vif.settles.is_some_and(|at| at <= now) {
+                vif.settles = None;
+                vif.dirty = true;
+                self.observe(id, Observation::Settled)?;
+            }
+            let Some(vif) = self.vifs.get_mut(&id) else {
+                continue;
+            };
+            match vif.looks.take(now) {
+                Err(later) => vif.not_before = Some(later),
+                Ok(()) => {
+                    (vif.dirty, vif.not_before) = (false, None);
+                    self.look(id)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Look at xenstore and step until nothing more follows.
+    fn look(&mut self, id: VifId) -> Result<(), Error> {
+        for _ in 0..STEPS {
+            let Some(paths) = self.vifs.get(&id).map(|vif| vif.paths.clone()) else {
+                return Ok(());
+            };
+            let Some(world) = self.world(id, &paths)? else {
+                return Ok(());
+            };
+            let before = self.vif(id).state;
+            self.vif(id).world = world;
+            let acted = self.observe(id, Observation::World(world))?;
+            if !acted && self.vifs.get(&id).is_none_or(|vif| vif.state == before) {
+                return Ok(());
+            }
+        }
+        warn!(vif = %id, "its state does not come to rest: looked at again later");
+        Ok(())
+    }
+
+    /// One step of a vif's life; true where it led to actions.
+    pub(super) fn observe(&mut self, id: VifId, observation: Observation) -> Result<bool, Error> {
+        let Some(vif) = self.vifs.get_mut(&id) else {
+            return Ok(false);
+        };
+        let step = state::step(vif.state, observation);
+        if step.state != vif.state {
+            if vif.may_log() {
+                info!(vif = %id, from = ?vif.state, to = ?step.state, frontend = %name(vif.world.frontend));
+            }
+            vif.state = step.state;
+        }
+        let acts = !step.actions.is_empty();
+        self.act_all(id, step.actions)?;
+        Ok(acts)
+    }
+
+    fn act_all(&mut self, id: VifId, actions: Vec<Action>) -> Result<(), Error> {
+        actions
+            .into_iter()
+            .try_for_each(|action| self.act(id, action))
+    }
+
+    fn act(&mut self, id: VifId, action: Action) -> Result<(), Error> {
+        let paths = self.vif(id).paths.clone();
+        match action {
+            Action::Advertise => {
+                self.vif(id).settles = Some(Instant::now() + SETTLE);
+                let advertised = handshake::advertise(&mut self.store, &paths, self.max_queues);
+                self.written(id, "advertise", advertised)
+            }
+            Action::Write(state) => {
+                let written = handshake::write_state(&mut self.store, &paths, state);
+                self.written(id, "write its state", written)
+            }
+            Action::Connect => self.bring_up(id, false),
+            Action::TakeOver => self.bring_up(id, true),
+            Action::Leave => {
+                if self.take_back(id) {
+                    self.end_service(id);
+                    self.observe(id, Observation::Left)?;
+                }
+                Ok(())
+            }
+            Action::RemoveNode => {
+                let removed = handshake::remove_node(&mut self.store, &paths);
+                self.written(id, "remove its node", removed)
+            }
+            Action::Forget => self.forget(id),
+        }
+    }
+
+    /// Connect or take over, and go on with how it went.
+    fn bring_up(&mut self, id: VifId, take_over: bool) -> Result<(), Error> {
+        match self.connect(id, take_over)? {
+            Ok(()) => {
+                if self.vif(id).reason.take().is_some() {
+                    self.tell(id, "")?;
+                }
+                self.observe(id, Observation::Connected)?;
+            }
+            Err(reason) => {
+                let frontend = match self.vif(id).world.frontend {
+                    Frontend::Is(state) => state,
+                    Frontend::Gone => Xenbus::Unknown,
+                };
+                self.refuse(id, reason, !take_over)?;
+                self.observe(id, Observation::Refused(frontend))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Keep the reason why a vif is not served, for `status`, the log and (`tell`) xenstore.
+    pub(super) fn refuse(&mut self, id: VifId, reason: String, tell: bool) -> Result<(), Error> {
+        let vif = self.vif(id);
+        let news = vif.reason.as_deref() != Some(&reason);
+        if news && vif.may_log() {
+            warn!(vif = %id, "not served: {reason}");
+        }
+        vif.reason = Some(reason.clone());
+        if news && tell {
+            self.tell(id, &reason)?;
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, id: VifId, reason: &str) -> Result<(), Error> {
+        let paths = self.vif(id).paths.clone();
+        let written = handshake::write_reason(&mut self.store, &paths, reason);
+        self.written(id, "write the reason", written)
+    }
+
+    /// What xenstore refused a vif is that vif's matter: what its state is shows at the next look. A broken stream is everybody's.
+    fn written(
+        &mut self,
+        id: VifId,
+        what: &str,
+        result: Result<(), StoreError>,
+    ) -> Result<(), Error> {
+        match broken(result)? {
+            Some(StoreError::Missing(_)) | None => {}
+            Some(error) => {
+                if self.vif(id).may_log() {
+                    warn!(vif = %id, "cannot {what}: {error}");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self, id: VifId) -> Result<(), Error> {
+        let Some(vif) = self.vifs.remove(&id) else {
+            return Ok(());
+        };
+        info!(vif = %id, "gone");
+        broken(self.store.unwatch(&vif.paths.frontend, &format!("f{id}")))?;
+        // Another of the same name may be there already.
+        self.news.insert(id);
+        Ok(())
+    }
+}
+
+/// A broken stream apart from what xenstore refuses.
+fn broken(result: Result<(), StoreError>) -> Result<Option<StoreError>, Error> {
+    match result {
+        Ok(()) => Ok(None),
+        Err(StoreError::Io(error)) => Err(StoreError::Io(error).into()),
+        Err(error) => Ok(Some(error)),
+    }
+}
+
+/// The frontend's state in a word.
+pub fn name(frontend: Frontend) -> String {
+    match frontend {
+        Frontend::Gone => "Gone".into(),
+        Frontend::Is(state) => state.to_string(),
+    }
+}

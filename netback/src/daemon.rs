@@ -1,0 +1,302 @@
+//! From the command line to a serving process: everything that needs privilege or a device node is opened here.
+use crate::config::{self, Config, XdpMode};
+use crate::control::signals::Signals;
+use crate::control::socket::Listener;
+use crate::control::{Control, Failed, OpenDevice, OpenUplink, Setup};
+use crate::hypervisor::Linux;
+use rustix::fs::{FlockOperation, flock};
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use tracing::warn;
+use xen::linux::{Evtchn, Gntdev};
+use xsk_bridge::frame::{Frame, Rings, Umem};
+
+/// Why a command ends without success: one line, and the exit status.
+#[derive(Debug)]
+pub enum Failure {
+    /// Wrong input or a wrong environment: exit status 2.
+    Input(String),
+    /// Something failed at run time: exit status 1.
+    Runtime(String),
+}
+impl Failure {
+    /// The line.
+    pub fn line(&self) -> &str {
+        match self {
+            Self::Input(line) | Self::Runtime(line) => line,
+        }
+    }
+    /// The exit status.
+    pub fn status(&self) -> u8 {
+        match self {
+            Self::Input(_) => 2,
+            Self::Runtime(_) => 1,
+        }
+    }
+}
+impl From<config::ConfigError> for Failure {
+    fn from(error: config::ConfigError) -> Self {
+        Self::Input(error.to_string())
+    }
+}
+impl From<Failed> for Failure {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Uplink(line) => Self::Input(line),
+            Failed::Broken(error) => Self::Runtime(error.to_string()),
+        }
+    }
+}
+
+/// `netback run`: serve until a signal.
+pub fn run(path: &Path) -> Result<(), Failure> {
+    let config = Config::load(path)?;
+    refuse_beside_kernel_netback(Path::new("/sys"))?;
+    let _lock = lock(&config.daemon.run_dir)?;
+    // From here on a signal is a wish to stop, not a death.
+    let signals =
+        Signals::catch().map_err(|error| Failure::Runtime(format!("signals: {error}")))?;
+    let environment = |error: io::Error| Failure::Input(error.to_string());
+    let mut store = xen::linux::open_store().map_err(environment)?;
+    let domid = store.domid().map_err(|error| {
+        Failure::Input(format!("cannot learn the number of our domain: {error}"))
+    })?;
+    let workers = config.worker_count();
+    let doors = (0..workers)
+        .map(|_| Ok((Gntdev::open()?, Evtchn::open()?)))
+        .collect::<io::Result<_>>()
+        .map_err(environment)?;
+    let (umem, frames) = umem(&config)?;
+    let socket = &config.daemon.control_socket;
+    let listener = Listener::bind(socket)
+        .map_err(|error| Failure::Input(format!("{}: {error}", socket.display())))?;
+    let reload = path.to_owned();
+    let setup = Setup::<Linux, _> {
+        reload: Box::new(move || Config::load(&reload)),
+        store,
+        domid,
+        doors,
+        open_device: device_opener(&config, &umem),
+        umem,
+        frames,
+        listener,
+        signals,
+        config,
+    };
+    let control = Control::start(setup)?;
+    // Not run by systemd: then there is nobody to tell.
+    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
+    control
+        .run()
+        .map_err(|error| Failure::Runtime(error.to_string()))
+}
+
+/// Kernel netback serves every vif of the domain, and two backends cannot.
+fn refuse_beside_kernel_netback(sys: &Path) -> Result<(), Failure> {
+    let cure = "`modprobe -r xen-netback`, and keep it from loading with `blacklist xen-netback` in /etc/modprobe.d";
+    let driver = sys.join("bus/xen-backend/drivers/vif");
+    let bound = std::fs::read_dir(&driver).into_iter().flatten().flatten();
+    let bound = bound
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with("vif-"))
+        .count();
+    if bound > 0 {
+        return Err(Failure::Input(format!(
+            "the kernel's xen-netback serves {bound} vifs of this domain: shut their guests down or detach them, then {cure}"
+        )));
+    }
+    if driver.exists() || sys.join("module/xen_netback").exists() {
+        return Err(Failure::Input(format!(
+            "the kernel's xen-netback is loaded and would take every vif: {cure}"
+        )));
+    }
+    Ok(())
+}
+
+/// Make the run directory and lock it for the process's life.
+fn lock(run_dir: &Path) -> Result<File, Failure> {
+    let failed = |path: &Path, error: io::Error| {
+        let cure = if error.kind() == io::ErrorKind::PermissionDenied {
+            ": run as root"
+        } else {
+            ""
+        };
+        Failure::Input(format!("{}: {error}{cure}", path.display()))
+    };
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(run_dir)
+        .map_err(|error| failed(run_dir, error))?;
+    let path: PathBuf = run_dir.join("lock");
+    let mut options = OpenOptions::new();
+    let options = options
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600);
+    let mut file = options.open(&path).map_err(|error| failed(&path, error))?;
+    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let mut pid = String::new();
+        // What cannot be read is not named.
+        let _ = file.read_to_string(&mut pid);
+        return Err(Failure::Input(format!(
+            "another netback (pid {}) serves {}",
+            pid.trim(),
+            run_dir.display()
+        )));
+    }
+    file.set_len(0)
+        .and_then(|()| file.rewind())
+        .and_then(|()| writeln!(file, "{}", std::process::id()))
+        .map_err(|error| failed(&path, error))?;
+    Ok(file)
+}
+
+/// The process's one UMEM.
+fn umem(config: &Config) -> Result<(Umem, Vec<Frame>), Failure> {
+    let frames = config.umem.frames;
+    let uplinks = config
+        .bridges
+        .iter()
+        .filter(|bridge| bridge.uplink.is_some())
+        .count() as u32;
+    let workers = u32::from(config.worker_count());
+    let needed = crate::worker::frames_needed(workers, workers, uplinks, Rings::default());
+    if frames < needed {
+        warn!(
+            "umem.frames is {frames}: {needed} are needed so that none is ever missing with one queue a worker and an uplink"
+        );
+    }
+    make_umem(frames, uplinks > 0)
+}
+
+#[cfg(feature = "af-xdp")]
+fn make_umem(frames: u32, wired: bool) -> Result<(Umem, Vec<Frame>), Failure> {
+    if !wired {
+        return Umem::new(frames).map_err(|error| Failure::Runtime(format!("umem: {error}")));
+    }
+    Umem::for_af_xdp(frames, Rings::default()).map_err(|error| Failure::Input(error.to_string()))
+}
+
+#[cfg(not(feature = "af-xdp"))]
+fn make_umem(frames: u32, _wired: bool) -> Result<(Umem, Vec<Frame>), Failure> {
+    Umem::new(frames).map_err(|error| Failure::Runtime(format!("umem: {error}")))
+}
+
+/// Opens a bridge's uplink: device prepared, our program installed or adopted, a socket on each queue.
+#[cfg(feature = "af-xdp")]
+fn device_opener(config: &Config, umem: &Umem) -> OpenDevice {
+    use xsk_bridge::xsk::{Options, XskUplink};
+    use xsk_bridge::{nic, xdp};
+    let (daemon, umem) = (config.daemon.clone(), umem.clone());
+    Box::new(move |bridge: &config::Bridge| {
+        let ifname = bridge.uplink.as_deref().ok_or("it has no uplink")?;
+        let prepared =
+            nic::prepare(ifname, None, &daemon.run_dir).map_err(|error| error.to_string())?;
+        for warning in &prepared.warnings {
+            warn!(uplink = ifname, "{warning}");
+        }
+        let attachment =
+            xdp::install_or_adopt(ifname, &daemon.bpf_dir).map_err(|error| error.to_string())?;
+        let mode = attachment.mode().name();
+        match bridge.xdp {
+            XdpMode::Native if mode != "native" => {
+                return Err(format!(
+                    "{ifname}: bridge {:?} asks for native XDP, but only {mode} mode works; say xdp = \"auto\", or take the program off with `netback uninstall {ifname}` and try again",
+                    bridge.name
+                ));
+            }
+            _ => {}
+        }
+        let mut queues: Vec<(Box<dyn xsk_bridge::uplink::Uplink>, _)> =
+            Vec::with_capacity(prepared.queues as usize);
+        let mut zero_copy = true;
+        for queue in 0..prepared.queues {
+            let options = Options {
+                copy: bridge.xdp == XdpMode::Generic,
+                ..Options::default()
+            };
+            let uplink = XskUplink::open(&umem, &attachment, queue, options)
+                .map_err(|error| error.to_string())?;
+            zero_copy &= uplink.zero_copy();
+            let socket = uplink.duplicate_fd().ok();
+            queues.push((Box::new(uplink), socket));
+        }
+        Ok(OpenUplink {
+            ifname: ifname.into(),
+            bridge: bridge.name.clone(),
+            xdp_mode: mode.into(),
+            zero_copy,
+            mtu: prepared.mtu,
+            queues,
+        })
+    })
+}
+
+#[cfg(not(feature = "af-xdp"))]
+fn device_opener(_config: &Config, _umem: &Umem) -> OpenDevice {
+    Box::new(|bridge: &config::Bridge| {
+        Err(format!(
+            "bridge {:?}: this netback was built without AF_XDP (cargo feature af-xdp)",
+            bridge.name
+        ))
+    })
+}
+
+/// `netback uninstall`: take our program off a device and put the device back as it was. False: there was nothing to do.
+pub fn uninstall(config: &Config, ifname: &str) -> Result<bool, Failure> {
+    let was_on = xsk_bridge::xdp::uninstall(ifname, &config.daemon.bpf_dir)
+        .map_err(|error| Failure::Runtime(error.to_string()))?;
+    let was_prepared = xsk_bridge::nic::put_back(ifname, &config.daemon.run_dir)
+        .map_err(|error| Failure::Runtime(error.to_string()))?;
+    Ok(was_on || was_prepared)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dir(name: &str) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("netback-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        dir
+    }
+
+    #[test]
+    fn a_second_daemon_on_a_run_directory_is_refused_by_name() {
+        let dir = dir("lock");
+        let first = lock(&dir.join("run")).unwrap();
+        let refused = lock(&dir.join("run")).unwrap_err();
+        let line = format!(
+            "another netback (pid {}) serves {}",
+            std::process::id(),
+            dir.join("run").display()
+        );
+        assert_eq!((refused.line(), refused.status()), (&*line, 2));
+        drop(first);
+        drop(lock(&dir.join("run")).unwrap());
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn kernel_netback_is_named_with_its_cure() {
+        let sys = dir("sys");
+        assert!(refuse_beside_kernel_netback(&sys).is_ok());
+        std::fs::create_dir_all(sys.join("module/xen_netback")).unwrap();
+        let loaded = refuse_beside_kernel_netback(&sys).unwrap_err();
+        assert!(
+            loaded.line().contains("is loaded")
+                && loaded.line().contains("modprobe -r xen-netback"),
+            "{}",
+            loaded.line()
+        );
+        std::fs::create_dir_all(sys.join("bus/xen-backend/drivers/vif/vif-3-0")).unwrap();
+        let bound = refuse_beside_kernel_netback(&sys).unwrap_err();
+        assert!(bound.line().contains("serves 1 vifs"), "{}", bound.line());
+        assert_eq!(bound.status(), 2);
+        std::fs::remove_dir_all(sys).unwrap();
+    }
+}

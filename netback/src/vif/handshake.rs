@@ -1,0 +1,396 @@
+//! What a frontend says of its vif in xenstore (xen/include/public/io/netif.h), read strictly: a number is plain decimal or the
+//! handshake is refused with a reason.
+use super::state::{Frontend, World, Xenbus};
+use crate::vif_file::RingIdentity;
+use crate::worker::messages::{Features, VifId};
+use std::fmt;
+use xen::grant::DomId;
+use xen::store::{StoreError, Transaction, XenStore};
+
+/// Where a vif is in xenstore.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Paths {
+    /// Our directory.
+    pub backend: String,
+    /// The frontend's directory.
+    pub frontend: String,
+}
+
+/// What the toolstack wrote for us.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// The guest's MAC.
+    pub mac: [u8; 6],
+    /// Name of the bridge.
+    pub bridge: String,
+}
+
+/// What the frontend wrote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Offer {
+    /// What it can take and asked for.
+    pub features: Features,
+    /// Its rings and event channels, a queue each.
+    pub queues: Vec<RingIdentity>,
+}
+
+/// Why a handshake is refused; one line.
+#[derive(Debug)]
+pub enum Refusal {
+    /// xenstore itself failed.
+    Store(StoreError),
+    /// A key says something that cannot be.
+    Key {
+        /// The key.
+        key: String,
+        /// What it says, shortened; `None`: it is missing.
+        value: Option<String>,
+        /// What it should say.
+        expected: String,
+    },
+}
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Store(error) => write!(f, "{error}"),
+            Self::Key {
+                key,
+                value: Some(value),
+                expected,
+            } => write!(f, "{key} is {value:?}, not {expected}"),
+            Self::Key {
+                key,
+                value: None,
+                expected,
+            } => write!(f, "{key} is missing; it should be {expected}"),
+        }
+    }
+}
+impl std::error::Error for Refusal {}
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// A key's value, `None` where it is missing.
+pub fn read(store: &mut impl XenStore, path: &str) -> Result<Option<String>, StoreError> {
+    match store.read(Transaction::NONE, path) {
+        Ok(value) => Ok(Some(value)),
+        Err(StoreError::Missing(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Is there a node of this name?
+fn exists(store: &mut impl XenStore, path: &str) -> Result<bool, StoreError> {
+    match store.directory(Transaction::NONE, path) {
+        Ok(_) => Ok(true),
+        Err(StoreError::Missing(_)) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// The frontend's directory, as our own names it; `None` where ours is gone.
+pub fn paths(
+    store: &mut impl XenStore,
+    backend: &str,
+    id: VifId,
+) -> Result<Option<Paths>, Refusal> {
+    if !exists(store, backend)? {
+        return Ok(None);
+    }
+    let key = format!("{backend}/frontend");
+    let frontend = read(store, &key)?;
+    // Only the toolstack writes here; what is of another domain is its mistake, and following it would be ours.
+    let home = format!("/local/domain/{}/", id.domid.0);
+    match frontend {
+        Some(frontend) if frontend.starts_with(&home) => Ok(Some(Paths {
+            backend: backend.into(),
+            frontend,
+        })),
+        value => Err(refusal("frontend", value, &format!("a path below {home}"))),
+    }
+}
+
+/// What xenstore says of a vif now.
+pub fn look(store: &mut impl XenStore, paths: &Paths) -> Result<World, StoreError> {
+    let own = read(store, &format!("{}/state", paths.backend))?;
+    let own = match own {
+        Some(state) => Some(Xenbus::parse(&state)),
+        None => exists(store, &paths.backend)?.then_some(Xenbus::Unknown),
+    };
+    let frontend = match read(store, &format!("{}/state", paths.frontend))? {
+        Some(state) => Frontend::Is(Xenbus::parse(&state)),
+        None if exists(store, &paths.frontend)? => Frontend::Is(Xenbus::Unknown),
+        None => Frontend::Gone,
+    };
+    let online = read(store, &format!("{}/online", paths.backend))?.as_deref() == Some("1");
+    Ok(World {
+        frontend,
+        online,
+        own,
+    })
+}
+
+/// Write what we offer, and that the vif may be connected, in one transaction.
+pub fn advertise(
+    store: &mut impl XenStore,
+    paths: &Paths,
+    max_queues: u16,
+) -> Result<(), StoreError> {
+    let max_queues = max_queues.to_string();
+    let keys = [
+        ("feature-sg", "1"),
+        ("feature-gso-tcpv4", "0"),
+        ("feature-gso-tcpv6", "0"),
+        ("feature-ipv6-csum-offload", "1"),
+        ("feature-rx-copy", "1"),
+        ("feature-rx-flip", "0"),
+        ("feature-multicast-control", "0"),
+        ("feature-split-event-channels", "1"),
+        ("multi-queue-max-queues", &max_queues),
+        ("hotplug-status", "connected"),
+        ("state", "2"),
+    ];
+    store.transact(|store, t| {
+        for (key, value) in keys {
+            store.write(t, &format!("{}/{key}", paths.backend), value)?;
+        }
+        Ok(())
+    })
+}
+
+/// Write our state, unless the node is gone: writing would make it anew.
+pub fn write_state(
+    store: &mut impl XenStore,
+    paths: &Paths,
+    state: Xenbus,
+) -> Result<(), StoreError> {
+    store.transact(|store, t| {
+        store.read(t, &format!("{}/frontend", paths.backend))?;
+        store.write(
+            t,
+            &format!("{}/state", paths.backend),
+            &state.number().to_string(),
+        )
+    })
+}
+
+/// Say in xenstore why the vif is not served, or (empty) that it is.
+pub fn write_reason(
+    store: &mut impl XenStore,
+    paths: &Paths,
+    reason: &str,
+) -> Result<(), StoreError> {
+    let key = format!("{}/hotplug-error", paths.backend);
+    store.transact(|store, t| {
+        store.read(t, &format!("{}/frontend", paths.backend))?;
+        match reason {
+            "" => store.remove(t, &key),
+            _ => store.write(t, &key, reason),
+        }
+    })
+}
+
+/// Remove our node, and the one of the domain where it was the last.
+pub fn remove_node(store: &mut impl XenStore, paths: &Paths) -> Result<(), StoreError> {
+    store.remove(Transaction::NONE, &paths.backend)?;
+    let Some((domain, _)) = paths.backend.rsplit_once('/') else {
+        return Ok(());
+    };
+    match store.directory(Transaction::NONE, domain) {
+        // It may be the toolstack's own: then it sees to it.
+        Ok(others) if others.is_empty() => match store.remove(Transaction::NONE, domain) {
+            Err(StoreError::Refused { .. } | StoreError::Missing(_)) => Ok(()),
+            result => result,
+        },
+        Err(StoreError::Io(error)) => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// What the toolstack wants of us.
+pub fn wanted(store: &mut impl XenStore, paths: &Paths) -> Result<Wanted, Refusal> {
+    let mac = read(store, &format!("{}/mac", paths.backend))?;
+    let mac = match mac.as_deref().and_then(parse_mac) {
+        Some(mac) => mac,
+        None => {
+            return Err(refusal(
+                "mac",
+                mac,
+                "a unicast address as 00:16:3e:00:00:01",
+            ));
+        }
+    };
+    // libxl always writes one; XAPI does not, and has one network a backend.
+    let bridge = read(store, &format!("{}/bridge", paths.backend))?.unwrap_or_default();
+    Ok(Wanted { mac, bridge })
+}
+
+/// Six bytes in hexadecimal; a guest's address is unicast and not zero.
+pub fn parse_mac(text: &str) -> Option<[u8; 6]> {
+    let mut mac = [0; 6];
+    let mut parts = text.split(':');
+    for byte in &mut mac {
+        let part = parts
+            .next()
+            .filter(|part| part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit()))?;
+        *byte = u8::from_str_radix(part, 16).ok()?;
+    }
+    (parts.next().is_none() && mac[0] & 1 == 0 && mac != [0; 6]).then_some(mac)
+}
+
+/// What the frontend offers. At most `max_queues` queues, and no more than a predecessor advertised.
+pub fn offer(store: &mut impl XenStore, paths: &Paths, max_queues: u16) -> Result<Offer, Refusal> {
+    let advertised = read(store, &format!("{}/multi-queue-max-queues", paths.backend))?;
+    let advertised = advertised.as_deref().and_then(parse_number).unwrap_or(1);
+    let max_queues = u32::from(max_queues)
+        .max(advertised)
+        .min(crate::vif_file::MAX_QUEUES as u32);
+    let mut keys = Keys {
+        store,
+        directory: &paths.frontend,
+    };
+    if !keys.flag("request-rx-copy")? {
+        return Err(refusal(
+            "request-rx-copy",
+            keys.text("request-rx-copy")?,
+            "1: grant copy is the only mode",
+        ));
+    }
+    let count = keys.number(
+        "multi-queue-num-queues",
+        &format!("a number from 1 to {max_queues}"),
+        |count| (1..=max_queues).contains(&count),
+    )?;
+    let count = count.unwrap_or(1);
+    let mut queues = Vec::with_capacity(count as usize);
+    let mut split = false;
+    for queue in 0..count {
+        let prefix = if count == 1 {
+            String::new()
+        } else {
+            format!("queue-{queue}/")
+        };
+        let (identity, is_split) = ring(&mut keys, &prefix)?;
+        split |= is_split;
+        queues.push(identity);
+    }
+    let features = Features {
+        sg: keys.flag("feature-sg")?,
+        gso_tcpv4: keys.flag("feature-gso-tcpv4")?,
+        gso_tcpv6: keys.flag("feature-gso-tcpv6")?,
+        csum_ipv4: !keys.flag("feature-no-csum-offload")?,
+        csum_ipv6: keys.flag("feature-ipv6-csum-offload")?,
+        rx_notify: keys.flag("feature-rx-notify")?,
+        // Never offered, so it is not asked for.
+        multicast_control: false,
+        split_event_channels: split,
+    };
+    Ok(Offer { features, queues })
+}
+
+/// One queue's keys, and whether its event channels are split.
+fn ring<S: XenStore>(
+    keys: &mut Keys<'_, S>,
+    prefix: &str,
+) -> Result<(RingIdentity, bool), Refusal> {
+    let gref = "a grant reference";
+    let tx_gref = keys.required(&format!("{prefix}tx-ring-ref"), gref, |_| true)?;
+    let rx_gref = keys.required(&format!("{prefix}rx-ring-ref"), gref, |_| true)?;
+    let channel = "an event channel";
+    // Port 0 is never valid (xen/include/public/event_channel.h).
+    let is_port = |port: u32| port != 0;
+    if let Some(tx_port) = keys.number(&format!("{prefix}event-channel-tx"), channel, is_port)? {
+        let rx_port = keys.required(&format!("{prefix}event-channel-rx"), channel, is_port)?;
+        return Ok((
+            RingIdentity {
+                tx_gref,
+                rx_gref,
+                tx_port,
+                rx_port,
+            },
+            tx_port != rx_port,
+        ));
+    }
+    let port = keys.required(&format!("{prefix}event-channel"), channel, is_port)?;
+    Ok((
+        RingIdentity {
+            tx_gref,
+            rx_gref,
+            tx_port: port,
+            rx_port: port,
+        },
+        false,
+    ))
+}
+
+/// The keys of one directory.
+struct Keys<'a, S> {
+    store: &'a mut S,
+    directory: &'a str,
+}
+impl<S: XenStore> Keys<'_, S> {
+    fn text(&mut self, key: &str) -> Result<Option<String>, StoreError> {
+        read(self.store, &format!("{}/{key}", self.directory))
+    }
+
+    /// A number that passes `check`; `None` where the key is missing.
+    fn number(
+        &mut self,
+        key: &str,
+        expected: &str,
+        check: impl Fn(u32) -> bool,
+    ) -> Result<Option<u32>, Refusal> {
+        let Some(text) = self.text(key)? else {
+            return Ok(None);
+        };
+        match parse_number(&text).filter(|&number| check(number)) {
+            Some(number) => Ok(Some(number)),
+            None => Err(refusal(key, Some(text), expected)),
+        }
+    }
+
+    fn required(
+        &mut self,
+        key: &str,
+        expected: &str,
+        check: impl Fn(u32) -> bool,
+    ) -> Result<u32, Refusal> {
+        self.number(key, expected, check)?
+            .ok_or_else(|| refusal(key, None, expected))
+    }
+
+    /// A feature: missing is 0, any number but 0 is 1.
+    fn flag(&mut self, key: &str) -> Result<bool, Refusal> {
+        Ok(self.number(key, "0 or 1", |_| true)?.unwrap_or(0) != 0)
+    }
+}
+
+/// Plain decimal: digits only, no leading zero, at most 32 bits.
+pub fn parse_number(text: &str) -> Option<u32> {
+    let plain = !text.is_empty()
+        && text.bytes().all(|b| b.is_ascii_digit())
+        && (text == "0" || !text.starts_with('0'));
+    plain.then(|| text.parse().ok()).flatten()
+}
+
+/// `<domid>/<devid>` at the end of a backend path.
+pub fn parse_id(domid: &str, devid: &str) -> Option<VifId> {
+    let domid = DomId(u16::try_from(parse_number(domid)?).ok()?);
+    Some(VifId {
+        domid,
+        devid: parse_number(devid)?,
+    })
+}
+
+fn refusal(key: &str, value: Option<String>, expected: &str) -> Refusal {
+    // A guest writes up to 4 KiB; a line of status holds a little of it.
+    let value = value.map(|value| value.chars().take(32).collect());
+    Refusal::Key {
+        key: key.into(),
+        value,
+        expected: expected.into(),
+    }
+}
