@@ -124,6 +124,9 @@ mod tests {
         assert!(!slot.load().differs(before));
         slot.unmark();
         assert!(slot.replace(Entry::permit(2, 3, false)).is_some());
-        assert!(slot.load().differs(before), "taken back: a copy that began before is found out");
+        assert!(
+            slot.load().differs(before),
+            "taken back: a copy that began before is found out"
+        );
     }
 }
