@@ -2,6 +2,7 @@
 use crate::config::{self, Config};
 use crate::control::socket::{self, Request};
 use crate::daemon::{self, Failure};
+use crate::doctor::{View, examine};
 use crate::status::Status;
 use clap::{Parser, Subcommand};
 use serde_json::Value;
@@ -24,6 +25,7 @@ const DISCONNECT_PATIENCE: Duration = Duration::from_secs(10);
         Stopping or killing it does not disconnect anybody: guests' connections wait for the next `netback run`.",
     after_long_help = "Examples:\n  \
         netback run --check                       say whether /etc/netback/netback.toml is right\n  \
+        netback doctor                            say what stands in the way on this machine\n  \
         netback run                               serve guests, in the foreground\n  \
         netback status                            every vif and uplink, counters, drops by reason\n  \
         netback status --json | jq .vifs\n  \
@@ -58,6 +60,14 @@ pub enum Command {
     },
     /// Show every vif and uplink: states, queues, rings, backlog, counters, drops by reason.
     Status {
+        /// As one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say what on this machine stands in netback's way, one line each with its cure.
+    ///
+    /// Exit status: 0 nothing, 1 warnings, 2 errors.
+    Doctor {
         /// As one JSON object.
         #[arg(long)]
         json: bool,
@@ -103,8 +113,8 @@ const RUN_HELP: &str = "The configuration, with every field (only [[bridge]] nam
     [umem]\n  \
     frames = 16384                          # packet memory, in frames of 4096 bytes";
 
-/// Carry out what was typed.
-pub fn execute(cli: Cli) -> Result<(), Failure> {
+/// Carry out what was typed; the exit status.
+pub fn execute(cli: Cli) -> Result<u8, Failure> {
     match &cli.command {
         Command::Run { check: true } => {
             let config = Config::load(&cli.config)?;
@@ -112,15 +122,29 @@ pub fn execute(cli: Cli) -> Result<(), Failure> {
                 "{}: {} bridges, nothing wrong",
                 cli.config.display(),
                 config.bridges.len()
-            ))
+            ))?;
         }
-        Command::Run { check: false } => daemon::run(&cli.config),
-        Command::Status { json } => status(&cli, *json),
-        Command::Disconnect { vif, .. } => disconnect(&cli, vif.clone()),
-        Command::Uninstall { interface } => uninstall(&cli, interface.clone()),
+        Command::Run { check: false } => daemon::run(&cli.config)?,
+        Command::Status { json } => status(&cli, *json)?,
+        Command::Doctor { json } => return doctor(&cli, *json),
+        Command::Disconnect { vif, .. } => disconnect(&cli, vif.clone())?,
+        Command::Uninstall { interface } => uninstall(&cli, interface.clone())?,
         #[cfg(feature = "crash-points")]
-        Command::CrashPoints => say(&crate::crash::POINTS.join("\n")),
+        Command::CrashPoints => say(&crate::crash::POINTS.join("\n"))?,
     }
+    Ok(0)
+}
+
+/// What was found on this machine.
+fn doctor(cli: &Cli, json: bool) -> Result<u8, Failure> {
+    let report = examine(&View::of_this_machine(&cli.config));
+    let text = if json {
+        serde_json::to_string(&report).map_err(|error| Failure::Runtime(error.to_string()))?
+    } else {
+        report.to_string().trim_end().to_owned()
+    };
+    say(&text)?;
+    Ok(report.exit_status())
 }
 
 /// Print to stdout; a reader that has gone is no failure of ours.

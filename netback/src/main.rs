@@ -19,7 +19,7 @@ fn main() -> ExitCode {
         log.init()
     }
     match execute(cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => ExitCode::from(status),
         Err(failure) => {
             eprintln!("netback: {}", failure.line());
             ExitCode::from(failure.status())
