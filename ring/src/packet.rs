@@ -194,9 +194,26 @@ pub fn next_chain<P: SharedPage, S: Shadow<Tx>>(
         count: 1 + u16::from(extras.count) + data.later,
         extras: extras.count,
     };
-    let chain = data.finish(&head, slots, &extras)?;
+    let offload = data.judge(&head, &extras)?;
     ring.consume(u32::from(slots.count));
-    Ok(Some(chain))
+    if let Some(why) = data.rejected {
+        return Ok(Some(Chain::Rejected { slots, why }));
+    }
+    let Offload {
+        checksum,
+        fixup: checksum_fixup,
+        gso,
+    } = offload;
+    let packet = TxPacket {
+        slots,
+        size: head.size,
+        checksum,
+        checksum_fixup,
+        gso,
+        hash: extras.hash,
+        fragments: data.fragments,
+    };
+    Ok(Some(Chain::Packet(packet)))
 }
 
 /// Answer the next chain in order: extras NULL, every other slot with what `status` says of it (`NETIF_RSP_*`, by slot
@@ -409,19 +426,14 @@ impl Data {
 
     /// Judge the whole: what Linux rejects, then what it finds fatal, in its order.
     #[inline]
-    fn finish(
-        mut self,
-        head: &TxRequest,
-        slots: Slots,
-        extras: &Extras,
-    ) -> Result<Chain, Malformation> {
+    fn judge(&mut self, head: &TxRequest, extras: &Extras) -> Result<Offload, Malformation> {
         if self.remaining < MIN_HEAD {
             self.reject(Malformation::HeadTooShort {
                 size: self.remaining,
             });
         }
-        if let Some(why) = self.rejected {
-            return Ok(Chain::Rejected { slots, why });
+        if self.rejected.is_some() {
+            return Ok(Offload::default());
         }
         if u32::from(head.offset) + u32::from(self.remaining) > PAGE {
             return Err(Malformation::HeadCrossesPage {
@@ -432,22 +444,25 @@ impl Data {
         self.fragments[0].size = self.remaining;
         let gso = extras.gso()?;
         let blank = head.flags & wire::NETTXF_CSUM_BLANK != 0;
-        let checksum = match (
-            blank || gso.is_some(),
-            head.flags & wire::NETTXF_DATA_VALIDATED != 0,
-        ) {
+        let validated = head.flags & wire::NETTXF_DATA_VALIDATED != 0;
+        let checksum = match (blank || gso.is_some(), validated) {
             (true, _) => Checksum::Blank,
             (false, true) => Checksum::Validated,
             (false, false) => Checksum::None,
         };
-        Ok(Chain::Packet(TxPacket {
-            slots,
-            size: head.size,
+        let fixup = gso.is_some() && !blank;
+        Ok(Offload {
             checksum,
-            checksum_fixup: gso.is_some() && !blank,
+            fixup,
             gso,
-            hash: extras.hash,
-            fragments: self.fragments,
-        }))
+        })
     }
+}
+
+/// What the head and its extras say beside the data.
+#[derive(Default)]
+struct Offload {
+    checksum: Checksum,
+    fixup: bool,
+    gso: Option<Gso>,
 }

@@ -1,4 +1,5 @@
 //! Each malformation and outcome of a Tx chain, one row each (netif.md section 5: Linux's contract).
+#![cfg(not(loom))]
 mod common;
 use common::{Slot, data, ends, push};
 use ring::malformation::Malformation as M;

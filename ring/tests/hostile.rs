@@ -1,4 +1,5 @@
 //! A guest that writes anything anywhere, before and while we look.
+#![cfg(not(loom))]
 #[path = "common/arbitrary.rs"]
 mod arbitrary;
 mod common;

@@ -1,4 +1,5 @@
 //! Front against back, one step at a time in any order: nothing lost, nothing doubled, and whoever sleeps is woken.
+#![cfg(not(loom))]
 mod common;
 use common::{Back, Front, ends};
 use proptest::prelude::*;
