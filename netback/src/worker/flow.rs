@@ -18,8 +18,10 @@ pub fn hash(head: &[u8], len: usize) -> u32 {
         Err(HeaderError::Truncated) if head.len() < ETHERNET_LEN => 0,
         Err(_) => fold_pair(&head[..12]),
     };
-    // Fibonacci hashing: the high bits depend on all of the input.
-    (folded.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32
+    // The finalizer of MurmurHash3: every bit of the result depends on all of the input.
+    let mixed = (folded ^ folded >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    let mixed = (mixed ^ mixed >> 33).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    (mixed >> 32) as u32
 }
 
 /// Fold two halves into a word that does not tell which was first.

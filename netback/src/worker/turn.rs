@@ -206,9 +206,10 @@ impl<H: Hypervisor> Worker<H> {
                 self.fail(n, Call::Tails);
                 continue;
             }
-            let (packet, hash) = (job.take_packet(), job.hash);
+            let (way, hash) = (job.way, job.hash);
+            let packet = job.take_packet();
             let slot = usize::from(job.queue);
-            let result = match (job.way, &self.fabric.queues[slot]) {
+            let result = match (way, &self.fabric.queues[slot]) {
                 (Way::Port(port), _) => self.fabric.send(port, packet, hash),
                 (_, Some(queue)) => {
                     let (bridge, port) = (queue.bridge.clone(), queue.port_id);
