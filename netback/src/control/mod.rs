@@ -332,7 +332,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         self.bell.before_sleep();
         let quiet = self.listen()?;
         let now = Instant::now();
-        let due = self.vifs.values().filter_map(Vif::wakes).min();
+        let due = self.vifs.values().filter_map(|vif| vif.wakes(now)).min();
         let due = due.map_or(SWEEP, |due| due.saturating_duration_since(now));
         let mailboxes = if self.pool.flush() { SWEEP } else { MAILBOX };
         let timeout = if quiet {

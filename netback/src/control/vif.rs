@@ -90,10 +90,8 @@ impl Vif {
     }
 
     /// When it has to be looked at without anything new: `None` for never.
-    pub fn wakes(&self) -> Option<Instant> {
-        let dirty = self
-            .dirty
-            .then(|| self.not_before.unwrap_or_else(Instant::now));
+    pub fn wakes(&self, now: Instant) -> Option<Instant> {
+        let dirty = self.dirty.then(|| self.not_before.unwrap_or(now));
         [dirty, self.settles].into_iter().flatten().min()
     }
 }
@@ -173,7 +171,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
     /// Look at every vif that has news, as often as its guest may make us look.
     pub(super) fn look_at_news(&mut self) -> Result<(), Error> {
         let now = Instant::now();
-        let due = |vif: &Vif| vif.wakes().is_some_and(|at| at <= now);
+        let due = |vif: &Vif| vif.wakes(now).is_some_and(|at| at <= now);
         let ids: Vec<VifId> = self
             .vifs
             .iter()
