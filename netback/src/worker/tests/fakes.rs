@@ -1,0 +1,246 @@
+//! A hypervisor in the heap: guests' pages by grant, copies that enforce what Xen enforces, event channels on an eventfd.
+#![allow(unsafe_code)] // Copies go through the raw memory that `LocalMemory` stands for.
+use crate::hypervisor::Hypervisor;
+use crate::worker::bell::Bell;
+use ring::page::PageWords;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, Mutex, MutexGuard};
+use xen::event::{EventChannels, Port};
+use xen::grant::{CopySegment, CopyStatus, DomId, GrantRef, GrantTable, LocalMemory, Side};
+
+/// The test's hypervisor.
+pub enum Fake {}
+
+impl Hypervisor for Fake {
+    type Grants = FakeGrants;
+    type Events = FakeEvents;
+}
+
+/// A ring page of the heap.
+pub type Page = Arc<PageWords>;
+
+pub fn page() -> Page {
+    Arc::new(std::array::from_fn(|_| AtomicU32::new(0)))
+}
+
+/// A granted page.
+struct Grant {
+    bytes: Box<[u8; 4096]>,
+    read_only: bool,
+}
+
+#[derive(Default)]
+struct Table {
+    grants: HashMap<(u16, u32), Grant>,
+    calls: Vec<Call>,
+    /// The next call fails as a whole.
+    fail_call: bool,
+}
+
+/// What one copy call was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Call {
+    pub segments: usize,
+    pub foreign_to_foreign: usize,
+    pub into_local: bool,
+}
+
+#[derive(Default)]
+pub struct FakeGrants(Mutex<Table>);
+
+impl FakeGrants {
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Grant a fresh page filled with `bytes` from `offset`.
+    pub fn grant(&self, domid: u16, gref: u32, offset: usize, bytes: &[u8], read_only: bool) {
+        let mut page = Box::new([0xee; 4096]);
+        page[offset..offset + bytes.len()].copy_from_slice(bytes);
+        self.table().grants.insert((domid, gref), Grant { bytes: page, read_only });
+    }
+
+    pub fn revoke(&self, domid: u16, gref: u32) {
+        self.table().grants.remove(&(domid, gref));
+    }
+
+    pub fn read(&self, domid: u16, gref: u32, len: usize) -> Vec<u8> {
+        self.table().grants[&(domid, gref)].bytes[..len].to_vec()
+    }
+
+    pub fn granted(&self) -> usize {
+        self.table().grants.len()
+    }
+
+    pub fn fail_next_call(&self) {
+        self.table().fail_call = true;
+    }
+
+    /// The calls since the last time this was asked.
+    pub fn take_calls(&self) -> Vec<Call> {
+        std::mem::take(&mut self.table().calls)
+    }
+
+    /// Room for a while, so that counting does not allocate.
+    pub fn reserve_calls(&self, calls: usize) {
+        self.table().calls.reserve(calls);
+    }
+}
+
+impl GrantTable for FakeGrants {
+    type Page = Page;
+
+    fn map(&self, _: DomId, _: GrantRef) -> io::Result<Page> {
+        Err(io::Error::other("tests hand pages over"))
+    }
+
+    fn copy(&self, memory: &impl LocalMemory, segments: &mut [CopySegment]) -> io::Result<()> {
+        let mut table = self.table();
+        let is_local = |side: Side| matches!(side, Side::Local(_));
+        let into_local = segments.iter().filter(|segment| is_local(segment.dest)).count();
+        let foreign = segments.iter().filter(|s| !is_local(s.source) && !is_local(s.dest)).count();
+        let call = Call { segments: segments.len(), foreign_to_foreign: foreign, into_local: into_local > 0 };
+        table.calls.push(call);
+        let in_bounds = segments.iter().all(|segment| {
+            let len = usize::from(segment.len);
+            [segment.source, segment.dest].into_iter().all(|side| match side {
+                Side::Local(at) => at as usize % 4096 + len <= 4096 && at as usize + len <= memory.len(),
+                Side::Foreign { offset, .. } => usize::from(offset) + len <= 4096,
+            })
+        });
+        let mixed = into_local != 0 && into_local != segments.len();
+        if !in_bounds || mixed || std::mem::take(&mut table.fail_call) {
+            segments.iter_mut().for_each(|segment| segment.status = CopyStatus::GENERAL_ERROR);
+            return Err(io::Error::from(io::ErrorKind::InvalidInput));
+        }
+        for segment in segments {
+            segment.status = table.copy_one(memory, segment);
+        }
+        Ok(())
+    }
+}
+
+impl Table {
+    fn copy_one(&mut self, memory: &impl LocalMemory, segment: &CopySegment) -> CopyStatus {
+        let len = usize::from(segment.len);
+        let mut bytes = [0u8; 4096];
+        match segment.source {
+            // SAFETY: in bounds, checked by the caller; the worker holds no reference to the frame meanwhile.
+            Side::Local(at) => unsafe {
+                std::ptr::copy_nonoverlapping(memory.base().as_ptr().add(at as usize), bytes.as_mut_ptr(), len);
+            },
+            Side::Foreign { domid, gref, offset } => match self.grants.get(&(domid.0, gref.0)) {
+                Some(grant) => bytes[..len].copy_from_slice(&grant.bytes[usize::from(offset)..][..len]),
+                None => return CopyStatus::BAD_GNTREF,
+            },
+        }
+        match segment.dest {
+            // SAFETY: as above.
+            Side::Local(at) => unsafe {
+                std::ptr::copy_nonoverlapping(bytes.as_ptr(), memory.base().as_ptr().add(at as usize), len);
+            },
+            Side::Foreign { domid, gref, offset } => match self.grants.get_mut(&(domid.0, gref.0)) {
+                Some(Grant { read_only: true, .. }) => return CopyStatus::GENERAL_ERROR,
+                Some(grant) => grant.bytes[usize::from(offset)..][..len].copy_from_slice(&bytes[..len]),
+                None => return CopyStatus::BAD_GNTREF,
+            },
+        }
+        CopyStatus::OKAY
+    }
+}
+
+#[derive(Default)]
+struct Ports {
+    pending: BTreeSet<u32>,
+    masked: BTreeSet<u32>,
+    notified: BTreeMap<u32, u64>,
+    unmasks: u64,
+}
+
+pub struct FakeEvents {
+    ports: Mutex<Ports>,
+    bell: Bell,
+}
+
+impl Default for FakeEvents {
+    fn default() -> Self {
+        Self { ports: Mutex::default(), bell: Bell::new().unwrap() }
+    }
+}
+
+impl FakeEvents {
+    fn ports(&self) -> MutexGuard<'_, Ports> {
+        self.ports.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// The guest sends an event.
+    pub fn fire(&self, port: Port) {
+        self.ports().pending.insert(port.0);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        self.bell.before_sleep();
+        self.bell.ring();
+    }
+
+    /// Events sent to the guest since the last time this was asked.
+    pub fn take_notified(&self, port: Port) -> u64 {
+        self.ports().notified.insert(port.0, 0).unwrap_or(0)
+    }
+
+    pub fn unmasks(&self) -> u64 {
+        self.ports().unmasks
+    }
+}
+
+impl AsFd for FakeEvents {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+}
+
+impl EventChannels for FakeEvents {
+    fn bind(&self, _: DomId, remote_port: Port) -> io::Result<Port> {
+        Ok(remote_port)
+    }
+
+    fn unbind(&self, _: Port) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn notify(&self, port: Port) -> io::Result<()> {
+        *self.ports().notified.entry(port.0).or_insert(0) += 1;
+        Ok(())
+    }
+
+    fn pending(&self, ports: &mut [Port]) -> io::Result<usize> {
+        self.bell.awake();
+        let mut state = self.ports();
+        let mut count = 0;
+        while count < ports.len() {
+            let Some(port) = state.pending.iter().copied().find(|port| !state.masked.contains(port)) else { break };
+            state.pending.remove(&port);
+            state.masked.insert(port);
+            ports[count] = Port(port);
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    fn unmask(&self, ports: &[Port]) -> io::Result<()> {
+        let mut state = self.ports();
+        state.unmasks += ports.len() as u64;
+        for port in ports {
+            state.masked.remove(&port.0);
+        }
+        if state.pending.iter().any(|port| !state.masked.contains(port)) {
+            drop(state);
+            self.wake();
+        }
+        Ok(())
+    }
+}

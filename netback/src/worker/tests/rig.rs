@@ -1,0 +1,425 @@
+//! Workers, guests and a wire in one thread: tests turn the workers by hand and look at what came out.
+use super::fakes::{Fake, FakeEvents, FakeGrants, Page, page};
+use crate::stats::{QueueStats, UplinkStats, WorkerStats};
+use crate::vif_file::{Identity, RingIdentity, VifFile};
+use crate::worker::bell::Bell;
+use crate::worker::messages::{BacklogBounds, Features, FromWorker, PortPlace, QueueId, QueueSetup, ToWorker, VifId};
+use crate::worker::{MESSAGES, Worker, WorkerSetup, mesh};
+use crossbeam_queue::ArrayQueue;
+use ring::front::FrontRing;
+use ring::wire::{
+    NETIF_RSP_NULL, NETRXF_EXTRA_INFO, NETRXF_MORE_DATA, NETTXF_MORE_DATA, Rx, RxRequest, Tx, TxRequest,
+};
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+use xen::event::Port;
+use xen::grant::DomId;
+use xsk_bridge::frame::{Frame, Umem};
+use xsk_bridge::packet::{Offload, Packet};
+use xsk_bridge::switch::{Bridge, PortId, PortKind};
+use xsk_bridge::uplink::{Cable, Uplink};
+
+pub const UPLINK: PortId = PortId(1);
+/// Somebody on the wire.
+pub const OUTSIDE: [u8; 6] = [2, 0, 0, 0, 0, 0xff];
+
+pub struct Rig {
+    pub grants: Arc<FakeGrants>,
+    pub events: Vec<Arc<FakeEvents>>,
+    pub workers: Vec<Worker<Fake>>,
+    pub inboxes: Vec<Arc<ArrayQueue<ToWorker<Fake>>>>,
+    pub outboxes: Vec<Arc<ArrayQueue<FromWorker<Fake>>>>,
+    pub bridge: Arc<Bridge>,
+    pub umem: Umem,
+    pub frames: usize,
+    /// Frames for what the wire brings.
+    spare: Vec<Frame>,
+    far: Cable,
+    pub uplink: Arc<UplinkStats>,
+    dir: PathBuf,
+    started: usize,
+}
+
+static RIGS: AtomicU32 = AtomicU32::new(0);
+
+impl Rig {
+    /// `workers` workers with a pool of `frames` each; the first one has the uplink, with room for `wire` frames.
+    pub fn with(workers: u8, frames: usize, wire: usize) -> Self {
+        let spare = 512;
+        let total = usize::from(workers) * frames + spare;
+        let (umem, mut all) = Umem::new(total as u32).unwrap();
+        let name = format!("netback-worker-{}-{}", std::process::id(), RIGS.fetch_add(1, Ordering::Relaxed));
+        let dir = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&dir).unwrap();
+        let (near, far) = Cable::pair(wire);
+        let mut rig = Self {
+            grants: Arc::default(),
+            events: Vec::new(),
+            workers: Vec::new(),
+            inboxes: Vec::new(),
+            outboxes: Vec::new(),
+            bridge: Arc::new(Bridge::new("xenbr0")),
+            umem: umem.clone(),
+            frames: total,
+            spare: all.drain(..spare).collect(),
+            far,
+            uplink: Arc::default(),
+            dir,
+            started: 0,
+        };
+        for mesh in mesh(workers).unwrap() {
+            let mine = all.drain(..frames).collect();
+            rig.start(mesh, mine);
+        }
+        rig.bridge.add_port(UPLINK, PortKind::Uplink);
+        let (bridge, stats) = (rig.bridge.clone(), rig.uplink.clone());
+        rig.tell(0, ToWorker::AddUplink { port_id: UPLINK, bridge, uplink: Box::new(near), stats });
+        rig.tell_all(UPLINK, PortPlace::Uplink(vec![0]));
+        // The switch has heard of who is outside.
+        rig.bridge.decide(UPLINK, &frame([0xff; 6], OUTSIDE, 60, 0), 0);
+        rig
+    }
+
+    pub fn new() -> Self {
+        Self::with(1, 4096, 1024)
+    }
+
+    fn start(&mut self, mesh: crate::worker::mailbox::MeshEnd, frames: Vec<Frame>) {
+        let events = Arc::new(FakeEvents::default());
+        let (inbox, outbox) = (Arc::new(ArrayQueue::new(MESSAGES)), Arc::new(ArrayQueue::new(MESSAGES)));
+        let setup = WorkerSetup {
+            index: self.started as u8,
+            mesh,
+            grants: self.grants.clone(),
+            events: events.clone(),
+            umem: self.umem.clone(),
+            frames,
+            poll: Duration::ZERO,
+            core: None,
+            stats: Arc::new(WorkerStats::default()),
+            control: Arc::new(Bell::new().unwrap()),
+        };
+        self.workers.push(Worker::new(setup, inbox.clone(), outbox.clone()).unwrap());
+        self.events.push(events);
+        self.inboxes.push(inbox);
+        self.outboxes.push(outbox);
+        self.started += 1;
+    }
+
+    pub fn tell(&self, worker: usize, message: ToWorker<Fake>) {
+        assert!(self.inboxes[worker].push(message).is_ok());
+    }
+
+    pub fn tell_all(&self, port: PortId, place: PortPlace) {
+        (0..self.workers.len()).for_each(|worker| self.tell(worker, ToWorker::SetPort(port, place.clone())));
+    }
+
+    /// A guest with one queue on worker 0, all features.
+    pub fn guest(&mut self, number: u8) -> Guest {
+        self.guest_on(number, 0, all_features())
+    }
+
+    pub fn guest_on(&mut self, number: u8, worker: usize, features: Features) -> Guest {
+        let mut guest = Guest::new(number, worker, features, &self.grants);
+        self.connect(&mut guest, false);
+        self.bridge.add_port(guest.port(), PortKind::Guest(guest.mac()));
+        self.tell_all(guest.port(), PortPlace::Guest(vec![worker as u8]));
+        self.turns(1);
+        guest
+    }
+
+    /// Have the guest's worker serve its rings, which live on in `guest`.
+    pub fn connect(&self, guest: &mut Guest, take_over: bool) {
+        let rings = RingIdentity { tx_gref: 8, rx_gref: 9, tx_port: guest.event().0, rx_port: guest.event().0 };
+        let identity = Identity { vif: guest.id().vif, queues: vec![rings] };
+        let file = if take_over {
+            VifFile::reopen(&self.dir, &identity).unwrap()
+        } else {
+            VifFile::create(&self.dir, &identity).unwrap()
+        };
+        guest.stats = Arc::default();
+        let setup = QueueSetup {
+            id: guest.id(),
+            port_id: guest.port(),
+            bridge: self.bridge.clone(),
+            mac: guest.mac(),
+            features: guest.features,
+            tx_page: guest.tx_page.clone(),
+            rx_page: guest.rx_page.clone(),
+            tx_port: guest.event(),
+            rx_port: guest.event(),
+            file: file.queue(0),
+            take_over,
+            stats: guest.stats.clone(),
+            backlog: BacklogBounds::default(),
+        };
+        self.tell(guest.worker, ToWorker::AddQueue(Box::new(setup)));
+    }
+
+    /// Every worker turns `count` times.
+    pub fn turns(&mut self, count: usize) {
+        for _ in 0..count {
+            self.workers.iter_mut().for_each(|worker| {
+                worker.turn();
+            });
+        }
+    }
+
+    /// Turn until nobody has anything to do.
+    pub fn settle(&mut self) {
+        for _ in 0..10_000 {
+            let busy = self.workers.iter_mut().fold(false, |busy, worker| busy | worker.turn());
+            if !busy {
+                return;
+            }
+        }
+        panic!("the workers never come to rest");
+    }
+
+    /// What the wire was sent.
+    pub fn from_wire(&mut self) -> Vec<Vec<u8>> {
+        let mut packets = Vec::with_capacity(2048);
+        self.far.recv(&mut Default::default(), &mut packets, 2048);
+        packets.into_iter().map(|packet| self.unpack(packet)).collect()
+    }
+
+    fn unpack(&mut self, packet: Packet) -> Vec<u8> {
+        let bytes = self.umem.data(&packet.frames[0])[..packet.len as usize].to_vec();
+        self.workers[0].fabric.pool.extend(packet.frames);
+        bytes
+    }
+
+    /// A frame arrives from the wire.
+    pub fn to_wire(&mut self, bytes: &[u8]) {
+        let mut frame = self.spare.pop().expect("a test needs no more");
+        self.umem.data_mut(&mut frame)[..bytes.len()].copy_from_slice(bytes);
+        let frames = [frame].into_iter().collect();
+        self.far.send(Packet { frames, len: bytes.len() as u32, offload: Offload::default() });
+    }
+
+    /// Frames that are in pools, backlogs, outboxes, between workers, on the cable, or were never used.
+    pub fn frames_found(&self) -> usize {
+        let mut sum = self.spare.len() as i64;
+        for worker in &self.workers {
+            let backlogs: usize = worker.fabric.queues.iter().flatten().map(|q| q.rx.backlog.frames()).sum();
+            let wires: usize =
+                worker.fabric.wires.iter().flatten().map(|w| w.frames() + w.uplink.held().send as usize).sum();
+            sum += (worker.fabric.pool.len() + backlogs + wires) as i64 + worker.fabric.mesh.travelling();
+        }
+        sum as usize + self.far.held().send as usize
+    }
+
+    pub fn notified(&self, guest: &Guest) -> u64 {
+        self.events[guest.worker].take_notified(guest.event())
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+pub fn all_features() -> Features {
+    Features { sg: true, csum_ipv4: true, csum_ipv6: true, rx_notify: true, ..Features::default() }
+}
+
+/// A packet as a guest received it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Received {
+    pub bytes: Vec<u8>,
+    pub flags: u16,
+    pub slots: usize,
+    /// Status of each failed slot.
+    pub errors: Vec<i16>,
+}
+
+/// A frontend.
+pub struct Guest {
+    pub number: u8,
+    pub worker: usize,
+    pub features: Features,
+    pub tx: FrontRing<Tx, Page>,
+    pub rx: FrontRing<Rx, Page>,
+    pub tx_page: Page,
+    pub rx_page: Page,
+    pub stats: Arc<QueueStats>,
+    grants: Arc<FakeGrants>,
+    /// Id of each unanswered Tx request, in ring order; NULL slots have none.
+    tx_ids: VecDeque<u16>,
+    rx_ids: VecDeque<u16>,
+    next_id: u16,
+    /// Answers read: status of each data slot, and how many NULLs.
+    pub statuses: Vec<i16>,
+    pub nulls: usize,
+}
+
+impl Guest {
+    pub fn new(number: u8, worker: usize, features: Features, grants: &Arc<FakeGrants>) -> Self {
+        let (tx_page, rx_page) = (page(), page());
+        Self {
+            number,
+            worker,
+            features,
+            tx: FrontRing::init(tx_page.clone()),
+            rx: FrontRing::init(rx_page.clone()),
+            tx_page,
+            rx_page,
+            stats: Arc::default(),
+            grants: grants.clone(),
+            tx_ids: VecDeque::new(),
+            rx_ids: VecDeque::new(),
+            next_id: 0,
+            statuses: Vec::new(),
+            nulls: 0,
+        }
+    }
+
+    pub fn port(&self) -> PortId {
+        PortId(10 + u16::from(self.number))
+    }
+
+    pub fn event(&self) -> Port {
+        Port(100 + u32::from(self.number))
+    }
+
+    pub fn mac(&self) -> [u8; 6] {
+        mac(self.number)
+    }
+
+    pub fn id(&self) -> QueueId {
+        QueueId { vif: VifId { domid: DomId(self.number.into()), devid: 0 }, queue: 0 }
+    }
+
+    /// The grant of Tx request `id`.
+    pub fn tx_gref(id: u16) -> u32 {
+        10_000 + u32::from(id)
+    }
+
+    fn rx_gref(id: u16) -> u32 {
+        20_000 + u32::from(id)
+    }
+
+    fn id_of_next(&mut self) -> u16 {
+        self.next_id = (self.next_id + 1) % 256;
+        self.next_id
+    }
+
+    /// Put `bytes` on the Tx ring in slots of these sizes; ids used.
+    pub fn push(&mut self, bytes: &[u8], sizes: &[usize], flags: u16) -> Vec<u16> {
+        assert_eq!(sizes.iter().sum::<usize>(), bytes.len());
+        let mut at = 0;
+        let mut ids = Vec::new();
+        for (slot, &size) in sizes.iter().enumerate() {
+            let id = self.id_of_next();
+            let offset = (usize::from(id) * 37) % (4097 - size);
+            self.grants.grant(self.number.into(), Self::tx_gref(id), offset, &bytes[at..at + size], true);
+            let more = if slot + 1 < sizes.len() { NETTXF_MORE_DATA } else { 0 };
+            let (flags, wire_size) = if slot == 0 { (flags | more, bytes.len()) } else { (more, size) };
+            self.request(TxRequest { gref: Self::tx_gref(id), offset: offset as u16, flags, id, size: wire_size as u16 });
+            ids.push(id);
+            at += size;
+        }
+        ids
+    }
+
+    /// Put one raw request on the ring.
+    pub fn request(&mut self, request: TxRequest) {
+        assert!(self.tx.free() > 0);
+        self.tx.push(request);
+        self.tx_ids.push_back(request.id);
+    }
+
+    /// Put an extra on the ring.
+    pub fn extra(&mut self, extra: ring::wire::Extra, more: bool) {
+        self.tx.push_words(&extra.to_words(more));
+        self.tx_ids.push_back(u16::MAX);
+    }
+
+    /// One packet in one slot, published.
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.push(bytes, &[bytes.len()], 0);
+        let _ = self.tx.publish();
+    }
+
+    /// Read the answers to Tx requests, as strictly as netfront does.
+    pub fn read_answers(&mut self) {
+        while let Some((_, response)) = self.tx.pop() {
+            let id = self.tx_ids.pop_front().expect("an answer nobody asked for");
+            if id == u16::MAX {
+                assert_eq!(response.status, NETIF_RSP_NULL);
+                self.nulls += 1;
+                continue;
+            }
+            assert_eq!(response.id, id, "netfront disables itself on a wrong id");
+            self.grants.revoke(self.number.into(), Self::tx_gref(id));
+            self.statuses.push(response.status);
+        }
+    }
+
+    pub fn take_statuses(&mut self) -> Vec<i16> {
+        self.read_answers();
+        std::mem::take(&mut self.statuses)
+    }
+
+    pub fn unanswered(&self) -> usize {
+        self.tx_ids.len()
+    }
+
+    /// Post `count` Rx requests.
+    pub fn post(&mut self, count: usize) {
+        for _ in 0..count {
+            let id = self.id_of_next();
+            self.grants.grant(self.number.into(), Self::rx_gref(id), 0, &[], false);
+            self.rx.push(RxRequest { id, pad: 0, gref: Self::rx_gref(id) });
+            self.rx_ids.push_back(id);
+        }
+        let _ = self.rx.publish();
+    }
+
+    /// Take the grant of the `n`-th unanswered Rx request away.
+    pub fn spoil_rx(&mut self, n: usize) {
+        self.grants.revoke(self.number.into(), Self::rx_gref(self.rx_ids[n]));
+    }
+
+    /// Read whole packets off the Rx ring.
+    pub fn receive(&mut self) -> Vec<Received> {
+        let mut packets = Vec::new();
+        let mut packet: Option<Received> = None;
+        while let Some((_, response)) = self.rx.pop() {
+            let id = self.rx_ids.pop_front().expect("a response nobody asked for");
+            assert_eq!((response.id, response.offset), (id, 0), "response i sits in the slot of request i");
+            let gref = Self::rx_gref(id);
+            let current = packet.get_or_insert(Received { bytes: Vec::new(), flags: response.flags, slots: 0, errors: Vec::new() });
+            current.slots += 1;
+            if response.status < 0 {
+                current.errors.push(response.status);
+            } else {
+                let bytes = self.grants.read(self.number.into(), gref, response.status as usize);
+                current.bytes.extend(bytes);
+            }
+            self.grants.revoke(self.number.into(), gref);
+            assert_eq!(response.flags & NETRXF_EXTRA_INFO, 0, "nothing in these tests has an extra");
+            if response.flags & NETRXF_MORE_DATA == 0 {
+                packets.extend(packet.take());
+            }
+        }
+        assert!(packet.is_none(), "rsp_prod was published inside a packet");
+        packets
+    }
+}
+
+pub fn mac(number: u8) -> [u8; 6] {
+    [0, 0x16, 0x3e, 0, 0, number]
+}
+
+/// A frame from one MAC to another, its payload told apart by `seed`.
+pub fn frame(to: [u8; 6], from: [u8; 6], len: usize, seed: u32) -> Vec<u8> {
+    let mut bytes: Vec<u8> = to.into_iter().chain(from).chain([0x88, 0xb5]).collect();
+    bytes.extend((14..len).map(|n| (n as u32).wrapping_mul(31).wrapping_add(seed.wrapping_mul(7919)).to_le_bytes()[0]));
+    bytes[14..18.min(len)].copy_from_slice(&seed.to_le_bytes()[..18.min(len) - 14]);
+    bytes
+}
