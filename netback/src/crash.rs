@@ -11,11 +11,11 @@ pub const POINTS: &[&str] = &[
     "rx-response",
     "rx-responses",
     "rx-published",
+    "sent",
     "tx-response",
     "tx-responses",
     "tx-published",
     "notified",
-    "sent",
     "armed",
     "unmasked",
 ];

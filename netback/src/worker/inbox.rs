@@ -29,8 +29,9 @@ impl<H: Hypervisor> Worker<H> {
                 } => {
                     let slot = free_slot(&mut self.fabric.wires);
                     self.sleeper.watch(wire_token(slot), uplink.fd());
-                    self.fabric.wires[usize::from(slot)] =
-                        Some(Wire::new(port_id, bridge, uplink, stats));
+                    let mut wire = Wire::new(port_id, bridge, uplink, stats);
+                    wire.begin(&mut self.fabric.pool);
+                    self.fabric.wires[usize::from(slot)] = Some(wire);
                     self.fabric.ports.add(port_id, 0, Hop::Wire(slot));
                 }
                 ToWorker::RemoveUplink(port_id) => self.remove_uplink(port_id),

@@ -39,9 +39,10 @@ impl<H: Hypervisor> Worker<H> {
 
         worked |= self.receive();
         worked |= self.deliver();
+        // Sent before it is answered: what dies in between is sent twice rather than never.
+        self.send();
         self.answer();
         self.notify();
-        self.send();
 
         self.end(worked);
         worked

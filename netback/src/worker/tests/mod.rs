@@ -1,5 +1,10 @@
 //! Workers on fakes: no kernel, no hypervisor, no threads but where a test is about them.
+mod cost;
+mod events;
 mod fakes;
+mod fidelity;
+mod mesh;
 mod rig;
 mod rx;
+mod take_over;
 mod tx;

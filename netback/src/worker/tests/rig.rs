@@ -3,12 +3,15 @@ use super::fakes::{Fake, FakeEvents, FakeGrants, Page, page};
 use crate::stats::{QueueStats, UplinkStats, WorkerStats};
 use crate::vif_file::{Identity, RingIdentity, VifFile};
 use crate::worker::bell::Bell;
-use crate::worker::messages::{BacklogBounds, Features, FromWorker, PortPlace, QueueId, QueueSetup, ToWorker, VifId};
+use crate::worker::messages::{
+    BacklogBounds, Features, FromWorker, PortPlace, QueueId, QueueSetup, ToWorker, VifId,
+};
 use crate::worker::{MESSAGES, Worker, WorkerSetup, mesh};
 use crossbeam_queue::ArrayQueue;
 use ring::front::FrontRing;
 use ring::wire::{
-    NETIF_RSP_NULL, NETRXF_EXTRA_INFO, NETRXF_MORE_DATA, NETTXF_MORE_DATA, Rx, RxRequest, Tx, TxRequest,
+    NETIF_RSP_NULL, NETRXF_EXTRA_INFO, NETRXF_MORE_DATA, NETTXF_MORE_DATA, Rx, RxRequest, Tx,
+    TxRequest,
 };
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -48,15 +51,35 @@ static RIGS: AtomicU32 = AtomicU32::new(0);
 impl Rig {
     /// `workers` workers with a pool of `frames` each; the first one has the uplink, with room for `wire` frames.
     pub fn with(workers: u8, frames: usize, wire: usize) -> Self {
+        let name = format!(
+            "netback-worker-{}-{}",
+            std::process::id(),
+            RIGS.fetch_add(1, Ordering::Relaxed)
+        );
+        let dir = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&dir).unwrap();
+        Self::over(workers, frames, wire, Arc::default(), dir)
+    }
+
+    /// The process has died; another one finds the guests and the vifs' files.
+    pub fn successor(mut self) -> Self {
+        let dir = std::mem::take(&mut self.dir);
+        Self::over(1, 4096, 1024, self.grants.clone(), dir)
+    }
+
+    fn over(
+        workers: u8,
+        frames: usize,
+        wire: usize,
+        grants: Arc<FakeGrants>,
+        dir: PathBuf,
+    ) -> Self {
         let spare = 512;
         let total = usize::from(workers) * frames + spare;
         let (umem, mut all) = Umem::new(total as u32).unwrap();
-        let name = format!("netback-worker-{}-{}", std::process::id(), RIGS.fetch_add(1, Ordering::Relaxed));
-        let dir = std::env::temp_dir().join(name);
-        std::fs::create_dir_all(&dir).unwrap();
         let (near, far) = Cable::pair(wire);
         let mut rig = Self {
-            grants: Arc::default(),
+            grants,
             events: Vec::new(),
             workers: Vec::new(),
             inboxes: Vec::new(),
@@ -76,10 +99,19 @@ impl Rig {
         }
         rig.bridge.add_port(UPLINK, PortKind::Uplink);
         let (bridge, stats) = (rig.bridge.clone(), rig.uplink.clone());
-        rig.tell(0, ToWorker::AddUplink { port_id: UPLINK, bridge, uplink: Box::new(near), stats });
+        rig.tell(
+            0,
+            ToWorker::AddUplink {
+                port_id: UPLINK,
+                bridge,
+                uplink: Box::new(near),
+                stats,
+            },
+        );
         rig.tell_all(UPLINK, PortPlace::Uplink(vec![0]));
         // The switch has heard of who is outside.
-        rig.bridge.decide(UPLINK, &frame([0xff; 6], OUTSIDE, 60, 0), 0);
+        rig.bridge
+            .decide(UPLINK, &frame([0xff; 6], OUTSIDE, 60, 0), 0);
         rig
     }
 
@@ -89,7 +121,10 @@ impl Rig {
 
     fn start(&mut self, mesh: crate::worker::mailbox::MeshEnd, frames: Vec<Frame>) {
         let events = Arc::new(FakeEvents::default());
-        let (inbox, outbox) = (Arc::new(ArrayQueue::new(MESSAGES)), Arc::new(ArrayQueue::new(MESSAGES)));
+        let (inbox, outbox) = (
+            Arc::new(ArrayQueue::new(MESSAGES)),
+            Arc::new(ArrayQueue::new(MESSAGES)),
+        );
         let setup = WorkerSetup {
             index: self.started as u8,
             mesh,
@@ -102,7 +137,8 @@ impl Rig {
             stats: Arc::new(WorkerStats::default()),
             control: Arc::new(Bell::new().unwrap()),
         };
-        self.workers.push(Worker::new(setup, inbox.clone(), outbox.clone()).unwrap());
+        self.workers
+            .push(Worker::new(setup, inbox.clone(), outbox.clone()).unwrap());
         self.events.push(events);
         self.inboxes.push(inbox);
         self.outboxes.push(outbox);
@@ -114,7 +150,8 @@ impl Rig {
     }
 
     pub fn tell_all(&self, port: PortId, place: PortPlace) {
-        (0..self.workers.len()).for_each(|worker| self.tell(worker, ToWorker::SetPort(port, place.clone())));
+        (0..self.workers.len())
+            .for_each(|worker| self.tell(worker, ToWorker::SetPort(port, place.clone())));
     }
 
     /// A guest with one queue on worker 0, all features.
@@ -124,17 +161,31 @@ impl Rig {
 
     pub fn guest_on(&mut self, number: u8, worker: usize, features: Features) -> Guest {
         let mut guest = Guest::new(number, worker, features, &self.grants);
-        self.connect(&mut guest, false);
-        self.bridge.add_port(guest.port(), PortKind::Guest(guest.mac()));
-        self.tell_all(guest.port(), PortPlace::Guest(vec![worker as u8]));
+        self.admit(&mut guest, false);
         self.turns(1);
         guest
     }
 
+    /// Bring the guest up: its queue, its port, everybody's map.
+    pub fn admit(&mut self, guest: &mut Guest, take_over: bool) {
+        self.connect(guest, take_over);
+        self.bridge
+            .add_port(guest.port(), PortKind::Guest(guest.mac()));
+        self.tell_all(guest.port(), PortPlace::Guest(vec![guest.worker as u8]));
+    }
+
     /// Have the guest's worker serve its rings, which live on in `guest`.
     pub fn connect(&self, guest: &mut Guest, take_over: bool) {
-        let rings = RingIdentity { tx_gref: 8, rx_gref: 9, tx_port: guest.event().0, rx_port: guest.event().0 };
-        let identity = Identity { vif: guest.id().vif, queues: vec![rings] };
+        let rings = RingIdentity {
+            tx_gref: 8,
+            rx_gref: 9,
+            tx_port: guest.event().0,
+            rx_port: guest.event().0,
+        };
+        let identity = Identity {
+            vif: guest.id().vif,
+            queues: vec![rings],
+        };
         let file = if take_over {
             VifFile::reopen(&self.dir, &identity).unwrap()
         } else {
@@ -171,7 +222,10 @@ impl Rig {
     /// Turn until nobody has anything to do.
     pub fn settle(&mut self) {
         for _ in 0..10_000 {
-            let busy = self.workers.iter_mut().fold(false, |busy, worker| busy | worker.turn());
+            let busy = self
+                .workers
+                .iter_mut()
+                .fold(false, |busy, worker| busy | worker.turn());
             if !busy {
                 return;
             }
@@ -183,7 +237,10 @@ impl Rig {
     pub fn from_wire(&mut self) -> Vec<Vec<u8>> {
         let mut packets = Vec::with_capacity(2048);
         self.far.recv(&mut Default::default(), &mut packets, 2048);
-        packets.into_iter().map(|packet| self.unpack(packet)).collect()
+        packets
+            .into_iter()
+            .map(|packet| self.unpack(packet))
+            .collect()
     }
 
     fn unpack(&mut self, packet: Packet) -> Vec<u8> {
@@ -197,17 +254,33 @@ impl Rig {
         let mut frame = self.spare.pop().expect("a test needs no more");
         self.umem.data_mut(&mut frame)[..bytes.len()].copy_from_slice(bytes);
         let frames = [frame].into_iter().collect();
-        self.far.send(Packet { frames, len: bytes.len() as u32, offload: Offload::default() });
+        self.far.send(Packet {
+            frames,
+            len: bytes.len() as u32,
+            offload: Offload::default(),
+        });
     }
 
     /// Frames that are in pools, backlogs, outboxes, between workers, on the cable, or were never used.
     pub fn frames_found(&self) -> usize {
         let mut sum = self.spare.len() as i64;
         for worker in &self.workers {
-            let backlogs: usize = worker.fabric.queues.iter().flatten().map(|q| q.rx.backlog.frames()).sum();
-            let wires: usize =
-                worker.fabric.wires.iter().flatten().map(|w| w.frames() + w.uplink.held().send as usize).sum();
-            sum += (worker.fabric.pool.len() + backlogs + wires) as i64 + worker.fabric.mesh.travelling();
+            let backlogs: usize = worker
+                .fabric
+                .queues
+                .iter()
+                .flatten()
+                .map(|q| q.rx.backlog.frames())
+                .sum();
+            let wires: usize = worker
+                .fabric
+                .wires
+                .iter()
+                .flatten()
+                .map(|w| w.frames() + w.uplink.held().send as usize)
+                .sum();
+            sum += (worker.fabric.pool.len() + backlogs + wires) as i64
+                + worker.fabric.mesh.travelling();
         }
         sum as usize + self.far.held().send as usize
     }
@@ -219,12 +292,20 @@ impl Rig {
 
 impl Drop for Rig {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.dir);
+        if !self.dir.as_os_str().is_empty() {
+            let _ = std::fs::remove_dir_all(&self.dir);
+        }
     }
 }
 
 pub fn all_features() -> Features {
-    Features { sg: true, csum_ipv4: true, csum_ipv6: true, rx_notify: true, ..Features::default() }
+    Features {
+        sg: true,
+        csum_ipv4: true,
+        csum_ipv6: true,
+        rx_notify: true,
+        ..Features::default()
+    }
 }
 
 /// A packet as a guest received it.
@@ -251,7 +332,8 @@ pub struct Guest {
     /// Id of each unanswered Tx request, in ring order; NULL slots have none.
     tx_ids: VecDeque<u16>,
     rx_ids: VecDeque<u16>,
-    next_id: u16,
+    next_tx: u16,
+    next_rx: u16,
     /// Answers read: status of each data slot, and how many NULLs.
     pub statuses: Vec<i16>,
     pub nulls: usize,
@@ -272,7 +354,8 @@ impl Guest {
             grants: grants.clone(),
             tx_ids: VecDeque::new(),
             rx_ids: VecDeque::new(),
-            next_id: 0,
+            next_tx: 0,
+            next_rx: 0,
             statuses: Vec::new(),
             nulls: 0,
         }
@@ -291,7 +374,13 @@ impl Guest {
     }
 
     pub fn id(&self) -> QueueId {
-        QueueId { vif: VifId { domid: DomId(self.number.into()), devid: 0 }, queue: 0 }
+        QueueId {
+            vif: VifId {
+                domid: DomId(self.number.into()),
+                devid: 0,
+            },
+            queue: 0,
+        }
     }
 
     /// The grant of Tx request `id`.
@@ -303,23 +392,39 @@ impl Guest {
         20_000 + u32::from(id)
     }
 
-    fn id_of_next(&mut self) -> u16 {
-        self.next_id = (self.next_id + 1) % 256;
-        self.next_id
-    }
-
     /// Put `bytes` on the Tx ring in slots of these sizes; ids used.
     pub fn push(&mut self, bytes: &[u8], sizes: &[usize], flags: u16) -> Vec<u16> {
         assert_eq!(sizes.iter().sum::<usize>(), bytes.len());
         let mut at = 0;
         let mut ids = Vec::new();
         for (slot, &size) in sizes.iter().enumerate() {
-            let id = self.id_of_next();
+            self.next_tx = (self.next_tx + 1) % 256;
+            let id = self.next_tx;
             let offset = (usize::from(id) * 37) % (4097 - size);
-            self.grants.grant(self.number.into(), Self::tx_gref(id), offset, &bytes[at..at + size], true);
-            let more = if slot + 1 < sizes.len() { NETTXF_MORE_DATA } else { 0 };
-            let (flags, wire_size) = if slot == 0 { (flags | more, bytes.len()) } else { (more, size) };
-            self.request(TxRequest { gref: Self::tx_gref(id), offset: offset as u16, flags, id, size: wire_size as u16 });
+            self.grants.grant(
+                self.number.into(),
+                Self::tx_gref(id),
+                offset,
+                &bytes[at..at + size],
+                true,
+            );
+            let more = if slot + 1 < sizes.len() {
+                NETTXF_MORE_DATA
+            } else {
+                0
+            };
+            let (flags, wire_size) = if slot == 0 {
+                (flags | more, bytes.len())
+            } else {
+                (more, size)
+            };
+            self.request(TxRequest {
+                gref: Self::tx_gref(id),
+                offset: offset as u16,
+                flags,
+                id,
+                size: wire_size as u16,
+            });
             ids.push(id);
             at += size;
         }
@@ -372,9 +477,15 @@ impl Guest {
     /// Post `count` Rx requests.
     pub fn post(&mut self, count: usize) {
         for _ in 0..count {
-            let id = self.id_of_next();
-            self.grants.grant(self.number.into(), Self::rx_gref(id), 0, &[], false);
-            self.rx.push(RxRequest { id, pad: 0, gref: Self::rx_gref(id) });
+            self.next_rx = (self.next_rx + 1) % 256;
+            let id = self.next_rx;
+            self.grants
+                .grant(self.number.into(), Self::rx_gref(id), 0, &[], false);
+            self.rx.push(RxRequest {
+                id,
+                pad: 0,
+                gref: Self::rx_gref(id),
+            });
             self.rx_ids.push_back(id);
         }
         let _ = self.rx.publish();
@@ -382,7 +493,8 @@ impl Guest {
 
     /// Take the grant of the `n`-th unanswered Rx request away.
     pub fn spoil_rx(&mut self, n: usize) {
-        self.grants.revoke(self.number.into(), Self::rx_gref(self.rx_ids[n]));
+        self.grants
+            .revoke(self.number.into(), Self::rx_gref(self.rx_ids[n]));
     }
 
     /// Read whole packets off the Rx ring.
@@ -390,19 +502,37 @@ impl Guest {
         let mut packets = Vec::new();
         let mut packet: Option<Received> = None;
         while let Some((_, response)) = self.rx.pop() {
-            let id = self.rx_ids.pop_front().expect("a response nobody asked for");
-            assert_eq!((response.id, response.offset), (id, 0), "response i sits in the slot of request i");
+            let id = self
+                .rx_ids
+                .pop_front()
+                .expect("a response nobody asked for");
+            assert_eq!(
+                (response.id, response.offset),
+                (id, 0),
+                "response i sits in the slot of request i"
+            );
             let gref = Self::rx_gref(id);
-            let current = packet.get_or_insert(Received { bytes: Vec::new(), flags: response.flags, slots: 0, errors: Vec::new() });
+            let current = packet.get_or_insert(Received {
+                bytes: Vec::new(),
+                flags: response.flags,
+                slots: 0,
+                errors: Vec::new(),
+            });
             current.slots += 1;
             if response.status < 0 {
                 current.errors.push(response.status);
             } else {
-                let bytes = self.grants.read(self.number.into(), gref, response.status as usize);
+                let bytes = self
+                    .grants
+                    .read(self.number.into(), gref, response.status as usize);
                 current.bytes.extend(bytes);
             }
             self.grants.revoke(self.number.into(), gref);
-            assert_eq!(response.flags & NETRXF_EXTRA_INFO, 0, "nothing in these tests has an extra");
+            assert_eq!(
+                response.flags & NETRXF_EXTRA_INFO,
+                0,
+                "nothing in these tests has an extra"
+            );
             if response.flags & NETRXF_MORE_DATA == 0 {
                 packets.extend(packet.take());
             }
@@ -419,7 +549,12 @@ pub fn mac(number: u8) -> [u8; 6] {
 /// A frame from one MAC to another, its payload told apart by `seed`.
 pub fn frame(to: [u8; 6], from: [u8; 6], len: usize, seed: u32) -> Vec<u8> {
     let mut bytes: Vec<u8> = to.into_iter().chain(from).chain([0x88, 0xb5]).collect();
-    bytes.extend((14..len).map(|n| (n as u32).wrapping_mul(31).wrapping_add(seed.wrapping_mul(7919)).to_le_bytes()[0]));
+    bytes.extend((14..len).map(|n| {
+        (n as u32)
+            .wrapping_mul(31)
+            .wrapping_add(seed.wrapping_mul(7919))
+            .to_le_bytes()[0]
+    }));
     bytes[14..18.min(len)].copy_from_slice(&seed.to_le_bytes()[..18.min(len) - 14]);
     bytes
 }
