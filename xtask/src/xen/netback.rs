@@ -24,7 +24,12 @@ pub fn install(machine: &Machine) -> Result<()> {
     machine.must(Place::DriverDomain, "netback --version 2>&1").context(
         "netback does not run in Debian 12's image; built on a host with a newer C library, it needs one as old as the image's (2.36)",
     )?;
-    machine.write(Place::DriverDomain, "/etc/netback.toml", CONFIGURATION)?;
+    machine.must(Place::DriverDomain, "mkdir -p /etc/netback")?;
+    machine.write(
+        Place::DriverDomain,
+        "/etc/netback/netback.toml",
+        CONFIGURATION,
+    )?;
     start(machine)
 }
 
@@ -32,11 +37,14 @@ pub fn install(machine: &Machine) -> Result<()> {
 pub fn start(machine: &Machine) -> Result<()> {
     machine.must(
         Place::DriverDomain,
-        "setsid netback run --config /etc/netback.toml </dev/null >>/var/log/netback.log 2>&1 & echo $! > /run/netback.pid",
+        "setsid netback run </dev/null >>/var/log/netback.log 2>&1 & echo $! > /run/netback.pid",
     )?;
     let start = Instant::now();
     loop {
-        let outcome = machine.run(Place::DriverDomain, "netback status --config /etc/netback.toml >/dev/null && kill -0 $(cat /run/netback.pid)")?;
+        let outcome = machine.run(
+            Place::DriverDomain,
+            "netback status >/dev/null && kill -0 $(cat /run/netback.pid)",
+        )?;
         if outcome.status == 0 {
             return Ok(());
         }

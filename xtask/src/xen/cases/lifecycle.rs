@@ -90,10 +90,13 @@ fn reload(machine: &Machine) -> Result<String> {
         GUEST,
         "rm -f /run/reloaded; setsid bash /run/reload </dev/null >/run/reload.log 2>&1 &",
     )?;
-    std::thread::sleep(Duration::from_secs(2));
-    machine.await_agent(GUEST)?;
+    let start = Instant::now();
+    // The agent is out of reach while its own vif is gone.
+    while machine.must(GUEST, "cat /run/reloaded").is_err() {
+        ensure!(start.elapsed() < PATIENCE, "netfront did not come back");
+        std::thread::sleep(Duration::from_millis(200));
+    }
     network_is_back(machine, GUEST)?;
-    machine.must(GUEST, "cat /run/reloaded")?;
     remark(machine, GUEST)?;
     Ok(String::from(
         "the module was removed and inserted under a flood of pings",

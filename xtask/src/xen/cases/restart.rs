@@ -114,10 +114,7 @@ fn carrier_changes(machine: &Machine) -> Result<String> {
 
 /// A second daemon on the same vifs ends with one line, and the first goes on.
 fn second_daemon(machine: &Machine) -> Result<String> {
-    let outcome = machine.run(
-        Place::DriverDomain,
-        "timeout 30 netback run --config /etc/netback.toml",
-    )?;
+    let outcome = machine.run(Place::DriverDomain, "timeout 30 netback run")?;
     let said = String::from_utf8_lossy(&outcome.stderr).trim().to_owned();
     ensure!(
         outcome.status == 2,
