@@ -46,8 +46,9 @@ impl QueueEvents {
         Self {
             tx_port,
             rx_port,
-            masked_tx: false,
-            masked_rx: false,
+            // An event that came between control's bind and now was read, and left masked, before anybody knew its port.
+            masked_tx: true,
+            masked_rx: true,
             active: false,
             held: false,
             idle_turns: 0,
