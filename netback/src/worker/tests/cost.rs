@@ -48,12 +48,12 @@ fn load(rig: &mut Rig, guests: &mut [Guest; 2]) {
         guest.push(&frame([0xff; 6], own, 60, 0), &[60], 0);
         let _ = guest.tx.publish();
         rig.events[0].fire(guest.event());
-        (0..20).for_each(|seed| rig.to_wire(&frame(own, OUTSIDE, 1514, seed)));
+        (0..20).for_each(|seed| rig.arrive_from_wire(&frame(own, OUTSIDE, 1514, seed)));
     }
 }
 
 fn read(rig: &mut Rig, guests: &mut [Guest; 2]) {
-    rig.from_wire();
+    rig.sent_to_wire();
     for guest in guests {
         guest.receive();
         assert!(guest.take_statuses().iter().all(|&status| status == 0));
@@ -105,7 +105,7 @@ fn copies_are_few_and_in_large_batches_and_notifications_fewer() {
         let made = rig.grants.take_calls();
         calls += made.len();
         segments += made.iter().map(|call| call.segments).sum::<usize>();
-        rig.from_wire();
+        rig.sent_to_wire();
         for guest in &mut guests {
             assert_eq!(guest.take_statuses().len(), 32);
             guest.tx.arm();

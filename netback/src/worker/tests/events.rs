@@ -13,17 +13,17 @@ fn work_that_comes_while_a_queue_is_put_to_rest_is_found() {
     assert!(guest.tx.publish());
     rig.settle();
     assert!(
-        rig.from_wire().is_empty(),
+        rig.sent_to_wire().is_empty(),
         "nobody looks at a resting ring without an event"
     );
     rig.events[0].fire(guest.event());
     rig.turns(1);
-    assert_eq!(rig.from_wire().len(), 1);
+    assert_eq!(rig.sent_to_wire().len(), 1);
     // Active now: more is found without an event, and none is asked for.
     guest.push(&frame(OUTSIDE, guest.mac(), 60, 2), &[60], 0);
     assert!(!guest.tx.publish());
     rig.turns(1);
-    assert_eq!(rig.from_wire().len(), 1);
+    assert_eq!(rig.sent_to_wire().len(), 1);
     // An event while the port is masked is delivered once it is not.
     rig.events[0].fire(guest.event());
     rig.turns(1);
@@ -41,7 +41,7 @@ fn work_found_at_the_last_look_keeps_the_queue_awake() {
     guest.send(&frame(OUTSIDE, guest.mac(), 60, 1));
     assert!(!rig.workers[0].rest(0));
     rig.turns(1);
-    assert_eq!(rig.from_wire().len(), 1);
+    assert_eq!(rig.sent_to_wire().len(), 1);
 }
 
 #[test]
@@ -57,7 +57,7 @@ fn a_storm_without_work_is_heard_ever_more_seldom_and_costs_others_nothing() {
         rig.settle();
         assert_eq!(honest.take_statuses(), [0]);
         rig.workers[0].rest(0);
-        rig.from_wire();
+        rig.sent_to_wire();
     }
     let heard = stormy.stats.events.get();
     assert!(heard < 200, "heard {heard} events of 2000");
@@ -84,7 +84,7 @@ fn a_penalised_guest_is_served_once_its_time_is_over() {
     for _ in 0..1000 {
         std::thread::sleep(Duration::from_millis(1));
         rig.turns(1);
-        served = !rig.from_wire().is_empty();
+        served = !rig.sent_to_wire().is_empty();
         if served {
             break;
         }

@@ -53,14 +53,22 @@ pub struct FakeGrants(Mutex<Table>);
 
 impl FakeGrants {
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.0
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Grant a fresh page filled with `bytes` from `offset`.
     pub fn grant(&self, domid: u16, gref: u32, offset: usize, bytes: &[u8], read_only: bool) {
         let mut page = Box::new([0xee; 4096]);
         page[offset..offset + bytes.len()].copy_from_slice(bytes);
-        self.table().grants.insert((domid, gref), Grant { bytes: page, read_only });
+        self.table().grants.insert(
+            (domid, gref),
+            Grant {
+                bytes: page,
+                read_only,
+            },
+        );
     }
 
     pub fn revoke(&self, domid: u16, gref: u32) {
@@ -69,10 +77,6 @@ impl FakeGrants {
 
     pub fn read(&self, domid: u16, gref: u32, len: usize) -> Vec<u8> {
         self.table().grants[&(domid, gref)].bytes[..len].to_vec()
-    }
-
-    pub fn granted(&self) -> usize {
-        self.table().grants.len()
     }
 
     pub fn fail_next_call(&self) {
@@ -100,20 +104,36 @@ impl GrantTable for FakeGrants {
     fn copy(&self, memory: &impl LocalMemory, segments: &mut [CopySegment]) -> io::Result<()> {
         let mut table = self.table();
         let is_local = |side: Side| matches!(side, Side::Local(_));
-        let into_local = segments.iter().filter(|segment| is_local(segment.dest)).count();
-        let foreign = segments.iter().filter(|s| !is_local(s.source) && !is_local(s.dest)).count();
-        let call = Call { segments: segments.len(), foreign_to_foreign: foreign, into_local: into_local > 0 };
+        let into_local = segments
+            .iter()
+            .filter(|segment| is_local(segment.dest))
+            .count();
+        let foreign = segments
+            .iter()
+            .filter(|s| !is_local(s.source) && !is_local(s.dest))
+            .count();
+        let call = Call {
+            segments: segments.len(),
+            foreign_to_foreign: foreign,
+            into_local: into_local > 0,
+        };
         table.calls.push(call);
         let in_bounds = segments.iter().all(|segment| {
             let len = usize::from(segment.len);
-            [segment.source, segment.dest].into_iter().all(|side| match side {
-                Side::Local(at) => at as usize % 4096 + len <= 4096 && at as usize + len <= memory.len(),
-                Side::Foreign { offset, .. } => usize::from(offset) + len <= 4096,
-            })
+            [segment.source, segment.dest]
+                .into_iter()
+                .all(|side| match side {
+                    Side::Local(at) => {
+                        at as usize % 4096 + len <= 4096 && at as usize + len <= memory.len()
+                    }
+                    Side::Foreign { offset, .. } => usize::from(offset) + len <= 4096,
+                })
         });
         let mixed = into_local != 0 && into_local != segments.len();
         if !in_bounds || mixed || std::mem::take(&mut table.fail_call) {
-            segments.iter_mut().for_each(|segment| segment.status = CopyStatus::GENERAL_ERROR);
+            segments
+                .iter_mut()
+                .for_each(|segment| segment.status = CopyStatus::GENERAL_ERROR);
             return Err(io::Error::from(io::ErrorKind::InvalidInput));
         }
         for segment in segments {
@@ -130,21 +150,43 @@ impl Table {
         match segment.source {
             // SAFETY: in bounds, checked by the caller; the worker holds no reference to the frame meanwhile.
             Side::Local(at) => unsafe {
-                std::ptr::copy_nonoverlapping(memory.base().as_ptr().add(at as usize), bytes.as_mut_ptr(), len);
+                std::ptr::copy_nonoverlapping(
+                    memory.base().as_ptr().add(at as usize),
+                    bytes.as_mut_ptr(),
+                    len,
+                );
             },
-            Side::Foreign { domid, gref, offset } => match self.grants.get(&(domid.0, gref.0)) {
-                Some(grant) => bytes[..len].copy_from_slice(&grant.bytes[usize::from(offset)..][..len]),
+            Side::Foreign {
+                domid,
+                gref,
+                offset,
+            } => match self.grants.get(&(domid.0, gref.0)) {
+                Some(grant) => {
+                    bytes[..len].copy_from_slice(&grant.bytes[usize::from(offset)..][..len])
+                }
                 None => return CopyStatus::BAD_GNTREF,
             },
         }
         match segment.dest {
             // SAFETY: as above.
             Side::Local(at) => unsafe {
-                std::ptr::copy_nonoverlapping(bytes.as_ptr(), memory.base().as_ptr().add(at as usize), len);
+                std::ptr::copy_nonoverlapping(
+                    bytes.as_ptr(),
+                    memory.base().as_ptr().add(at as usize),
+                    len,
+                );
             },
-            Side::Foreign { domid, gref, offset } => match self.grants.get_mut(&(domid.0, gref.0)) {
-                Some(Grant { read_only: true, .. }) => return CopyStatus::GENERAL_ERROR,
-                Some(grant) => grant.bytes[usize::from(offset)..][..len].copy_from_slice(&bytes[..len]),
+            Side::Foreign {
+                domid,
+                gref,
+                offset,
+            } => match self.grants.get_mut(&(domid.0, gref.0)) {
+                Some(Grant {
+                    read_only: true, ..
+                }) => return CopyStatus::GENERAL_ERROR,
+                Some(grant) => {
+                    grant.bytes[usize::from(offset)..][..len].copy_from_slice(&bytes[..len])
+                }
                 None => return CopyStatus::BAD_GNTREF,
             },
         }
@@ -157,7 +199,6 @@ struct Ports {
     pending: BTreeSet<u32>,
     masked: BTreeSet<u32>,
     notified: BTreeMap<u32, u64>,
-    unmasks: u64,
 }
 
 pub struct FakeEvents {
@@ -167,13 +208,18 @@ pub struct FakeEvents {
 
 impl Default for FakeEvents {
     fn default() -> Self {
-        Self { ports: Mutex::default(), bell: Bell::new().unwrap() }
+        Self {
+            ports: Mutex::default(),
+            bell: Bell::new().unwrap(),
+        }
     }
 }
 
 impl FakeEvents {
     fn ports(&self) -> MutexGuard<'_, Ports> {
-        self.ports.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.ports
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// The guest sends an event.
@@ -190,10 +236,6 @@ impl FakeEvents {
     /// Events sent to the guest since the last time this was asked.
     pub fn take_notified(&self, port: Port) -> u64 {
         self.ports().notified.insert(port.0, 0).unwrap_or(0)
-    }
-
-    pub fn unmasks(&self) -> u64 {
-        self.ports().unmasks
     }
 }
 
@@ -222,7 +264,14 @@ impl EventChannels for FakeEvents {
         let mut state = self.ports();
         let mut count = 0;
         while count < ports.len() {
-            let Some(port) = state.pending.iter().copied().find(|port| !state.masked.contains(port)) else { break };
+            let Some(port) = state
+                .pending
+                .iter()
+                .copied()
+                .find(|port| !state.masked.contains(port))
+            else {
+                break;
+            };
             state.pending.remove(&port);
             state.masked.insert(port);
             ports[count] = Port(port);
@@ -233,11 +282,14 @@ impl EventChannels for FakeEvents {
 
     fn unmask(&self, ports: &[Port]) -> io::Result<()> {
         let mut state = self.ports();
-        state.unmasks += ports.len() as u64;
         for port in ports {
             state.masked.remove(&port.0);
         }
-        if state.pending.iter().any(|port| !state.masked.contains(port)) {
+        if state
+            .pending
+            .iter()
+            .any(|port| !state.masked.contains(port))
+        {
             drop(state);
             self.wake();
         }

@@ -27,10 +27,10 @@ fn guests_on_different_workers_and_the_wire_reach_each_other() {
             ));
         }
         guests[usize::from(from)].send(&frame(OUTSIDE, mac(from + 1), 100, 100));
-        rig.to_wire(&frame(mac(from + 1), OUTSIDE, 100, 200));
+        rig.arrive_from_wire(&frame(mac(from + 1), OUTSIDE, 100, 200));
     }
     rig.settle();
-    assert_eq!(rig.from_wire().len(), 3);
+    assert_eq!(rig.sent_to_wire().len(), 3);
     for (n, guest) in guests.iter_mut().enumerate() {
         let received = guest.receive();
         assert_eq!(received.len(), 3);
@@ -56,7 +56,7 @@ fn frames_go_home() {
         guests[1].send(&frame(OUTSIDE, mac(2), 100, seed));
         rig.turns(2);
         guests[1].read_answers();
-        rig.from_wire();
+        rig.sent_to_wire();
     }
     rig.settle();
     let after: Vec<_> = rig
@@ -88,7 +88,7 @@ fn a_worker_that_does_not_turn_holds_its_neighbour_to_the_bound() {
     rig.settle();
     guests[1].read_answers();
     assert_eq!(guests[1].unanswered(), 0);
-    assert_eq!(rig.from_wire().len(), pushed as usize);
+    assert_eq!(rig.sent_to_wire().len(), pushed as usize);
     assert_eq!(rig.frames_found(), rig.frames);
 }
 

@@ -166,6 +166,16 @@ impl Rig {
         guest
     }
 
+    /// One queue of a vif of several; its port is the caller's to make known.
+    pub fn queue_of(&mut self, number: u8, queue: u16, worker: usize) -> Guest {
+        let mut guest = Guest::new(number, worker, all_features(), &self.grants);
+        guest.queue = queue;
+        self.connect(&mut guest, false);
+        self.bridge
+            .add_port(guest.port(), PortKind::Guest(guest.mac()));
+        guest
+    }
+
     /// Bring the guest up: its queue, its port, everybody's map.
     pub fn admit(&mut self, guest: &mut Guest, take_over: bool) {
         self.connect(guest, take_over);
@@ -183,7 +193,10 @@ impl Rig {
             rx_port: guest.event().0,
         };
         let identity = Identity {
-            vif: guest.id().vif,
+            vif: VifId {
+                devid: guest.queue.into(),
+                ..guest.id().vif
+            },
             queues: vec![rings],
         };
         let file = if take_over {
@@ -205,7 +218,7 @@ impl Rig {
             file: file.queue(0),
             take_over,
             stats: guest.stats.clone(),
-            backlog: BacklogBounds::default(),
+            backlog: guest.backlog,
         };
         self.tell(guest.worker, ToWorker::AddQueue(Box::new(setup)));
     }
@@ -234,7 +247,7 @@ impl Rig {
     }
 
     /// What the wire was sent.
-    pub fn from_wire(&mut self) -> Vec<Vec<u8>> {
+    pub fn sent_to_wire(&mut self) -> Vec<Vec<u8>> {
         let mut packets = Vec::with_capacity(2048);
         self.far.recv(&mut Default::default(), &mut packets, 2048);
         packets
@@ -250,7 +263,7 @@ impl Rig {
     }
 
     /// A frame arrives from the wire.
-    pub fn to_wire(&mut self, bytes: &[u8]) {
+    pub fn arrive_from_wire(&mut self, bytes: &[u8]) {
         let mut frame = self.spare.pop().expect("a test needs no more");
         self.umem.data_mut(&mut frame)[..bytes.len()].copy_from_slice(bytes);
         let frames = [frame].into_iter().collect();
@@ -321,6 +334,8 @@ pub struct Received {
 /// A frontend.
 pub struct Guest {
     pub number: u8,
+    pub queue: u16,
+    pub backlog: BacklogBounds,
     pub worker: usize,
     pub features: Features,
     pub tx: FrontRing<Tx, Page>,
@@ -344,6 +359,8 @@ impl Guest {
         let (tx_page, rx_page) = (page(), page());
         Self {
             number,
+            queue: 0,
+            backlog: BacklogBounds::default(),
             worker,
             features,
             tx: FrontRing::init(tx_page.clone()),
@@ -366,7 +383,7 @@ impl Guest {
     }
 
     pub fn event(&self) -> Port {
-        Port(100 + u32::from(self.number))
+        Port(100 + u32::from(self.number) + 50 * u32::from(self.queue))
     }
 
     pub fn mac(&self) -> [u8; 6] {
@@ -379,7 +396,7 @@ impl Guest {
                 domid: DomId(self.number.into()),
                 devid: 0,
             },
-            queue: 0,
+            queue: self.queue,
         }
     }
 
@@ -388,8 +405,8 @@ impl Guest {
         10_000 + u32::from(id)
     }
 
-    fn rx_gref(id: u16) -> u32 {
-        20_000 + u32::from(id)
+    fn rx_gref(&self, id: u16) -> u32 {
+        20_000 + 1000 * u32::from(self.queue) + u32::from(id)
     }
 
     /// Put `bytes` on the Tx ring in slots of these sizes; ids used.
@@ -480,11 +497,11 @@ impl Guest {
             self.next_rx = (self.next_rx + 1) % 256;
             let id = self.next_rx;
             self.grants
-                .grant(self.number.into(), Self::rx_gref(id), 0, &[], false);
+                .grant(self.number.into(), self.rx_gref(id), 0, &[], false);
             self.rx.push(RxRequest {
                 id,
                 pad: 0,
-                gref: Self::rx_gref(id),
+                gref: self.rx_gref(id),
             });
             self.rx_ids.push_back(id);
         }
@@ -494,7 +511,7 @@ impl Guest {
     /// Take the grant of the `n`-th unanswered Rx request away.
     pub fn spoil_rx(&mut self, n: usize) {
         self.grants
-            .revoke(self.number.into(), Self::rx_gref(self.rx_ids[n]));
+            .revoke(self.number.into(), self.rx_gref(self.rx_ids[n]));
     }
 
     /// Read whole packets off the Rx ring.
@@ -511,7 +528,7 @@ impl Guest {
                 (id, 0),
                 "response i sits in the slot of request i"
             );
-            let gref = Self::rx_gref(id);
+            let gref = self.rx_gref(id);
             let current = packet.get_or_insert(Received {
                 bytes: Vec::new(),
                 flags: response.flags,

@@ -49,7 +49,7 @@ impl Story {
             self.sender.push(&across, sizes, 0);
             self.sent_out.push(out);
             self.sent_across.push(across);
-            self.rig.to_wire(&frame(mac(1), OUTSIDE, 90, seed));
+            self.rig.arrive_from_wire(&frame(mac(1), OUTSIDE, 90, seed));
         }
         let _ = self.sender.tx.publish();
         self.sender.tx.arm();
@@ -65,7 +65,7 @@ impl Story {
     }
 
     fn read(&mut self) {
-        self.got_out.extend(self.rig.from_wire());
+        self.got_out.extend(self.rig.sent_to_wire());
         self.got_across.extend(
             self.receiver
                 .receive()
@@ -78,7 +78,7 @@ impl Story {
     /// Another process takes over.
     fn succeed(mut self) -> Self {
         // What had left for the wire is on the wire.
-        self.got_out.extend(self.rig.from_wire());
+        self.got_out.extend(self.rig.sent_to_wire());
         let mut rig = self.rig.successor();
         rig.admit(&mut self.sender, true);
         rig.admit(&mut self.receiver, true);
@@ -192,7 +192,7 @@ fn a_successor_finds_work_and_tells_guests_without_an_event() {
     let mut rig = rig.successor();
     rig.admit(&mut guest, true);
     rig.turns(1);
-    assert_eq!(rig.from_wire().len(), 1);
+    assert_eq!(rig.sent_to_wire().len(), 1);
     assert_eq!(rig.notified(&guest), 1);
     assert_eq!(guest.take_statuses(), [NETIF_RSP_OKAY]);
 }

@@ -1,0 +1,119 @@
+//! Blank checksums: completed before the wire, for guests that cannot take them and behind VLAN tags; passed on otherwise.
+use super::rig::{Guest, OUTSIDE, Received, Rig, all_features, mac};
+use crate::stats::DropReason;
+use crate::worker::messages::Features;
+use ring::wire::{
+    NETRXF_CSUM_BLANK, NETRXF_DATA_VALIDATED, NETTXF_CSUM_BLANK, NETTXF_DATA_VALIDATED,
+};
+use xsk_bridge::checksum::{Verified, pseudo_header, verify};
+use xsk_bridge::header::Transport;
+
+/// A UDP datagram over IPv4 whose checksum field holds the sum of the pseudo-header alone.
+fn blank(to: [u8; 6], from: [u8; 6], vlan: bool, payload: usize) -> Vec<u8> {
+    let mut frame: Vec<u8> = to.into_iter().chain(from).collect();
+    if vlan {
+        frame.extend([0x81, 0x00, 0x00, 0x05]);
+    }
+    frame.extend([0x08, 0x00]);
+    let total = (28 + payload) as u16;
+    let [high, low] = total.to_be_bytes();
+    frame.extend([
+        0x45, 0, high, low, 0, 1, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
+    ]);
+    let [high, low] = (total - 20).to_be_bytes();
+    frame.extend([0x30, 0x39, 0, 53, high, low, 0, 0]);
+    frame.extend((0..payload).map(|n| n as u8));
+    let transport = Transport::parse(&frame, frame.len()).unwrap();
+    let (at, sum) = (transport.checksum(), pseudo_header(&transport, &frame));
+    frame[at..at + 2].copy_from_slice(&sum);
+    frame
+}
+
+fn send(guest: &mut Guest, bytes: &[u8]) {
+    let sizes: Vec<_> = bytes.chunks(4096).map(<[u8]>::len).collect();
+    guest.push(bytes, &sizes, NETTXF_CSUM_BLANK | NETTXF_DATA_VALIDATED);
+    let _ = guest.tx.publish();
+}
+
+fn is_right(bytes: &[u8]) -> bool {
+    verify(bytes, std::iter::empty()) == Ok(Verified::Right)
+}
+
+/// What a guest with `features` receives of `bytes` from another.
+fn across(features: Features, vlan: bool, payload: usize) -> (Vec<u8>, Received) {
+    let mut rig = Rig::new();
+    let mut a = rig.guest(1);
+    let mut b = rig.guest_on(2, 0, features);
+    b.post(10);
+    let bytes = blank(b.mac(), a.mac(), vlan, payload);
+    send(&mut a, &bytes);
+    rig.settle();
+    assert_eq!(rig.frames_found(), rig.frames);
+    (bytes, b.receive().remove(0))
+}
+
+#[test]
+fn completed_before_the_wire() {
+    let mut rig = Rig::new();
+    let mut guest = rig.guest(1);
+    for (vlan, payload) in [
+        (false, 0),
+        (false, 1),
+        (false, 1400),
+        (true, 100),
+        (false, 2500),
+    ] {
+        let bytes = blank(OUTSIDE, guest.mac(), vlan, payload);
+        assert!(!is_right(&bytes));
+        send(&mut guest, &bytes);
+    }
+    rig.settle();
+    let sent = rig.sent_to_wire();
+    assert_eq!(sent.len(), 5);
+    assert!(sent.iter().all(|bytes| is_right(bytes)));
+}
+
+#[test]
+fn passed_on_to_a_guest_that_takes_them() {
+    for payload in [100, 1400, 3000, 9000] {
+        let (sent, received) = across(all_features(), false, payload);
+        assert_eq!(
+            received.flags & 3,
+            NETRXF_CSUM_BLANK | NETRXF_DATA_VALIDATED
+        );
+        assert!(received.bytes == sent);
+    }
+}
+
+#[test]
+fn completed_for_a_guest_that_cannot_and_behind_a_vlan_tag() {
+    for payload in [100, 1400, 3000, 9000] {
+        for (features, vlan) in [
+            (
+                Features {
+                    csum_ipv4: false,
+                    ..all_features()
+                },
+                false,
+            ),
+            (all_features(), true),
+        ] {
+            let (_, received) = across(features, vlan, payload);
+            assert_eq!(received.flags & 3, NETRXF_DATA_VALIDATED);
+            assert!(is_right(&received.bytes), "{payload}");
+        }
+    }
+}
+
+#[test]
+fn one_that_cannot_be_completed_is_dropped_by_name() {
+    let mut rig = Rig::new();
+    let mut guest = rig.guest(1);
+    let mut bytes = blank(OUTSIDE, mac(1), false, 100);
+    bytes[12] = 0x88; // not IP
+    send(&mut guest, &bytes);
+    rig.settle();
+    assert!(rig.sent_to_wire().is_empty());
+    assert_eq!(guest.stats.tx_drops.get(DropReason::ChecksumImpossible), 1);
+    assert_eq!(rig.frames_found(), rig.frames);
+}
