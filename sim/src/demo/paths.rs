@@ -116,11 +116,18 @@ fn measure_path(from: &Host, to: &Host) -> Result<Path> {
     Ok(Path {
         from: from.name.clone(),
         to: to.name.clone(),
-        ping_loss_percent: 100.0 * f64::from(sent.saturating_sub(received)) / f64::from(sent),
-        rtt_us: pings.iter().map(|ping| ping.average_us).sum::<f64>() / pings.len() as f64,
-        tcp_mbit_per_s: measure::tcp(from, &to.ipv4, SECONDS)?,
-        udp64_packets_per_s: measure::udp64(from, &to.ipv4, SECONDS)?,
+        ping_loss_percent: round(
+            100.0 * f64::from(sent.saturating_sub(received)) / f64::from(sent),
+        ),
+        rtt_us: round(pings.iter().map(|ping| ping.average_us).sum::<f64>() / pings.len() as f64),
+        tcp_mbit_per_s: round(measure::tcp(from, &to.ipv4, SECONDS)?),
+        udp64_packets_per_s: round(measure::udp64(from, &to.ipv4, SECONDS)?),
     })
+}
+
+/// One decimal is all that is measured.
+fn round(value: f64) -> f64 {
+    (value * 10.0).round() / 10.0
 }
 
 /// The table's head.

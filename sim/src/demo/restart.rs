@@ -14,6 +14,8 @@ use xen::store::{StoreError, Transaction, XenStore};
 const STREAM_SECONDS: u32 = 5;
 /// When in it the daemon is killed.
 const KILL_AFTER: Duration = Duration::from_secs(2);
+/// When in it connections reset are counted: at its own end iperf3 closes while segments are under way, which resets.
+const COUNT_AFTER: Duration = Duration::from_millis(4500);
 /// `iperf3 --interval`, so that bytes after the kill can be told.
 const INTERVAL: &str = "0.1";
 
@@ -33,7 +35,7 @@ pub struct Report {
     pub outage_ms: Directions,
     /// Bytes that the TCP stream carried after the kill.
     pub tcp_bytes_after: u64,
-    /// TCP connections reset in guest and peer.
+    /// TCP connections reset in guest and peer while the stream ran.
     pub tcp_resets: u64,
     /// Changes of either end's xenbus state.
     pub states_changed: usize,
@@ -79,10 +81,12 @@ pub fn run(lab: &mut Lab) -> Result<Report> {
     progress("kill -9 of the daemon, and a new one");
     let killed = Instant::now();
     lab.daemon()?.kill_and_restart()?;
+    interrupt::sleep(COUNT_AFTER.saturating_sub(started.elapsed()))?;
+    let (guest, outside) = (&lab.guests[0].host, &lab.outside[0].host);
+    let tcp_resets = resets(guest, outside)? - resets_before;
     let stream = measure::finish_iperf3(&mut stream)?;
     let (up, down) = (up.finish()?, down.finish()?);
     let status = lab.daemon()?.status()?;
-    let (guest, outside) = (&lab.guests[0].host, &lab.outside[0].host);
     progress(&format!(
         "probes lost: {} of {} up, {} of {} down",
         up.lost(),
@@ -96,7 +100,7 @@ pub fn run(lab: &mut Lab) -> Result<Report> {
             outside_to_guest: outage_ms(&down, killed),
         },
         tcp_bytes_after: bytes_after(&stream, (killed - started).as_secs_f64()),
-        tcp_resets: resets(guest, outside)? - resets_before,
+        tcp_resets,
         states_changed: watch.changes(lab)?,
         duplicates: up.duplicates() + down.duplicates(),
         kernel: super::kernel(),
