@@ -9,7 +9,6 @@ use crate::xen::place::Place;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::thread;
-use std::time::Duration;
 
 const GUEST: Place = Place::Guest(1);
 
@@ -26,17 +25,21 @@ fn under_tcp(machine: &Machine) -> Result<String> {
     let carrier = carrier_changes(machine)?;
     machine.must(Place::Peer, "iperf3 -s -1 -D 2>&1")?;
     let (stream, out, back) = thread::scope(|scope| {
-        let stream = scope.spawn(|| machine.run(GUEST, "iperf3 -J -c 10.9.0.1 -t 16"));
+        // By the domains' clocks: the backend is killed 8 s into the 24 s of the probes.
+        let stream = scope.spawn(|| machine.run(GUEST, "iperf3 -J -c 10.9.0.1 -b 20M -t 30"));
         let out = scope.spawn(|| probe(machine, GUEST, Place::Peer));
         let back = scope.spawn(|| probe(machine, Place::Peer, GUEST));
-        thread::sleep(Duration::from_secs(6));
-        let restarted = machine
-            .must(Place::DriverDomain, "kill -9 $(cat /run/netback.pid)")
-            .and_then(|_| netback::start(machine));
+        let restarted = netback::kill_and_start(machine, 8);
+        let overlapped = !stream.is_finished() && !out.is_finished() && !back.is_finished();
         let join = "a thread that runs a command does not panic";
         let stream = stream.join().expect(join);
         let (out, back) = (out.join().expect(join), back.join().expect(join));
-        restarted.and_then(|()| Ok((stream?, out?, back?)))
+        restarted?;
+        ensure!(
+            overlapped,
+            "the traffic ended before the backend was up again"
+        );
+        Ok((stream?, out?, back?))
     })?;
     let report: Value = serde_json::from_slice(&stream.stdout).context("iperf3 printed no JSON")?;
     ensure!(
@@ -62,11 +65,11 @@ fn under_tcp(machine: &Machine) -> Result<String> {
     ))
 }
 
-/// 12 s of numbered datagrams at 1 kHz; what the receiver reports.
+/// 24 s of numbered datagrams at 1 kHz; what the receiver reports.
 fn probe(machine: &Machine, from: Place, to: Place) -> Result<Value> {
-    let receive = format!("{} receive 5300 12", machine.agent(to));
+    let receive = format!("{} receive 5300 24", machine.agent(to));
     let send = format!(
-        "sleep 1; {} send 10.9.0.{}:5300 1000 13",
+        "sleep 1; {} send 10.9.0.{}:5300 1000 25",
         machine.agent(from),
         to.tested()
     );
