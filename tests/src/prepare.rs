@@ -1,8 +1,10 @@
 //! Labs ready for traffic.
+use crate::tools::ping;
+use crate::wait_for;
 use anyhow::Result;
-use sim::lab::Lab;
 use sim::lab::daemon::{Bridge, Daemon};
 use sim::lab::guest::GuestConfig;
+use sim::lab::{Host, Lab};
 
 /// The driver domain's end of the cable to the outside.
 pub const UPLINK: &str = "up0";
@@ -39,5 +41,19 @@ pub fn connected(queues: u16, guests: &[&str]) -> Result<Lab> {
     let config = config(&lab, &format!("[vif]\nmax_queues = {queues}\n"));
     lab.start_daemon(&config)?;
     lab.connect_guests()?;
+    settle(&lab)?;
     Ok(lab)
+}
+
+/// Wait until everybody reaches "outside" and the guest after it: workers learn of new ports a moment after their guests do,
+/// and a new interface is not at once fit to send.
+pub fn settle(lab: &Lab) -> Result<()> {
+    let guests: Vec<&Host> = lab.guests.iter().map(|guest| &guest.host).collect();
+    for (number, guest) in guests.iter().enumerate() {
+        for other in [&lab.outside[0].host, guests[(number + 1) % guests.len()]] {
+            let what = format!("{} reaches {}", guest.name, other.name);
+            wait_for(&what, || Ok(ping(guest, &other.ipv4, 1, &[]).is_ok()))?;
+        }
+    }
+    Ok(())
 }

@@ -1,5 +1,5 @@
 //! Frames byte for byte: every size, tags, floods.
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use sim::lab::{Host, Lab};
 use std::collections::HashSet;
 use std::time::Duration;
@@ -125,7 +125,8 @@ fn broadcast_multicast_and_unknown_addresses_are_flooded_once_to_all_others() ->
         unknown,
     ] {
         for from in ["guest-a", "outside"] {
-            floods(&lab, from, destination)?;
+            floods(&lab, from, destination)
+                .with_context(|| format!("{from} to {destination:02x?}"))?;
         }
     }
     Ok(())
