@@ -525,3 +525,6 @@ fn kernel_counters(socket: &OwnedFd) -> BTreeMap<String, u64> {
 fn kernel_counters(_socket: &OwnedFd) -> BTreeMap<String, u64> {
     BTreeMap::new()
 }
+
+#[cfg(test)]
+mod tests;
