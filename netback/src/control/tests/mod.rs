@@ -162,7 +162,6 @@ impl Guest {
     fn front(&self) -> String {
         format!("/local/domain/{}/device/vif/0", self.domid)
     }
-    }
 }
 
 /// Let the daemon work until `done`.
