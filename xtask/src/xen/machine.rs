@@ -23,7 +23,7 @@ pub const LINUX: &str = "console=hvc0 mitigations=off net.ifnames=0 random.trust
 /// How long a domain may take to boot on a machine that does much else.
 pub const BOOT_PATIENCE: Duration = Duration::from_secs(300);
 /// How long a command may say nothing.
-const SILENCE: Duration = Duration::from_secs(240);
+const SILENCE: Duration = Duration::from_secs(600);
 
 /// A running machine.
 pub struct Machine {
