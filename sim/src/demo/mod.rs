@@ -126,9 +126,7 @@ fn hold(lab: &mut Lab) -> Result<()> {
         lab.directory().path().display()
     );
     while interrupt::sleep(Duration::from_secs(1)).is_ok() {
-        if !lab.daemon()?.process().is_running() {
-            anyhow::bail!("the daemon has ended: {}", lab.daemon()?.log_tail());
-        }
+        lab.daemon()?.check_running()?;
     }
     progress("ending");
     Ok(())

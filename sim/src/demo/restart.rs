@@ -84,6 +84,7 @@ pub fn run(lab: &mut Lab) -> Result<Report> {
     interrupt::sleep(COUNT_AFTER.saturating_sub(started.elapsed()))?;
     let (guest, outside) = (&lab.guests[0].host, &lab.outside[0].host);
     let tcp_resets = resets(guest, outside)? - resets_before;
+    lab.daemon()?.check_running()?;
     let stream = measure::finish_iperf3(&mut stream)?;
     let (up, down) = (up.finish()?, down.finish()?);
     let status = lab.daemon()?.status()?;

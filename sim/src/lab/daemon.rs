@@ -70,6 +70,8 @@ impl Daemon {
                 ("LD_PRELOAD", programs::path("libsim_preload.so")?.into()),
                 ("SIM_DIR", directory.path().into()),
                 ("SIM_DOMID", domain.0.to_string().into()),
+                // A panic is one line in the log.
+                ("RUST_BACKTRACE", "0".into()),
             ],
             config: directory.file("netback.toml"),
             log: directory.file("netback.log"),
@@ -84,6 +86,14 @@ impl Daemon {
     /// Its process.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
+    }
+
+    /// An error with what it logged where it has ended by itself.
+    pub fn check_running(&mut self) -> Result<()> {
+        if !self.process.is_running() {
+            bail!("the daemon has ended: {}", self.log_tail());
+        }
+        Ok(())
     }
 
     /// kill -9, and a new one on the same configuration at once.

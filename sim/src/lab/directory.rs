@@ -90,12 +90,21 @@ fn names(directory: &Path) -> Vec<String> {
         .collect()
 }
 
-/// Whether `rest`, "pid-...", names a process that is gone.
+/// Whether `rest`, "pid-...", names a process that is gone, or dead and not yet waited for.
 fn is_orphan(rest: &str) -> bool {
-    let pid = rest
+    let Some(pid) = rest
         .split_once('-')
-        .and_then(|(pid, _)| pid.parse::<u32>().ok());
-    pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+        .and_then(|(pid, _)| pid.parse::<u32>().ok())
+    else {
+        return false;
+    };
+    match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+        // "pid (name) state ...", and the name may hold anything.
+        Ok(stat) => stat
+            .rsplit_once(") ")
+            .is_some_and(|(_, rest)| rest.starts_with(['Z', 'X'])),
+        Err(_) => true,
+    }
 }
 
 #[cfg(test)]

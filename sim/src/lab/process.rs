@@ -3,7 +3,6 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -155,8 +154,5 @@ pub fn run(command: &mut Command) -> Result<()> {
 /// Whether `program` is in PATH.
 pub fn is_installed(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    // Debian keeps ip and ethtool where only root's PATH looks.
-    std::env::split_paths(&path)
-        .chain(["/usr/sbin".into(), "/sbin".into()])
-        .any(|dir| dir.join(Path::new(program)).is_file())
+    std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
 }

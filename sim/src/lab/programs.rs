@@ -20,7 +20,7 @@ pub fn check_host() -> Result<()> {
         bail!("network namespaces need root: run it as root");
     }
     if let Some((program, package)) = PROGRAMS.iter().find(|(program, _)| !is_installed(program)) {
-        bail!("{program} is not installed: apt-get install {package}");
+        bail!("{program} is not in PATH: apt-get install {package}");
     }
     if !std::path::Path::new("/dev/net/tun").exists() {
         bail!("there is no /dev/net/tun: modprobe tun");
