@@ -117,12 +117,16 @@ impl<H: Hypervisor> Fabric<H> {
         reason
     }
 
-    fn send_to_wire(&mut self, slot: u16, packet: Packet) -> Result<(), DropReason> {
+    #[inline]
+    fn send_to_wire(&mut self, slot: u16, mut packet: Packet) -> Result<(), DropReason> {
         let Some(wire) = &mut self.wires[usize::from(slot)] else {
             return Err(self.free(packet, DropReason::PortGone));
         };
-        wire.send(packet, &self.umem)
-            .map_err(|(packet, reason)| self.free(packet, reason))
+        if let Err(reason) = wire.admit(&mut packet, &self.umem) {
+            return Err(self.free(packet, reason));
+        }
+        wire.send(packet);
+        Ok(())
     }
 
     /// Put `packet` behind what waits for a queue of ours, if the guest can take it.

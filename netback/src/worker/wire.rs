@@ -74,26 +74,32 @@ impl Wire {
         self.outbox.len() >= OUTBOX
     }
 
-    /// Send `packet`, its checksum completed. Where that is impossible it comes back with the reason.
+    /// Make `packet` ready for the wire: one frame that the device takes, its checksum complete, and room for it here.
     #[inline]
-    pub fn send(&mut self, mut packet: Packet, umem: &Umem) -> Result<(), (Packet, DropReason)> {
-        let too_long = packet.len as usize > self.uplink.max_frame()
-            || packet.frames.len() != 1
-            || packet.offload.gso.is_some();
-        if too_long {
-            return Err((packet, DropReason::TooLong));
+    pub fn admit(&self, packet: &mut Packet, umem: &Umem) -> Result<(), DropReason> {
+        let linear = packet.frames.len() == 1 && packet.offload.gso.is_none();
+        if !linear || packet.len as usize > self.uplink.max_frame() {
+            return Err(DropReason::TooLong);
         }
-        if packet.offload.checksum == Checksum::Blank && packet.complete_checksum(umem).is_err() {
-            return Err((packet, DropReason::ChecksumImpossible));
+        if self.room == 0 && self.is_full() {
+            return Err(DropReason::UplinkFull);
         }
+        match packet.offload.checksum {
+            Checksum::Blank => packet
+                .complete_checksum(umem)
+                .map_err(|_| DropReason::ChecksumImpossible),
+            _ => Ok(()),
+        }
+    }
+
+    /// Send an admitted packet, now or when there is room.
+    #[inline]
+    pub fn send(&mut self, packet: Packet) {
         if self.room > 0 {
             self.put(packet);
-        } else if !self.is_full() {
-            self.outbox.push_back(packet);
         } else {
-            return Err((packet, DropReason::UplinkFull));
+            self.outbox.push_back(packet);
         }
-        Ok(())
     }
 
     #[inline]
