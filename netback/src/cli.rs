@@ -111,7 +111,7 @@ const RUN_HELP: &str = "The configuration, with every field (only [[bridge]] nam
     backlog_bytes = 524288                  # what waits for a guest that posts no buffers,\n  \
     backlog_ms = 10000                      # and for how long\n  \
     [umem]\n  \
-    frames = 16384                          # packet memory, in frames of 4096 bytes";
+    frames = 16384                          # packet memory, in frames of 4096 bytes; by default what workers and uplinks need";
 
 /// Carry out what was typed; the exit status.
 pub fn execute(cli: Cli) -> Result<u8, Failure> {

@@ -3,9 +3,13 @@ use serde::Deserialize;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
+use xsk_bridge::frame::Rings;
 
 /// Where the configuration is when nobody says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/netback/netback.toml";
+
+/// Guest queues a worker whose backlogs may all be full at once, where the configuration does not size the packet memory.
+const BACKLOGS_PER_WORKER: u32 = 4;
 
 /// What the operator asked for. Every value in it is in range.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,8 +62,8 @@ pub struct Vif {
 /// `[umem]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Umem {
-    /// Frames of 4096 bytes for the whole process.
-    pub frames: u32,
+    /// Frames of 4096 bytes for the whole process; `None`: what a handful of guest queues a worker can fill.
+    pub frames: Option<u32>,
 }
 
 /// One `[[bridge]]`.
@@ -208,9 +212,7 @@ impl Config {
                     .unwrap_or(10_000),
             },
             umem: Umem {
-                frames: source
-                    .number("umem.frames", &file.umem.frames, 1024..=1 << 20)?
-                    .unwrap_or(16_384),
+                frames: source.number("umem.frames", &file.umem.frames, 1024..=1 << 20)?,
             },
             bridges: source.bridges(&file.bridge)?,
         })
@@ -222,6 +224,24 @@ impl Config {
             let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
             u16::try_from(cores).unwrap_or(256).min(256)
         })
+    }
+
+    /// Frames of packet memory for which none is ever missing.
+    pub fn frames_needed(&self) -> u32 {
+        let uplinks = self
+            .bridges
+            .iter()
+            .filter(|bridge| bridge.uplink.is_some())
+            .count() as u32;
+        let workers = u32::from(self.worker_count());
+        // A device rarely has more queues than we have workers, and few guests' backlogs are ever full at once.
+        let queues = workers * BACKLOGS_PER_WORKER;
+        crate::worker::frames_needed(workers, queues, uplinks * workers, Rings::default())
+    }
+
+    /// How many frames of packet memory to make. Their number is most of a start's time, for the kernel clears and pins every page.
+    pub fn frames(&self) -> u32 {
+        self.umem.frames.unwrap_or_else(|| self.frames_needed())
     }
 
     /// How many queues a frontend is offered.
@@ -436,7 +456,7 @@ mod tests {
             backlog_ms: 5,
         };
         assert_eq!(config.vif, vif);
-        assert_eq!(config.umem.frames, 2048);
+        assert_eq!(config.umem.frames, Some(2048));
         assert_eq!(config.daemon.run_dir, Path::new("/tmp/r"));
         assert_eq!(config.daemon.control_socket, Path::new("/tmp/c"));
         assert_eq!(config.bridges[0].xdp, XdpMode::Generic);

@@ -157,20 +157,16 @@ fn lock(run_dir: &Path) -> Result<File, Failure> {
 
 /// The process's one UMEM.
 fn umem(config: &Config) -> Result<(Umem, Vec<Frame>), Failure> {
-    let frames = config.umem.frames;
-    let uplinks = config
-        .bridges
-        .iter()
-        .filter(|bridge| bridge.uplink.is_some())
-        .count() as u32;
-    let workers = u32::from(config.worker_count());
-    let needed = crate::worker::frames_needed(workers, workers, uplinks, Rings::default());
+    let (frames, needed) = (config.frames(), config.frames_needed());
     if frames < needed {
         warn!(
-            "umem.frames is {frames}: {needed} are needed so that none is ever missing with one queue a worker and an uplink"
+            "umem.frames is {frames}: with fewer than {needed} frames may run out, and packets are dropped as no_frame"
         );
     }
-    make_umem(frames, uplinks > 0)
+    make_umem(
+        frames,
+        config.bridges.iter().any(|bridge| bridge.uplink.is_some()),
+    )
 }
 
 #[cfg(feature = "af-xdp")]

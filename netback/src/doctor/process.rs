@@ -64,13 +64,13 @@ fn locked_memory(view: &View, config: &Config) -> Option<Finding> {
         .lines()
         .find_map(|line| line.strip_prefix("Max locked memory"))?;
     let limit: u64 = line.split_whitespace().next()?.parse().ok()?;
-    let wanted = u64::from(config.umem.frames) * 4096;
+    let wanted = u64::from(config.frames()) * 4096;
     if limit >= wanted {
         return None;
     }
     let what = format!(
         "{limit} bytes may be locked, the packet memory of {} frames takes {wanted}",
-        config.umem.frames
+        config.frames()
     );
     let cure = "LimitMEMLOCK=infinity in the unit, or ulimit -l unlimited";
     Some(Finding::error("memlock", what, cure))
