@@ -4,6 +4,7 @@ mod events;
 mod fakes;
 mod fidelity;
 mod mesh;
+mod multicast;
 mod offload;
 mod rig;
 mod rx;
