@@ -17,8 +17,9 @@ use xen::grant::{GrantRef, GrantTable};
 use xen::store::{StoreError, XenStore};
 use xsk_bridge::switch::{Bridge, PortKind};
 
-/// How long to wait for a predecessor's event channels: the kernel closes a dead process's files in no given order.
-const BIND_PATIENCE: Duration = Duration::from_millis(200);
+/// For how long after the start a predecessor's event channels may still be bound: the kernel closes a dead process's files in no
+/// given order, and takes its time where it is busy.
+const BIND_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A queue's doors are open: ports bound, then rings mapped.
 struct Opened<H: Hypervisor> {
@@ -198,15 +199,10 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
     ) -> Result<Opened<H>, String> {
         let member = &self.pool.0[usize::from(worker)];
         let bind = |port: u32| {
-            let deadline = Instant::now()
-                + if take_over {
-                    BIND_PATIENCE
-                } else {
-                    Duration::ZERO
-                };
+            let deadline = self.started + BIND_PATIENCE;
             loop {
                 match member.events.bind(id.domid, Port(port)) {
-                    Err(_) if Instant::now() < deadline => {
+                    Err(_) if take_over && Instant::now() < deadline => {
                         std::thread::sleep(Duration::from_millis(2))
                     }
                     Err(error) => {

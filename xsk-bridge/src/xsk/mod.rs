@@ -49,7 +49,7 @@ pub struct XskUplink {
 
 impl XskUplink {
     /// Bind `queue` of the device our program is on, with the rings of `umem`, and put the socket into the program's map.
-    /// Waits up to 200 ms for a predecessor's socket to go.
+    /// Waits up to 3 s for a predecessor's socket to go.
     pub fn open(
         umem: &Umem,
         attachment: &Attachment,
