@@ -13,7 +13,7 @@ const USAGE: &str = "usage: rig-agent serve PORT
        rig-agent send ADDRESS:PORT HZ SECONDS
        rig-agent receive PORT SECONDS
        rig-agent echo PORT
-       rig-agent sweep ADDRESS:PORT FIRST LAST";
+       rig-agent sweep ADDRESS:PORT FIRST LAST STEP";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -33,7 +33,9 @@ fn dispatch(arguments: &[&str]) -> io::Result<()> {
         ["send", address, hz, seconds] => probe::send(address, number(hz)?, number(seconds)?),
         ["receive", port, seconds] => probe::receive(number(port)?, number(seconds)?),
         ["echo", port] => echo::answer(number(port)?),
-        ["sweep", address, first, last] => echo::sweep(address, number(first)?, number(last)?),
+        ["sweep", address, first, last, step] => {
+            echo::sweep(address, number(first)?, number(last)?, number(step)?)
+        }
         _ => Err(io::Error::new(io::ErrorKind::InvalidInput, USAGE)),
     }
 }

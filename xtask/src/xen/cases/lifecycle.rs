@@ -66,8 +66,10 @@ fn attach_detach(machine: &Machine) -> Result<String> {
         machine,
         &format!("network-attach {GUEST} mac={MAC} bridge=xenbr0 backend=driver-domain"),
     )?;
+    // xl returns when the backend is ready; the guest's device comes a little later.
     let configure = format!(
-        "for i in /sys/class/net/eth*; do [ $(cat $i/address) = {MAC} ] && n=${{i##*/}}; done; \
+        "find() {{ for i in /sys/class/net/eth*; do [ \"$(cat $i/address 2>/dev/null)\" = {MAC} ] && n=${{i##*/}} && return; done; false; }}; \
+         until find; do sleep 0.1; done; \
          ip link set $n up; ip addr add 10.9.0.60/24 dev $n; sleep 1; ping -q -c 5 -i 0.3 -W 3 -I $n 10.9.0.1"
     );
     let said = machine.must(GUEST, &configure)?;

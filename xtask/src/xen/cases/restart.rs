@@ -25,11 +25,11 @@ fn under_tcp(machine: &Machine) -> Result<String> {
     let carrier = carrier_changes(machine)?;
     machine.must(Place::Peer, "iperf3 -s -1 -D 2>&1")?;
     let (stream, out, back) = thread::scope(|scope| {
-        // By the domains' clocks: the backend is killed 4 s into the 9 s of the probes.
-        let stream = scope.spawn(|| machine.run(GUEST, "iperf3 -J -c 10.9.0.1 -b 20M -t 14"));
+        // By the domains' clocks: the backend is killed 3 s into the 6 s of the probes.
+        let stream = scope.spawn(|| machine.run(GUEST, "iperf3 -J -c 10.9.0.1 -b 20M -t 10"));
         let out = scope.spawn(|| probe(machine, GUEST, Place::Peer));
         let back = scope.spawn(|| probe(machine, Place::Peer, GUEST));
-        let restarted = netback::kill_and_start(machine, 4);
+        let restarted = netback::kill_and_start(machine, 3);
         let overlapped = !stream.is_finished() && !out.is_finished() && !back.is_finished();
         let join = "a thread that runs a command does not panic";
         let stream = stream.join().expect(join);
@@ -65,11 +65,11 @@ fn under_tcp(machine: &Machine) -> Result<String> {
     ))
 }
 
-/// 9 s of numbered datagrams at 1 kHz; what the receiver reports.
+/// 6 s of numbered datagrams at 1 kHz; what the receiver reports.
 fn probe(machine: &Machine, from: Place, to: Place) -> Result<Value> {
-    let receive = format!("{} receive 5300 9", machine.agent(to));
+    let receive = format!("{} receive 5300 6", machine.agent(to));
     let send = format!(
-        "sleep 1; {} send 10.9.0.{}:5300 1000 10",
+        "sleep 1; {} send 10.9.0.{}:5300 1000 7",
         machine.agent(from),
         to.tested()
     );
