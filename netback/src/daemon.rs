@@ -9,9 +9,14 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 use tracing::warn;
 use xen::linux::{Evtchn, Gntdev};
 use xsk_bridge::frame::{Frame, Rings, Umem};
+
+/// How long a run directory's lock may stay with a process that is ending, and with one that may be about to.
+const DYING_PATIENCE: Duration = Duration::from_secs(10);
+const LIVING_PATIENCE: Duration = Duration::from_millis(200);
 
 /// Why a command ends without success: one line, and the exit status.
 #[derive(Debug)]
@@ -117,18 +122,17 @@ fn refuse_beside_kernel_netback(sys: &Path) -> Result<(), Failure> {
 /// Make the run directory and lock it for the process's life.
 fn lock(run_dir: &Path) -> Result<File, Failure> {
     let failed = |path: &Path, error: io::Error| {
-        let cure = if error.kind() == io::ErrorKind::PermissionDenied {
-            ": run as root"
-        } else {
-            ""
+        let cure = match error.kind() {
+            io::ErrorKind::PermissionDenied => ": run as root",
+            _ => "",
         };
         Failure::Input(format!("{}: {error}{cure}", path.display()))
     };
-    DirBuilder::new()
+    let make = DirBuilder::new()
         .recursive(true)
         .mode(0o700)
-        .create(run_dir)
-        .map_err(|error| failed(run_dir, error))?;
+        .create(run_dir);
+    make.map_err(|error| failed(run_dir, error))?;
     let path: PathBuf = run_dir.join("lock");
     let mut options = OpenOptions::new();
     let options = options
@@ -138,21 +142,71 @@ fn lock(run_dir: &Path) -> Result<File, Failure> {
         .truncate(false)
         .mode(0o600);
     let mut file = options.open(&path).map_err(|error| failed(&path, error))?;
-    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-        let mut pid = String::new();
-        // What cannot be read is not named.
-        let _ = file.read_to_string(&mut pid);
-        return Err(Failure::Input(format!(
-            "another netback (pid {}) serves {}",
-            pid.trim(),
+    if let Err(holder) = take(&mut file) {
+        let line = format!(
+            "another netback (pid {holder}) serves {}",
             run_dir.display()
-        )));
+        );
+        return Err(Failure::Input(line));
     }
     file.set_len(0)
         .and_then(|()| file.rewind())
         .and_then(|()| writeln!(file, "{}", std::process::id()))
         .map_err(|error| failed(&path, error))?;
     Ok(file)
+}
+
+/// Lock the file, waiting for a holder that is on its way out: a killed process keeps its locks until its memory is gone, which takes
+/// the kernel a while. The error is the holder's process.
+fn take(file: &mut File) -> Result<(), String> {
+    let begun = Instant::now();
+    loop {
+        if flock(&*file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            return Ok(());
+        }
+        let mut holder = String::new();
+        // What cannot be read is not named.
+        let _ = file
+            .rewind()
+            .and_then(|()| file.read_to_string(&mut holder));
+        let holder = holder.trim();
+        let patience = if is_dying(Path::new("/proc"), holder) {
+            DYING_PATIENCE
+        } else {
+            LIVING_PATIENCE
+        };
+        if begun.elapsed() > patience {
+            return Err(holder.to_owned());
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Is a process gone, ended, or ending (proc(5): state, flags with PF_EXITING, pending SIGKILL)?
+fn is_dying(proc: &Path, pid: &str) -> bool {
+    const PF_EXITING: u32 = 4;
+    const SIGKILL: u64 = 1 << 8;
+    let read = |file: &str| std::fs::read_to_string(proc.join(pid).join(file));
+    let Ok(stat) = read("stat") else { return true };
+    // The name, in parentheses, may hold anything.
+    let mut fields = stat
+        .rsplit_once(')')
+        .map_or("", |(_, rest)| rest)
+        .split_whitespace();
+    let ended = matches!(fields.next(), Some("Z" | "X"));
+    let flags: u32 = fields
+        .nth(5)
+        .and_then(|flags| flags.parse().ok())
+        .unwrap_or(0);
+    let status = read("status").unwrap_or_default();
+    let pending = status.lines().filter_map(|line| {
+        line.strip_prefix("SigPnd:")
+            .or(line.strip_prefix("ShdPnd:"))
+    });
+    let killed = pending
+        .filter_map(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .any(|mask| mask & SIGKILL != 0);
+    ended || killed || flags & PF_EXITING != 0
 }
 
 /// The process's one UMEM.
@@ -274,6 +328,48 @@ mod tests {
         assert_eq!((refused.line(), refused.status()), (&*line, 2));
         drop(first);
         drop(lock(&dir.join("run")).unwrap());
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn a_killed_predecessor_is_waited_for() {
+        let dir = dir("dying");
+        let first = lock(&dir).unwrap();
+        // Its pid is that of a process that has ended.
+        let mut ended = std::process::Command::new("true").spawn().unwrap();
+        ended.wait().unwrap();
+        std::fs::write(dir.join("lock"), ended.id().to_string()).unwrap();
+        let releases = std::thread::spawn(move || {
+            std::thread::sleep(LIVING_PATIENCE * 2);
+            drop(first);
+        });
+        drop(lock(&dir).unwrap());
+        releases.join().unwrap();
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn a_process_is_dying_by_its_state_its_flags_or_its_signals() {
+        let dir = dir("proc");
+        let process = |state: &str, flags: u32, pending: &str| {
+            std::fs::create_dir_all(dir.join("7")).unwrap();
+            let stat = format!("7 (a) b) {state} 1 7 7 0 -1 {flags} 100 0");
+            std::fs::write(dir.join("7/stat"), stat).unwrap();
+            let status = format!("Name:\ta\nSigPnd:\t0000000000000000\nShdPnd:\t{pending}\n");
+            std::fs::write(dir.join("7/status"), status).unwrap();
+            is_dying(&dir, "7")
+        };
+        let none = "0000000000000000";
+        assert!(!process("S", 0x40_0040, none));
+        assert!(!process("R", 0x40_0040, "0000000000004000"));
+        assert!(process("Z", 0x40_0040, none));
+        assert!(process("R", 0x40_0044, none));
+        assert!(process("S", 0x40_0040, "0000000000000100"));
+        assert!(is_dying(&dir, "8"));
+        assert!(!is_dying(
+            Path::new("/proc"),
+            &std::process::id().to_string()
+        ));
         std::fs::remove_dir_all(dir).unwrap();
     }
 
