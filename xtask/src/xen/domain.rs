@@ -1,10 +1,11 @@
 //! The driver domain and the guests: their configuration for xl, and their boot.
 
 use super::kernel::Generation;
-use super::machine::{LINUX, Machine};
+use super::machine::{BOOT_PATIENCE, LINUX, Machine};
 use super::options::value_name;
 use super::place::Place;
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use std::time::{Duration, Instant};
 
 /// PCI address of the NIC under test (see `Machine::cable`).
 const NIC: &str = "00:08.0";
@@ -40,6 +41,32 @@ pub fn start_guest(machine: &Machine, number: u8) -> Result<()> {
 
 /// Notes in a guest how long its kernel's log is now: what comes after is what the backend makes it say.
 pub const MARK_LOG: &str = "sleep 1; dmesg | wc -l > /run/dmesg.mark";
+
+/// Removes netfront and inserts it, under traffic. The agent is out of reach meanwhile: its own vif goes too.
+const RELOAD: &str = r#"arg() { sed -n "s/.*rig\.$1=\([^ ]*\).*/\1/p" /proc/cmdline; }
+load() { for m; do modprobe $m; done; }
+ping -q -i 0.01 10.9.0.1 >/dev/null & sleep 1
+rmmod xen-netfront; modprobe xen-netfront; . /rig/init-guest
+kill %1; touch /run/reloaded
+"#;
+
+/// Remove a guest's netfront module and insert it again.
+pub fn reload_netfront(machine: &Machine, guest: Place) -> Result<()> {
+    machine.write(guest, "/run/reload", RELOAD)?;
+    machine.must(
+        guest,
+        "rm -f /run/reloaded; setsid bash /run/reload </dev/null >/run/reload.log 2>&1 &",
+    )?;
+    let start = Instant::now();
+    while machine.must(guest, "cat /run/reloaded").is_err() {
+        ensure!(
+            start.elapsed() < BOOT_PATIENCE,
+            "netfront did not come back in {guest}"
+        );
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    Ok(())
+}
 
 /// The configuration of guest `number`.
 fn guest(number: u8, kernel: Generation) -> String {

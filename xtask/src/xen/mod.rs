@@ -16,6 +16,7 @@ mod network;
 mod options;
 mod os;
 mod place;
+mod record;
 mod shell;
 
 use crate::host;
@@ -76,6 +77,8 @@ enum Task {
     },
     /// Boot machines of its own and ask them, case by case, what a guest notices of the backend.
     Test(cases::Request),
+    /// Record what stock netfronts say and send, into tests/recordings.
+    Record,
     /// End the machine; nothing of it stays but its logs in the cache.
     Down,
 }
@@ -106,6 +109,7 @@ pub fn run(args: &[String]) -> Result<ExitCode> {
         }
         Task::Log { place } => log(&Machine::running(&cache, cli.instance)?, place)?,
         Task::Test(request) => return request.run(&cache, cli.instance),
+        Task::Record => record::run(&cache, cli.instance)?,
         Task::Down => Machine::stop(&cache, cli.instance)?,
     }
     Ok(ExitCode::SUCCESS)

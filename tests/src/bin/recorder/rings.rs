@@ -1,0 +1,178 @@
+//! The two rings of a connected vif: chains are written down and answered, replies of the sink put into posted pages.
+
+use crate::log::Log;
+use crate::memory::Page;
+use crate::sink::Sink;
+use anyhow::{Context, Result, ensure};
+use ring::back::BackRing;
+use ring::packet::{Chain, answer, next_chain};
+use ring::shadow::HeapShadow;
+use ring::wire::{NETIF_RSP_OKAY, NETTXF_EXTRA_INFO, Rx, RxResponse, Tx, Words};
+use std::collections::VecDeque;
+use std::os::fd::AsFd;
+use xen::event::{EventChannels, Port};
+use xen::grant::{CopySegment, CopyStatus, DomId, GrantRef, GrantTable, Side};
+use xen::linux::{Evtchn, Gntdev};
+
+type MappedPage = <Gntdev as GrantTable>::Page;
+
+/// Bytes of each packet that are looked at: Ethernet, IP and TCP headers with options.
+const HEAD: u16 = 128;
+
+/// What the frontend's keys say of its rings.
+#[derive(Debug, Clone, Copy)]
+pub struct Keys {
+    pub tx_ring: u32,
+    pub rx_ring: u32,
+    pub tx_port: u32,
+    pub rx_port: u32,
+}
+
+/// Mapped rings, bound event channels.
+pub struct Rings {
+    guest: DomId,
+    grants: Gntdev,
+    events: Evtchn,
+    tx: BackRing<Tx, MappedPage, HeapShadow<Tx>>,
+    rx: BackRing<Rx, MappedPage, HeapShadow<Rx>>,
+    ports: [Port; 2],
+    page: Page,
+    sink: Sink,
+    /// Frames for which no Rx request is posted yet.
+    waiting: VecDeque<Vec<u8>>,
+}
+
+impl Rings {
+    /// Map and bind what `keys` name.
+    pub fn connect(guest: DomId, keys: Keys) -> Result<Self> {
+        let (grants, events) = (Gntdev::open()?, Evtchn::open()?);
+        let ports = [
+            events.bind(guest, Port(keys.tx_port))?,
+            events.bind(guest, Port(keys.rx_port))?,
+        ];
+        let tx = grants
+            .map(guest, GrantRef(keys.tx_ring))
+            .context("cannot map the Tx ring")?;
+        let rx = grants
+            .map(guest, GrantRef(keys.rx_ring))
+            .context("cannot map the Rx ring")?;
+        Ok(Self {
+            guest,
+            tx: BackRing::connect(tx, HeapShadow::default())?,
+            rx: BackRing::connect(rx, HeapShadow::default())?,
+            grants,
+            events,
+            ports,
+            page: Page::new(),
+            sink: Sink::default(),
+            waiting: VecDeque::new(),
+        })
+    }
+
+    /// Readable when the guest has notified.
+    pub fn events(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.events.as_fd()
+    }
+
+    /// `req_prod` of both rings.
+    pub fn produced(&self) -> (u32, u32) {
+        (self.tx.indices().req_prod, self.rx.indices().req_prod)
+    }
+
+    /// Take and answer everything there is, and arm both rings.
+    pub fn turn(&mut self, log: &mut Log) -> Result<()> {
+        let mut ports = [Port(0); 8];
+        let pending = self.events.pending(&mut ports)?;
+        loop {
+            self.take_chains(log)?;
+            self.deliver(log)?;
+            // A frame that waits needs an Rx request more than there is.
+            let more = self.tx.arm(0)? | self.rx.arm(0)?;
+            if !more || self.waiting.is_empty() && self.tx.unconsumed()? == 0 {
+                break;
+            }
+        }
+        Ok(self.events.unmask(&ports[..pending])?)
+    }
+
+    fn take_chains(&mut self, log: &mut Log) -> Result<()> {
+        loop {
+            let first = self.tx.req_cons();
+            let Some(chain) = next_chain(&mut self.tx)? else {
+                break;
+            };
+            let slots = chain.slots();
+            let words: Vec<Words> = (0..u32::from(slots.count))
+                .map(|n| self.tx.consumed_words(first.wrapping_add(n)))
+                .collect();
+            let flags = (words[0][1] >> 16) as u16;
+            let extra = if flags & NETTXF_EXTRA_INFO == 0 {
+                0
+            } else {
+                words[1][0]
+            };
+            log.chain(&words, flags, extra)?;
+            if let Chain::Packet(packet) = &chain {
+                let head = packet.fragments()[0];
+                let size = head.size.min(HEAD);
+                let source = Side::Foreign {
+                    domid: self.guest,
+                    gref: GrantRef(head.gref),
+                    offset: head.offset,
+                };
+                self.copy(source, Side::Local(0), size)?;
+                let bytes = self.page.read(size.into());
+                self.waiting
+                    .extend(self.sink.answer(&bytes, packet.size.into()));
+            }
+            answer(&mut self.tx, slots, |_| NETIF_RSP_OKAY);
+        }
+        if self.tx.publish() {
+            self.events.notify(self.ports[0])?;
+        }
+        Ok(())
+    }
+
+    /// Frames that wait, into what is posted, one slot each.
+    fn deliver(&mut self, log: &mut Log) -> Result<()> {
+        while !self.waiting.is_empty() && self.rx.unconsumed()? > 0 {
+            let frame = self.waiting.pop_front().expect("one waits");
+            log.rx(self.rx.look_words(0))?;
+            let request = self.rx.look(0);
+            self.rx.consume(1);
+            self.page.write(&frame);
+            let dest = Side::Foreign {
+                domid: self.guest,
+                gref: GrantRef(request.gref),
+                offset: 0,
+            };
+            self.copy(Side::Local(0), dest, u16::try_from(frame.len())?)?;
+            self.rx.respond(RxResponse {
+                id: request.id,
+                offset: 0,
+                flags: 0,
+                status: i16::try_from(frame.len())?,
+            });
+        }
+        if self.rx.publish() {
+            self.events.notify(self.ports[1])?;
+        }
+        Ok(())
+    }
+
+    fn copy(&self, source: Side, dest: Side, len: u16) -> Result<()> {
+        let mut segment = [CopySegment {
+            source,
+            dest,
+            len,
+            status: CopyStatus::OKAY,
+        }];
+        self.grants.copy(&self.page, &mut segment)?;
+        ensure!(
+            segment[0].status == CopyStatus::OKAY,
+            "grant copy failed: {:?}",
+            segment[0]
+        );
+        Ok(())
+    }
+}

@@ -1,0 +1,227 @@
+//! The xenstore side: the handshake as xen/include/public/io/netif.h has it, offering what Linux's netback offers.
+
+use crate::log::Log;
+use crate::rings::{Keys, Rings};
+use anyhow::{Context, Result};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+use xen::grant::DomId;
+use xen::store::{Client, StoreError, Transaction, XenStore};
+
+const NONE: Transaction = Transaction::NONE;
+const OFFER: [(&str, &str); 14] = [
+    ("feature-sg", "1"),
+    ("feature-gso-tcpv4", "1"),
+    ("feature-gso-tcpv6", "1"),
+    ("feature-ipv6-csum-offload", "1"),
+    ("feature-rx-copy", "1"),
+    ("feature-rx-flip", "0"),
+    ("feature-multicast-control", "1"),
+    ("feature-dynamic-multicast-control", "1"),
+    ("feature-split-event-channels", "1"),
+    ("feature-xdp-headroom", "1"),
+    ("feature-ctrl-ring", "1"),
+    ("multi-queue-max-queues", "1"),
+    ("hotplug-status", "connected"),
+    ("state", "2"),
+];
+/// xenstore is looked at this often where no event tells of a change.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+struct Vif {
+    store: Client<File>,
+    backend: String,
+    frontend: String,
+    guest: DomId,
+    seen: BTreeMap<String, String>,
+}
+
+/// Serve the first vif that appears until its node is gone.
+pub fn serve(log: &mut Log) -> Result<()> {
+    let mut vif = Vif::find(log)?;
+    let mut rings: Option<Rings> = None;
+    vif.offer(log)?;
+    // Every pass sees each key's newest value; keys written in one transaction are seen together, in the order of their names.
+    while let Some(own) = vif.read_own("state")? {
+        vif.note_frontend(log)?;
+        let theirs = vif.seen.get("state").cloned().unwrap_or_default();
+        let online = vif.read_own("online")?.as_deref() == Some("1");
+        match (own.as_str(), theirs.as_str()) {
+            ("2", "4") => rings = Some(vif.connect(log)?),
+            ("4", "5" | "6") => {
+                rings = None;
+                vif.write_state(log, "6")?;
+            }
+            // A frontend that begins anew, but not when the toolstack is taking the vif away.
+            ("6", "1") if online => vif.offer(log)?,
+            ("5", _) => {
+                rings = None;
+                vif.write_state(log, "6")?;
+            }
+            ("6", _) if !online => {
+                vif.note_frontend(log)?;
+                vif.store.remove(NONE, &vif.backend)?;
+                return Ok(());
+            }
+            _ => {}
+        }
+        if let Some(rings) = &mut rings {
+            rings.turn(log)?;
+        }
+        wait(rings.as_ref().map(Rings::events));
+        vif.store.events()?;
+    }
+    Ok(())
+}
+
+impl Vif {
+    /// Wait for a node below ours, and write down what the toolstack put there.
+    fn find(log: &mut Log) -> Result<Self> {
+        let mut store = xen::linux::open_store().context("cannot open xenstore")?;
+        let domid = store.domid()?;
+        let root = format!("/local/domain/{domid}/backend/vif");
+        let (guest, device) = loop {
+            if let Some(found) = first(&mut store, &root)? {
+                break found;
+            }
+            std::thread::sleep(LOOK_EVERY);
+        };
+        let backend = format!("{root}/{guest}/{device}");
+        let mut vif = Self {
+            frontend: store.read(NONE, &format!("{backend}/frontend"))?,
+            guest: DomId(guest.parse()?),
+            seen: BTreeMap::new(),
+            store,
+            backend,
+        };
+        for (key, value) in vif.keys(&vif.backend.clone())? {
+            log.line(&format!("toolstack {key} {value}"))?;
+        }
+        Ok(vif)
+    }
+
+    fn offer(&mut self, log: &mut Log) -> Result<()> {
+        let backend = self.backend.clone();
+        self.store.transact(|store, t| {
+            OFFER
+                .iter()
+                .try_for_each(|(key, value)| store.write(t, &format!("{backend}/{key}"), value))
+        })?;
+        OFFER
+            .iter()
+            .try_for_each(|(key, value)| log.line(&format!("backend {key} {value}")))
+    }
+
+    fn connect(&mut self, log: &mut Log) -> Result<Rings> {
+        let seen = &self.seen;
+        let number = |key: &str| -> Result<u32> {
+            Ok(seen
+                .get(key)
+                .with_context(|| format!("the frontend wrote no {key}"))?
+                .parse()?)
+        };
+        let keys = Keys {
+            tx_ring: number("tx-ring-ref")?,
+            rx_ring: number("rx-ring-ref")?,
+            tx_port: number("event-channel-tx")?,
+            rx_port: number("event-channel-rx")?,
+        };
+        let rings = Rings::connect(self.guest, keys)?;
+        let (tx, rx) = rings.produced();
+        log.line(&format!("rings {tx} {rx}"))?;
+        self.write_state(log, "4")?;
+        Ok(rings)
+    }
+
+    fn write_state(&mut self, log: &mut Log, state: &str) -> Result<()> {
+        self.store
+            .write(NONE, &format!("{}/state", self.backend), state)?;
+        log.line(&format!("backend state {state}"))
+    }
+
+    /// A key of our own directory; None where it, or all of it, is gone.
+    fn read_own(&mut self, key: &str) -> Result<Option<String>> {
+        match self.store.read(NONE, &format!("{}/{key}", self.backend)) {
+            Ok(value) => Ok(Some(value)),
+            Err(StoreError::Missing(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Write down what has changed in the frontend's directory, `state` last, as a frontend writes it.
+    fn note_frontend(&mut self, log: &mut Log) -> Result<()> {
+        let now = self.keys(&self.frontend.clone())?;
+        let gone = self.seen.keys().filter(|key| !now.contains_key(*key));
+        for key in gone {
+            log.line(&format!("frontend {key}"))?;
+        }
+        let changed = |key: &&String| self.seen.get(*key) != now.get(*key);
+        let (state, others): (Vec<_>, Vec<_>) =
+            now.keys().filter(changed).partition(|key| *key == "state");
+        for key in others.into_iter().chain(state) {
+            log.line(&format!("frontend {key} {}", now[key]))?;
+        }
+        self.seen = now;
+        Ok(())
+    }
+
+    /// All keys of a directory with their values, those of one level below as `queue-0/key`; nothing where it is gone.
+    fn keys(&mut self, directory: &str) -> Result<BTreeMap<String, String>> {
+        let mut keys = BTreeMap::new();
+        for name in self.list(directory)? {
+            let path = format!("{directory}/{name}");
+            for child in self.list(&path)? {
+                keys.insert(
+                    format!("{name}/{child}"),
+                    self.store.read(NONE, &format!("{path}/{child}"))?,
+                );
+            }
+            match self.store.read(NONE, &path) {
+                Ok(value) => drop(keys.insert(name, value)),
+                Err(StoreError::Missing(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(keys)
+    }
+
+    fn list(&mut self, directory: &str) -> Result<Vec<String>> {
+        list(&mut self.store, directory)
+    }
+}
+
+fn list(store: &mut Client<File>, directory: &str) -> Result<Vec<String>> {
+    match store.directory(NONE, directory) {
+        Ok(names) => Ok(names),
+        Err(StoreError::Missing(_)) => Ok(Vec::new()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn first(store: &mut Client<File>, root: &str) -> Result<Option<(String, String)>> {
+    for guest in list(store, root)? {
+        if let Some(device) = list(store, &format!("{root}/{guest}"))?.into_iter().next() {
+            return Ok(Some((guest, device)));
+        }
+    }
+    Ok(None)
+}
+
+/// Until the guest notifies, or for a while.
+fn wait(events: Option<BorrowedFd<'_>>) {
+    let Some(events) = events else {
+        return std::thread::sleep(LOOK_EVERY);
+    };
+    let mut fds = [rustix::event::PollFd::from_borrowed_fd(
+        events,
+        rustix::event::PollFlags::IN,
+    )];
+    let timeout = rustix::event::Timespec {
+        tv_sec: 0,
+        tv_nsec: LOOK_EVERY.subsec_nanos().into(),
+    };
+    // Interrupted or not: the next pass looks at everything.
+    let _ = rustix::event::poll(&mut fds, Some(&timeout));
+}
