@@ -94,6 +94,9 @@ impl Guest {
 
     /// Serve until told to quit or destroyed.
     pub fn run(mut self) -> anyhow::Result<()> {
+        for n in 0..self.vifs.len() {
+            self.store(n)?;
+        }
         while !self.quit {
             let patience = self.patience();
             for source in self.poll.wait(patience)? {
@@ -193,6 +196,8 @@ impl Guest {
         for n in 0..self.vifs.len() {
             let changes = self.vifs[n].obey(&command)?;
             self.apply(n, &changes)?;
+            // What fired meanwhile came with xenstore's answers, so its descriptor says nothing of it.
+            self.store(n)?;
         }
         self.quit |= command == Command::Quit;
         Ok(Answer::Ok(self.vifs.iter().map(Vif::report).collect()))

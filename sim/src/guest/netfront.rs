@@ -158,13 +158,19 @@ impl Netfront {
     /// Look at what fired and take the steps that follow.
     pub fn on_store(&mut self) -> Result<Vec<Change>, StoreError> {
         let mut changes = Vec::new();
-        for event in self.store.events()? {
-            match event.token.as_str() {
-                DEVICE => self.device_changed(&mut changes)?,
-                _ => self.backend_changed(&mut changes)?,
+        // Events that come in with the answers to what we ask below are kept by the client: the descriptor tells of them no more.
+        loop {
+            let events = self.store.events()?;
+            if events.is_empty() {
+                return Ok(changes);
+            }
+            for event in events {
+                match event.token.as_str() {
+                    DEVICE => self.device_changed(&mut changes)?,
+                    _ => self.backend_changed(&mut changes)?,
+                }
             }
         }
-        Ok(changes)
     }
 
     /// The device came or went.
