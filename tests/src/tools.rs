@@ -32,8 +32,8 @@ pub fn stdout(host: &Host, program: &str, arguments: &[&str]) -> Result<String> 
 /// Every one of `count` pings is answered, once. `more` are arguments such as `-s`.
 pub fn ping(from: &Host, address: &str, count: u32, more: &[&str]) -> Result<()> {
     let count_text = count.to_string();
-    // -W: an answer may be late on a loaded machine, but it must come.
-    let mut arguments = vec!["-n", "-q", "-i", "0.02", "-W", "10", "-c", &count_text];
+    // All at once, and then up to five seconds for answers: they may be late on a loaded machine, but they must come.
+    let mut arguments = vec!["-n", "-q", "-i", "5", "-l", &count_text, "-c", &count_text];
     arguments.extend(more);
     arguments.push(address);
     let text = stdout(from, "ping", &arguments)?;
@@ -125,7 +125,7 @@ fn iperf3(from: &Host, to: &Host, address: &str, arguments: &[&str]) -> Result<s
     let _server = Server::start(to, address)?;
     let mut all = vec!["-J", "-c", address, "--connect-timeout", "10000"];
     all.extend(arguments);
-    let text = stdout(from, "iperf3", &all)?;
+    let text = stdout(from, "timeout", &[&["60", "iperf3"], &all[..]].concat())?;
     let mut report: serde_json::Value =
         serde_json::from_str(&text).context("iperf3 printed no JSON")?;
     Ok(report["end"].take())
@@ -168,8 +168,10 @@ pub struct Stream {
 impl Stream {
     /// Start sending to `address` for `seconds`; `more` are arguments such as `-R`.
     pub fn start(from: &Host, address: &str, seconds: u32, more: &[&str]) -> Result<Self> {
-        let mut command = from.namespace.command("iperf3");
+        let mut command = from.namespace.command("timeout");
         command.args([
+            "60",
+            "iperf3",
             "-J",
             "-c",
             address,
@@ -252,4 +254,24 @@ pub fn for_a_while(time: Duration, mut work: impl FnMut() -> Result<()>) -> Resu
         work()?;
     }
     Ok(())
+}
+
+/// A ping without end, 200 a second of 1000 bytes each; killed when dropped.
+pub struct Flood(Child);
+
+impl Flood {
+    /// Start it.
+    pub fn start(from: &Host, address: &str) -> Result<Self> {
+        let mut command = from.namespace.command("ping");
+        command.args(["-n", "-q", "-i", "0.005", "-s", "1000", address]);
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        Ok(Self(command.spawn().context("cannot start ping")?))
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }

@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 use tests::frames::{Tap, frame};
 use tests::tools::{no_ping, ping};
+use tests::wait_for;
 
 const GUESTS: usize = 16;
 const BRIDGES: [(&str, &str, &str); 2] = [
@@ -35,6 +36,13 @@ fn two_bridges() -> Result<Lab> {
     let config = Daemon::config(lab.directory(), 2, &bridges, "");
     lab.start_daemon(&config)?;
     lab.connect_guests()?;
+    for (place, guest) in lab.guests.iter().enumerate() {
+        let outside = &lab.outside[bridge_of(place)].host;
+        let what = format!("{} reaches {}", guest.host.name, outside.name);
+        wait_for(&what, || {
+            Ok(ping(&guest.host, &outside.ipv4, 1, &[]).is_ok())
+        })?;
+    }
     Ok(lab)
 }
 

@@ -3,11 +3,16 @@ use anyhow::{Context, Result, ensure};
 use sim::lab::Lab;
 use sim::lab::guest::GuestConfig;
 use std::time::Duration;
-use tests::tools::{Server, Stream, ping};
+use tests::tools::{Flood, Server, Stream, ping};
 use tests::{prepare, wait_for};
+use xen::store::{StoreError, Transaction, XenStore};
 
 /// `xl` waits so long for a vif to close before it complains.
 const XL: Duration = Duration::from_secs(10);
+
+/// XenbusStateConnected, XenbusStateClosed (xen/include/public/io/xenbus.h).
+const CONNECTED: u32 = 4;
+const CLOSED: u32 = 6;
 
 /// What must be the same before a guest comes and after it has gone.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,16 +84,28 @@ fn settles_to(lab: &mut Lab, before: &Holdings) -> Result<()> {
     result.with_context(|| format!("before: {before:?}, now: {last:?}"))
 }
 
-/// End the last guest as a power cut would, and let the toolstack clean up as `xl destroy` does.
+/// End the last guest as a power cut would. The backend sees it and takes its node away, before any toolstack does.
 fn destroy_last_guest(lab: &mut Lab) -> Result<()> {
     let guest = lab.guests.pop().context("no guest left")?;
     let (domid, backend) = (guest.domid, lab.driver_domain().id());
     drop(guest);
-    ensure!(
-        lab.toolstack.detach_vif(backend, domid, 0, XL)?,
-        "the backend's node was still there after 10 s"
-    );
-    Ok(())
+    let node = format!("/local/domain/{backend}/backend/vif/{domid}/0");
+    let store = lab.toolstack.store();
+    wait_for("the backend's node is gone", || {
+        match store.read(Transaction::NONE, &node) {
+            Err(StoreError::Missing(_)) => Ok(true),
+            other => Ok(other.map(|_| false)?),
+        }
+    })?;
+    Ok(lab.toolstack.destroy_vif(backend, domid, 0)?)
+}
+
+/// Wait until the first guest gets more and more.
+fn load_flows(lab: &mut Lab) -> Result<()> {
+    let before = lab.guests[0].report()?.total.rx_packets;
+    wait_for("the load flows", || {
+        Ok(lab.guests[0].report()?.total.rx_packets > before + 100)
+    })
 }
 
 fn add_guest(lab: &mut Lab, name: &str) -> Result<()> {
@@ -123,11 +140,8 @@ fn a_guest_that_is_killed_leaves_nothing_and_costs_others_nothing() -> Result<()
     ping(dies, &outside.ipv4, 3, &[])?;
     let _server = Server::start(outside, &outside.ipv4)?;
     let stream = Stream::start(stays, &outside.ipv4, 3, &[])?;
-    let target = tests::status::mac(stays);
-    lab.guests[1].command(&format!("generate size=200,rate=2000,dst-mac={target}"))?;
-    wait_for("the load flows", || {
-        Ok(lab.guests[0].report()?.sink.frames > 200)
-    })?;
+    let _load = Flood::start(dies, &stays.ipv4)?;
+    load_flows(&mut lab)?;
     destroy_last_guest(&mut lab)?;
     let report = stream.finish()?;
     ensure!(
@@ -149,19 +163,12 @@ fn rounds() -> u32 {
 fn rounds_of_kill_and_restart_leak_nothing() -> Result<()> {
     let mut lab = one_guest_and_room_for_another()?;
     let before = holdings(&mut lab)?;
-    let load = format!(
-        "generate size=300,rate=3000,dst-mac={}",
-        tests::status::mac(&lab.guests[0].host)
-    );
     for round in 0..rounds() {
-        add_guest(&mut lab, "again").with_context(|| format!("round {round}"))?;
+        add_guest(&mut lab, &format!("guest-{round}")).with_context(|| format!("round {round}"))?;
         ping(&lab.guests[1].host, &lab.outside[0].host.ipv4, 2, &[])
             .with_context(|| format!("round {round}"))?;
-        lab.guests[1].command(&load)?;
-        let seen = lab.guests[0].report()?.sink.frames;
-        wait_for("the load flows", || {
-            Ok(lab.guests[0].report()?.sink.frames > seen + 50)
-        })?;
+        let _load = Flood::start(&lab.guests[1].host, &lab.guests[0].host.ipv4)?;
+        load_flows(&mut lab)?;
         destroy_last_guest(&mut lab).with_context(|| format!("round {round}"))?;
     }
     settles_to(&mut lab, &before)?;
@@ -177,13 +184,22 @@ fn rounds_of_kill_and_restart_leak_nothing() -> Result<()> {
 #[test]
 fn a_driver_that_is_unloaded_and_loaded_again_has_its_network_back() -> Result<()> {
     let mut lab = one_guest_and_room_for_another()?;
+    let (backend, domid) = (lab.driver_domain().id(), lab.guests[0].domid);
     for connects in 2..=4 {
+        // Linux's netfront waits for the backend's state when it goes, and when it comes.
         lab.guests[0].command("close")?;
+        lab.toolstack
+            .wait_backend_state(backend, domid, 0, CLOSED, XL)?;
+        wait_for("the guest is closed", || {
+            Ok(lab.guests[0].report()?.state == CLOSED)
+        })?;
         lab.guests[0].command("reconnect")?;
         wait_for("the guest is connected again", || {
             let report = lab.guests[0].report()?;
-            Ok(report.connects == connects && report.state == 4 && report.queues > 0)
+            Ok(report.connects == connects && report.state == CONNECTED && report.queues > 0)
         })?;
+        lab.toolstack
+            .wait_backend_state(backend, domid, 0, CONNECTED, XL)?;
         ping(&lab.guests[0].host, &lab.outside[0].host.ipv4, 5, &[])?;
     }
     Ok(())

@@ -137,5 +137,16 @@ fn commands_without_a_daemon_say_so() -> Result<()> {
     let path = lab.directory().file("netback.toml");
     std::fs::write(&path, prepare::config(&lab, ""))?;
     let path = path.to_str().context("not UTF-8")?;
-    refused_arguments(&lab, &["status", "--config", path], &["netback"])
+    let output = netback::output(&lab, &["status", "--config", path])?;
+    let error = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.code() == Some(1),
+        "{}: {error}",
+        output.status
+    );
+    ensure!(
+        error.trim().lines().count() == 1 && error.contains("netback run"),
+        "{error}"
+    );
+    Ok(())
 }
