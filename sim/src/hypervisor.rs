@@ -410,7 +410,8 @@ impl Hypervisor {
         let (handle, pipe) = self.events.open(domid)?;
         if let Some(write) = self.events.pipe(handle) {
             // No flag: only the error that says the last reader is gone.
-            self.wait_for(write, Source::Handle(handle), EventFlags::empty())?;
+            // Once: guests hold copies of the write end, so the pipe outlives our closing it, in error for good.
+            self.wait_for(write, Source::Handle(handle), EventFlags::ONESHOT)?;
         }
         Ok((handle, pipe))
     }

@@ -3,6 +3,6 @@ pub mod client;
 pub mod demo;
 pub mod domain;
 pub mod guest;
-pub mod lab;
 pub mod hypervisor;
+pub mod lab;
 pub mod toolstack;

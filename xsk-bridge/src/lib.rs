@@ -3,10 +3,10 @@ pub mod checksum;
 pub mod frame;
 pub mod header;
 pub mod link;
+pub mod nic;
 pub mod packet;
 pub mod switch;
 pub mod uplink;
-pub mod nic;
 pub mod xdp;
 #[cfg(feature = "af-xdp")]
 pub mod xsk;
