@@ -287,6 +287,11 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         if let Some(service) = self.vif(id).service.take() {
             self.ports.give(service.port_id);
         }
+        self.remove_file(id);
+    }
+
+    /// No successor is to take over anything of this vif.
+    pub(super) fn remove_file(&self, id: VifId) {
         if let Err(error) = VifFile::remove(&self.config.daemon.run_dir, id) {
             warn!(vif = %id, "its file cannot be removed: {error}");
         }

@@ -337,6 +337,8 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             return Ok(());
         };
         info!(vif = %id, "gone");
+        // There is one where a predecessor served it and it went while nobody did.
+        self.remove_file(id);
         broken(self.store.unwatch(&vif.paths.frontend, &format!("f{id}")))?;
         // Another of the same name may be there already.
         self.news.insert(id);
