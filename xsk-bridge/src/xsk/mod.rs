@@ -144,7 +144,10 @@ impl XskUplink {
 
     /// Fill the fill ring with the pool's frames.
     fn refill(&mut self, pool: &mut FramePool) {
-        let mut wanted = (self.memory().rings.recv - self.held.fill) as usize;
+        let lent = self.memory().rings.recv - self.held.fill;
+        // The kernel hands a batch over before it says that its fill entries are free (net/xdp/xsk.c, xsk_flush): on another core
+        // we may be here in between. The rest is for the next time.
+        let mut wanted = lent.min(self.rings.fill.nb_free(lent)) as usize;
         let mut added = false;
         while wanted > 0 && !pool.is_empty() {
             let n = wanted.min(BATCH).min(pool.len());
@@ -154,7 +157,7 @@ impl XskUplink {
             }
             // SAFETY: descriptors of this UMEM whose tokens ended here.
             let taken = unsafe { self.rings.fill.produce(&self.batch[..n]) };
-            assert_eq!(taken, n, "the fill ring has room for all it does not hold");
+            assert_eq!(taken, n, "the fill ring has the room that it said");
             self.held.fill += n as u32;
             wanted -= n;
             added = true;
