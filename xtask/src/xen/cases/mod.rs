@@ -92,6 +92,9 @@ const BOOTS: [(Nic, &[Generation]); 3] = [
 /// Instances the tests take, beyond those a person would number.
 const INSTANCES: std::ops::RangeInclusive<u8> = 200..=249;
 
+/// libxl gives each of its steps a time of its own, which emulation on a busy host can overrun before anything of ours runs.
+const BOOT_ATTEMPTS: u32 = 3;
+
 /// The cases of a machine with `nic`, in the order in which they run.
 fn cases(nic: Nic) -> Vec<Case> {
     let mut cases = match nic {
@@ -172,16 +175,26 @@ impl Request {
     ) {
         let name = format!("{}/boot", value_name(options.nic));
         let mut machine = None;
+        let mut attempt = 0;
         let boot = || -> Result<String> {
-            let booted = machine.insert(Machine::start(
-                image,
-                cache,
-                instance,
-                options,
-                Lifetime::OfCaller,
-            )?);
-            populate(booted)?;
-            Ok(String::from("Xen, dom0, driver domain and guests are up"))
+            loop {
+                attempt += 1;
+                let booted =
+                    Machine::start(image, cache, instance, options.clone(), Lifetime::OfCaller)
+                        .and_then(|started| populate(machine.insert(started)));
+                match booted {
+                    Ok(()) => {
+                        return Ok(format!(
+                            "Xen, dom0, driver domain and guests are up (attempt {attempt})"
+                        ));
+                    }
+                    Err(error) if attempt < BOOT_ATTEMPTS => {
+                        eprintln!("xen: trying again, for the boot failed: {error:#}");
+                        Machine::stop(cache, instance)?;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
         };
         verdicts.push(judge(name, boot));
         if let (Some(machine), true) = (
