@@ -1,6 +1,7 @@
 //! Cycles a packet of a bare xsk-rs sender on veth, and of `XskUplink` in the same run: the difference is what our frames,
 //! rings and counters cost.
 use anyhow::Context;
+use benches::median::median;
 use benches::place::{Place, cycles_per_ns, thread_time};
 use benches::sender::{BATCH, BareSender};
 use xsk_bridge::frame::{DATA_CAPACITY, FramePool, Rings, Umem};
@@ -33,11 +34,6 @@ fn main() -> anyhow::Result<()> {
         println!("{len:>6} {a:>8.0} {b:>8.0} {:>8.0}", b - a);
     }
     Ok(())
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 /// Nanoseconds a packet that `send` takes, after a run to warm up; it says how many it sent.

@@ -1,3 +1,6 @@
 //! What the benches share.
+pub mod median;
 pub mod place;
 pub mod sender;
+pub mod station;
+pub mod usage;
