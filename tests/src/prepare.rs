@@ -1,6 +1,5 @@
 //! Labs ready for traffic.
-use crate::tools::ping;
-use crate::wait_for;
+use crate::tools::wait_reachable;
 use anyhow::Result;
 use sim::lab::daemon::{Bridge, Daemon};
 use sim::lab::guest::GuestConfig;
@@ -51,8 +50,7 @@ pub fn settle(lab: &Lab) -> Result<()> {
     let guests: Vec<&Host> = lab.guests.iter().map(|guest| &guest.host).collect();
     for (number, guest) in guests.iter().enumerate() {
         for other in [&lab.outside[0].host, guests[(number + 1) % guests.len()]] {
-            let what = format!("{} reaches {}", guest.name, other.name);
-            wait_for(&what, || Ok(ping(guest, &other.ipv4, 1, &[]).is_ok()))?;
+            wait_reachable(guest, other)?;
         }
     }
     Ok(())

@@ -47,6 +47,14 @@ pub fn ping(from: &Host, address: &str, count: u32, more: &[&str]) -> Result<()>
     Ok(())
 }
 
+/// Wait until a ping is answered: a daemon, a worker or an interface may have just begun.
+pub fn wait_reachable(from: &Host, to: &Host) -> Result<()> {
+    let arguments = ["-n", "-q", "-c", "1", "-W", "1", &to.ipv4];
+    crate::wait_for(&format!("{} reaches {}", from.name, to.name), || {
+        Ok(run(from, "ping", &arguments)?.status.success())
+    })
+}
+
 /// No ping is answered.
 pub fn no_ping(from: &Host, address: &str) -> Result<()> {
     let output = run(

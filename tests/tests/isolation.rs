@@ -6,8 +6,7 @@ use sim::lab::guest::GuestConfig;
 use std::collections::HashSet;
 use std::time::Duration;
 use tests::frames::{Tap, frame};
-use tests::tools::{no_ping, ping};
-use tests::wait_for;
+use tests::tools::{no_ping, ping, wait_reachable};
 
 const GUESTS: usize = 16;
 const BRIDGES: [(&str, &str, &str); 2] = [
@@ -38,10 +37,7 @@ fn two_bridges() -> Result<Lab> {
     lab.connect_guests()?;
     for (place, guest) in lab.guests.iter().enumerate() {
         let outside = &lab.outside[bridge_of(place)].host;
-        let what = format!("{} reaches {}", guest.host.name, outside.name);
-        wait_for(&what, || {
-            Ok(ping(&guest.host, &outside.ipv4, 1, &[]).is_ok())
-        })?;
+        wait_reachable(&guest.host, outside)?;
     }
     Ok(lab)
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Child;
 use std::time::Duration;
-use tests::tools::{Counters, Server, Stream, ping};
+use tests::tools::{Counters, Flood, Server, Stream, ping, wait_reachable};
 use tests::{netback, prepare, wait_for};
 use xen::store::{StoreError, Transaction, XenStore};
 
@@ -84,10 +84,7 @@ fn all_reach_all(lab: &Lab) -> Result<()> {
         (b, outside),
         (outside, b),
     ] {
-        // The first may meet the start of the new daemon.
-        wait_for(&format!("{} reaches {}", from.name, to.name), || {
-            Ok(ping(from, &to.ipv4, 1, &[]).is_ok())
-        })?;
+        wait_reachable(from, to)?;
         ping(from, &to.ipv4, 5, &[])?;
         ping(from, &to.ipv6, 5, &[])?;
     }
@@ -263,7 +260,12 @@ fn a_death_at_any_point_of_the_worker_goes_unnoticed() -> Result<()> {
             death?;
             lab.start_daemon(&config)?;
             drop(traffic);
-            all_reach_all(&lab).with_context(|| format!("after a death at {place}"))?;
+            let reached = all_reach_all(&lab);
+            let state = format!(
+                "after a death at {place}, with {}",
+                lab.daemon()?.command(&["status"])?
+            );
+            reached.context(state)?;
             guests_noticed_nothing(&mut lab)
                 .with_context(|| format!("after a death at {place}"))?;
             let after = keys(&mut lab)?;
@@ -278,22 +280,15 @@ fn a_death_at_any_point_of_the_worker_goes_unnoticed() -> Result<()> {
 }
 
 /// Traffic over every kind of path until it is dropped: guest to guest, to the wire and from it.
-fn traffic(lab: &Lab) -> Result<Vec<Child>> {
+fn traffic(lab: &Lab) -> Result<Vec<Flood>> {
     let (a, b, outside) = (
         &lab.guests[0].host,
         &lab.guests[1].host,
         &lab.outside[0].host,
     );
-    let mut children = Vec::new();
-    for (from, to) in [(a, outside), (outside, b), (a, b), (b, a)] {
-        let mut flood = from.namespace.command("ping");
-        flood.args([
-            "-n", "-q", "-i", "0.002", "-s", "1000", "-w", "60", &to.ipv4,
-        ]);
-        flood
-            .stdin(std::process::Stdio::null())
-            .stdout(std::process::Stdio::null());
-        children.push(flood.spawn().context("cannot start ping")?);
-    }
-    Ok(children)
+    let paths = [(a, outside), (outside, b), (a, b), (b, a)];
+    paths
+        .iter()
+        .map(|(from, to)| Flood::start(from, &to.ipv4))
+        .collect()
 }
