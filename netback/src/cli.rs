@@ -4,6 +4,7 @@ use crate::control::socket::{self, Request};
 use crate::daemon::{self, Failure};
 use crate::doctor::{View, examine};
 use crate::status::Status;
+use crate::worker::messages::VifId;
 use clap::{Parser, Subcommand};
 use serde_json::Value;
 use std::io::{self, Write};
@@ -162,7 +163,10 @@ fn ask(cli: &Cli, request: &Request) -> Result<Value, Failure> {
         Some(path) => path.clone(),
         None => Config::load(&cli.config)?.daemon.control_socket,
     };
-    socket::ask(&path, request).map_err(Failure::Runtime)
+    // What the daemon refuses is what was typed.
+    socket::ask(&path, request)
+        .map_err(Failure::Runtime)?
+        .map_err(Failure::Input)
 }
 
 fn read_status(cli: &Cli) -> Result<Status, Failure> {
@@ -182,6 +186,9 @@ fn status(cli: &Cli, json: bool) -> Result<(), Failure> {
 }
 
 fn disconnect(cli: &Cli, vif: Option<String>) -> Result<(), Failure> {
+    if let Some(name) = &vif {
+        name.parse::<VifId>().map_err(Failure::Input)?;
+    }
     let answer = ask(cli, &Request::Disconnect { vif })?;
     let asked: Vec<String> =
         serde_json::from_value(answer["disconnected"].clone()).unwrap_or_default();

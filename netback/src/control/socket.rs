@@ -89,8 +89,9 @@ impl Connection {
     }
 }
 
-/// Ask the daemon that listens on `path`; the error is one line.
-pub fn ask(path: &Path, request: &Request) -> Result<Value, String> {
+/// Ask the daemon that listens on `path`. The outer error is that there is no answer, the inner one that the daemon refused; each is one
+/// line.
+pub fn ask(path: &Path, request: &Request) -> Result<Result<Value, String>, String> {
     let failed = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
             format!(
@@ -115,10 +116,10 @@ pub fn ask(path: &Path, request: &Request) -> Result<Value, String> {
     stream.read_to_string(&mut answer).map_err(failed)?;
     let answer: Value = serde_json::from_str(&answer)
         .map_err(|_| format!("netback on {} hung up without an answer", path.display()))?;
-    match answer.get("error").and_then(Value::as_str) {
+    Ok(match answer.get("error").and_then(Value::as_str) {
         Some(reason) => Err(reason.to_owned()),
         None => Ok(answer),
-    }
+    })
 }
 
 #[cfg(test)]
@@ -152,10 +153,13 @@ mod tests {
             vif: Some("3/0".into()),
         };
         assert_eq!(
-            ask(&path, &Request::Status).unwrap()["asked"]["command"],
+            ask(&path, &Request::Status).unwrap().unwrap()["asked"]["command"],
             "status"
         );
-        assert_eq!(ask(&path, &disconnect).unwrap()["asked"]["vif"], "3/0");
+        assert_eq!(
+            ask(&path, &disconnect).unwrap().unwrap()["asked"]["vif"],
+            "3/0"
+        );
         let mut stream = UnixStream::connect(&path).unwrap();
         stream.write_all(b"{\"command\":\"dance\"}\n").unwrap();
         let mut answer = String::new();
