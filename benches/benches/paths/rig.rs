@@ -1,9 +1,8 @@
 //! Two guests and a host outside, joined by the daemon with one worker on core 0; what makes them send, everything but that worker
 //! and the bare sender, is on the other cores.
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use benches::station::Station;
 use benches::usage::Thread;
-use netback::control::socket::{Request, ask};
 use netback::status::Status;
 use rustix::thread::{CpuSet, sched_setaffinity};
 use serde::{Deserialize, Serialize};
@@ -11,6 +10,8 @@ use sim::guest::generator::{Generator, Stream};
 use sim::lab::daemon::{Bridge, Daemon};
 use sim::lab::guest::GuestConfig;
 use sim::lab::{Lab, interrupt, namespace};
+use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -153,8 +154,10 @@ impl Rig {
 
     /// What `netback status --json` prints, without starting a process in the middle of a measurement.
     pub fn status(&self) -> Result<Status> {
-        let answer = ask(&self.socket, &Request::Status).map_err(|why| anyhow!(why))?;
-        Ok(serde_json::from_value(answer)?)
+        let mut stream = UnixStream::connect(&self.socket)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(b"{\"command\":\"status\"}\n")?;
+        serde_json::from_reader(stream).context("the daemon's status")
     }
 
     /// Packets that have reached the path's end.
