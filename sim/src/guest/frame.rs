@@ -37,14 +37,14 @@ pub struct Transport {
 }
 
 impl Transport {
-    /// First byte of the payload; `None` where the header is cut short.
+    /// First byte of the payload; `None` where the header is cut short or says less than its own length.
     pub fn payload(&self, frame: &[u8]) -> Option<usize> {
-        let length = if self.tcp {
-            usize::from(frame.get(self.start + 12)? >> 4) * 4
+        let (length, least) = if self.tcp {
+            (usize::from(frame.get(self.start + 12)? >> 4) * 4, 20)
         } else {
-            8
+            (8, 8)
         };
-        Some(self.start + length).filter(|end| *end <= frame.len())
+        Some(self.start + length).filter(|end| length >= least && *end <= frame.len())
     }
 }
 
@@ -210,14 +210,11 @@ mod tests {
         frame[12..14].copy_from_slice(&IPV6.to_be_bytes());
         frame[20] = 0;
         frame[54] = TCP;
-        frame[66] = 0x50;
         let transport = locate(&frame).unwrap();
         assert!(transport.ipv6 && transport.tcp && transport.start == 62);
-        assert_eq!(
-            transport.payload(&frame),
-            None,
-            "a data offset of zero words runs into the header itself"
-        );
+        assert_eq!(transport.payload(&frame), None, "a data offset of no words");
+        frame[74] = 0x50;
+        assert_eq!(transport.payload(&frame), Some(82));
         for length in 0..frame.len() {
             locate(&frame[..length]);
         }
