@@ -73,28 +73,27 @@ impl Row {
             kept = pairs.iter().collect();
         }
         let median =
-            |value: fn(&Pair) -> f64| median(kept.iter().map(|pair| value(pair)).collect());
-        let (own, taken): (fn(&Pair) -> f64, fn(&Pair) -> f64) = match path {
-            Path::GuestToWire => (
-                |pair| pair.path.cost() - pair.bare.cost(),
-                |pair| pair.handled_cost() - pair.bare.cost(),
-            ),
-            Path::WireToGuest | Path::GuestToGuest => (|pair| pair.path.cost(), Pair::handled_cost),
+            |value: &dyn Fn(&Pair) -> f64| median(kept.iter().map(|pair| value(pair)).collect());
+        // What of the bare sender's cost is in the worker's.
+        let in_it = |pair: &Pair| match path {
+            Path::GuestToWire => pair.bare.cost(),
+            Path::WireToGuest | Path::GuestToGuest => 0.0,
         };
         Self {
             path,
             bytes,
             copies,
-            packets_per_s: median(|pair| pair.path.rate()),
-            cycles_per_packet: cycles_per_ns * median(|pair| pair.path.cost()),
-            bare_cycles_per_packet: cycles_per_ns * median(|pair| pair.bare.cost()),
-            own_cycles_per_packet: cycles_per_ns * median(own),
-            own_cycles_per_packet_taken: cycles_per_ns * median(taken),
-            dropped_percent: median(|pair| {
+            packets_per_s: median(&|pair| pair.path.rate()),
+            cycles_per_packet: cycles_per_ns * median(&|pair| pair.path.cost()),
+            bare_cycles_per_packet: cycles_per_ns * median(&|pair| pair.bare.cost()),
+            own_cycles_per_packet: cycles_per_ns * median(&|pair| pair.path.cost() - in_it(pair)),
+            own_cycles_per_packet_taken: cycles_per_ns
+                * median(&|pair| pair.handled_cost() - in_it(pair)),
+            dropped_percent: median(&|pair| {
                 100.0 * pair.dropped as f64 / (pair.dropped + pair.path.packets).max(1) as f64
             }),
-            packets_per_copy_call: median(|pair| pair.packets_per_copy),
-            packets_per_sleep: median(|pair| pair.path.packets as f64 / pair.sleeps.max(1) as f64),
+            packets_per_copy_call: median(&|pair| pair.packets_per_copy),
+            packets_per_sleep: median(&|pair| pair.path.packets as f64 / pair.sleeps.max(1) as f64),
             pairs: kept.len(),
             noisy,
         }
