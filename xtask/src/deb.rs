@@ -28,6 +28,11 @@ pub fn dist() -> Result<PathBuf> {
         .arg(&directory)
         .current_dir(build::workspace());
     must_succeed(&mut example, "making manual pages and completions")?;
+    // Debian wants manual pages compressed, and the same bytes from the same source.
+    let mut gzip = Command::new("gzip");
+    gzip.args(["--no-name", "--best", "--recursive"])
+        .arg(directory.join("man"));
+    must_succeed(&mut gzip, "compressing manual pages")?;
     Ok(directory)
 }
 
@@ -43,9 +48,15 @@ pub fn run_deb(args: &[String]) -> Result<ExitCode> {
     packages::ensure(&[packages::BUILD, packages::PACKAGING])?;
     let tool = cargo_deb()?;
     dist()?;
-    eprintln!("xtask: building the package");
+    let mut build = Command::new(cargo());
+    build
+        .args(["build", "--release", "-p", "netback"])
+        .current_dir(build::workspace());
+    must_succeed(&mut build, "cargo build")?;
+    eprintln!("xtask: making the package");
     let status = Command::new(&tool)
-        .args(["-p", "netback", "--quiet"])
+        // Left to itself it builds the whole workspace.
+        .args(["-p", "netback", "--quiet", "--no-build", "--strip"])
         .args(args)
         .current_dir(build::workspace())
         .stdin(std::process::Stdio::null())
