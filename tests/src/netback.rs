@@ -6,6 +6,16 @@ use std::process::{Child, Command, Output, Stdio};
 
 /// `program` with `arguments` in the driver domain, the simulator's devices before the real ones. Killed with our thread.
 pub fn command(lab: &Lab, program: &str, arguments: &[&str]) -> Result<Command> {
+    command_under(lab, &[], program, arguments)
+}
+
+/// As [`command`], started by `wrapper`, a program with its arguments such as setpriv(1).
+pub fn command_under(
+    lab: &Lab,
+    wrapper: &[&str],
+    program: &str,
+    arguments: &[&str],
+) -> Result<Command> {
     let mut command = Command::new("setpriv");
     command.args([
         "--pdeathsig",
@@ -23,6 +33,7 @@ pub fn command(lab: &Lab, program: &str, arguments: &[&str]) -> Result<Command> 
     command.arg(format!("SIM_DIR={}", lab.directory().path().display()));
     command.arg(format!("SIM_DOMID={}", lab.driver_domain().id().0));
     command
+        .args(wrapper)
         .arg(programs::path(program)?)
         .args(arguments)
         .stdin(Stdio::null());

@@ -1,0 +1,139 @@
+//! What the package says of the daemon, tried on the daemon.
+use anyhow::{Context, Result, ensure};
+use sim::lab::guest::GuestConfig;
+use std::fs::File;
+use std::path::Path;
+use tests::tools::{ping, wait_reachable};
+use tests::{netback, prepare};
+
+/// A file of packaging/.
+fn packaged(name: &str) -> Result<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../packaging")
+        .join(name);
+    std::fs::read_to_string(&path).with_context(|| path.display().to_string())
+}
+
+/// The value of a setting of the unit.
+fn setting(unit: &str, name: &str) -> Result<String> {
+    let line = unit
+        .lines()
+        .find_map(|line| line.strip_prefix(&format!("{name}=")));
+    Ok(line
+        .with_context(|| format!("the unit has no {name}"))?
+        .to_owned())
+}
+
+#[test]
+fn the_units_capabilities_are_enough() -> Result<()> {
+    let unit = packaged("netback.service")?;
+    let kept: Vec<String> = setting(&unit, "CapabilityBoundingSet")?
+        .split_whitespace()
+        .map(|name| name.replace("CAP_", "+").to_lowercase())
+        .collect();
+    ensure!(
+        !kept.contains(&"+sys_admin".to_owned()),
+        "the unit keeps nearly everything: {kept:?}"
+    );
+    let mut lab = prepare::wired(1)?;
+    lab.add_guest(GuestConfig::new("guest"))?;
+    let config = prepare::config(&lab, "");
+    let path = lab.directory().file("netback.toml");
+    std::fs::write(&path, config)?;
+    let log = lab.directory().file("netback.log");
+    let bounding = format!("--bounding-set=-all,{}", kept.join(","));
+    let wrapper = ["setpriv", &bounding, "--inh-caps=-all", "--no-new-privs"];
+    let arguments = ["run", "--config", path.to_str().context("not UTF-8")?];
+    let mut command = netback::command_under(&lab, &wrapper, "netback", &arguments)?;
+    let mut daemon = command.stderr(File::create(&log)?).spawn()?;
+    let served = (|| {
+        lab.connect_guests()?;
+        let (guest, outside) = (&lab.guests[0].host, &lab.outside[0].host);
+        wait_reachable(guest, outside)?;
+        ping(guest, &outside.ipv6, 5, &[])
+    })();
+    daemon.kill()?;
+    daemon.wait()?;
+    served.with_context(|| std::fs::read_to_string(&log).unwrap_or_default())
+}
+
+#[test]
+fn the_default_configuration_is_right() -> Result<()> {
+    let lab = prepare::wired(1)?;
+    let path = lab.directory().file("default.toml");
+    std::fs::write(&path, packaged("netback.toml")?)?;
+    let path = path.to_str().context("not UTF-8")?;
+    let output = netback::output(&lab, &["run", "--check", "--config", path])?;
+    ensure!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    // So is every default that it shows commented out.
+    let all = packaged("netback.toml")?.replace("\n#", "\n");
+    let shown: Vec<&str> = all
+        .lines()
+        .filter(|line| line.contains(" = ") || line.starts_with('['))
+        .collect();
+    ensure!(
+        shown.len() > 12,
+        "too few lines look like settings: {shown:?}"
+    );
+    std::fs::write(path, shown.join("\n"))?;
+    let output = netback::output(&lab, &["run", "--check", "--config", path])?;
+    ensure!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}
+
+#[test]
+fn the_vif_script_says_connected_or_why_not() -> Result<()> {
+    let lab = prepare::wired(1)?;
+    // A xenstore-write(1) that writes down what it is asked, and a netback that runs or does not.
+    let bin = lab.directory().file("bin");
+    std::fs::create_dir(&bin)?;
+    let written = lab.directory().file("written");
+    let program = |name: &str, body: &str| -> Result<()> {
+        use std::os::unix::fs::PermissionsExt;
+        let path = bin.join(name);
+        std::fs::write(&path, format!("#!/bin/sh\n{body}\n"))?;
+        Ok(std::fs::set_permissions(
+            &path,
+            PermissionsExt::from_mode(0o755),
+        )?)
+    };
+    program(
+        "xenstore-write",
+        &format!("echo \"$*\" > {}", written.display()),
+    )?;
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/vif-netback");
+    let run = |argument: &str, kind: &str| -> Result<(bool, String)> {
+        let _ = std::fs::remove_file(&written);
+        let path = format!("{}:{}", bin.display(), std::env::var("PATH")?);
+        let mut command = std::process::Command::new(&script);
+        command
+            .arg(argument)
+            .env("XENBUS_PATH", "backend/vif/3/0")
+            .env("type_if", kind)
+            .env("PATH", path);
+        let ok = command.status()?.success();
+        Ok((ok, std::fs::read_to_string(&written).unwrap_or_default()))
+    };
+    program("netback", "exit 0")?;
+    ensure!(run("online", "vif")? == (true, "backend/vif/3/0/hotplug-status connected\n".into()));
+    ensure!(run("offline", "vif")? == (true, String::new()));
+    ensure!(run("online", "tap")? == (true, String::new()));
+    program("netback", "exit 1")?;
+    let (ok, said) = run("online", "vif")?;
+    ensure!(
+        !ok && said.contains("hotplug-error")
+            && said.contains("systemctl start netback")
+            && said.contains("hotplug-status error"),
+        "{said}"
+    );
+    ensure!(!run("frobnicate", "vif")?.0);
+    Ok(())
+}
