@@ -163,10 +163,10 @@ impl Machine {
         // With interrupt remapping dom0 loses interrupts.
         words("-device intel-iommu,intremap=off");
         words(&self.cable());
-        words(if self.options.icount {
-            "-accel tcg,thread=single -icount shift=1,sleep=off"
-        } else {
-            "-accel tcg,thread=multi"
+        words(match (self.options.icount, self.options.patient) {
+            (false, _) => "-accel tcg,thread=multi",
+            (true, false) => "-accel tcg,thread=single -icount shift=1,sleep=off",
+            (true, true) => "-accel tcg,thread=single -icount shift=1,sleep=on",
         });
         arguments.extend(["-kernel".into(), image.xen.display().to_string()]);
         arguments.extend(["-append".into(), XEN.into(), "-initrd".into(), initrd]);

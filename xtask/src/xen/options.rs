@@ -24,6 +24,9 @@ pub struct Options {
     /// Virtual time is instructions executed: figures repeat whatever else the machine does. The peer is then a namespace of dom0.
     #[arg(long)]
     pub icount: bool,
+    /// With icount: idle time passes as on the host and not at once, so that what waits for the host's disk runs into no timeout.
+    #[arg(skip)]
+    pub patient: bool,
 }
 
 /// An emulated NIC. igb has XDP in its driver and one queue here (MSI), e1000 generic XDP only, virtio MSI-X.
@@ -62,6 +65,7 @@ impl Options {
             "guests": self.guests,
             "guest_kernel": kernels.join(","),
             "icount": self.icount,
+            "patient": self.patient,
         });
         std::fs::write(file, value.to_string())
             .with_context(|| format!("cannot write {}", file.display()))
@@ -82,6 +86,7 @@ impl Options {
                     .map(|name| Generation::from_str(name, false).ok())
                     .collect::<Option<_>>()?,
                 icount: value["icount"].as_bool()?,
+                patient: value["patient"].as_bool()?,
             })
         };
         read().with_context(|| format!("{} is not from this version of the rig", file.display()))

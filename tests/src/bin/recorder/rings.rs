@@ -9,7 +9,6 @@ use ring::packet::{Chain, answer, next_chain};
 use ring::shadow::HeapShadow;
 use ring::wire::{NETIF_RSP_OKAY, NETTXF_EXTRA_INFO, Rx, RxResponse, Tx, Words};
 use std::collections::VecDeque;
-use std::os::fd::AsFd;
 use xen::event::{EventChannels, Port};
 use xen::grant::{CopySegment, CopyStatus, DomId, GrantRef, GrantTable, Side};
 use xen::linux::{Evtchn, Gntdev};
@@ -67,11 +66,6 @@ impl Rings {
             sink: Sink::default(),
             waiting: VecDeque::new(),
         })
-    }
-
-    /// Readable when the guest has notified.
-    pub fn events(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.events.as_fd()
     }
 
     /// `req_prod` of both rings.

@@ -5,7 +5,6 @@ use crate::rings::{Keys, Rings};
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::fd::BorrowedFd;
 use std::time::Duration;
 use xen::grant::DomId;
 use xen::store::{Client, StoreError, Transaction, XenStore};
@@ -27,7 +26,10 @@ const OFFER: [(&str, &str); 14] = [
     ("hotplug-status", "connected"),
     ("state", "2"),
 ];
-/// xenstore is looked at this often where no event tells of a change.
+/// Between two looks at the rings. As long as a round trip of a small network, so that the guest's congestion window opens and its
+/// segment chains grow.
+const PAUSE: Duration = Duration::from_millis(1);
+/// Between two looks for a vif.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 struct Vif {
@@ -36,18 +38,22 @@ struct Vif {
     frontend: String,
     guest: DomId,
     seen: BTreeMap<String, String>,
+    /// `state` and `online` of our own directory, as last written down.
+    own: [Option<String>; 2],
 }
 
 /// Serve the first vif that appears until its node is gone.
 pub fn serve(log: &mut Log) -> Result<()> {
     let mut vif = Vif::find(log)?;
     let mut rings: Option<Rings> = None;
+    vif.store.watch(&vif.backend.clone(), "backend")?;
+    vif.store.watch(&vif.frontend.clone(), "frontend")?;
     vif.offer(log)?;
     // Every pass sees each key's newest value; keys written in one transaction are seen together, in the order of their names.
-    while let Some(own) = vif.read_own("state")? {
+    while let Some(own) = vif.note_own(log)? {
         vif.note_frontend(log)?;
         let theirs = vif.seen.get("state").cloned().unwrap_or_default();
-        let online = vif.read_own("online")?.as_deref() == Some("1");
+        let online = vif.own[1].as_deref() == Some("1");
         match (own.as_str(), theirs.as_str()) {
             ("2", "4") => rings = Some(vif.connect(log)?),
             ("4", "5" | "6") => {
@@ -67,11 +73,13 @@ pub fn serve(log: &mut Log) -> Result<()> {
             }
             _ => {}
         }
-        if let Some(rings) = &mut rings {
-            rings.turn(log)?;
+        // Rings are looked at until xenstore has news.
+        while vif.store.events()?.is_empty() {
+            std::thread::sleep(PAUSE);
+            if let Some(rings) = &mut rings {
+                rings.turn(log)?;
+            }
         }
-        wait(rings.as_ref().map(Rings::events));
-        vif.store.events()?;
     }
     Ok(())
 }
@@ -93,6 +101,7 @@ impl Vif {
             frontend: store.read(NONE, &format!("{backend}/frontend"))?,
             guest: DomId(guest.parse()?),
             seen: BTreeMap::new(),
+            own: [None, None],
             store,
             backend,
         };
@@ -109,6 +118,7 @@ impl Vif {
                 .iter()
                 .try_for_each(|(key, value)| store.write(t, &format!("{backend}/{key}"), value))
         })?;
+        self.own[0] = Some("2".into());
         OFFER
             .iter()
             .try_for_each(|(key, value)| log.line(&format!("backend {key} {value}")))
@@ -138,6 +148,7 @@ impl Vif {
     fn write_state(&mut self, log: &mut Log, state: &str) -> Result<()> {
         self.store
             .write(NONE, &format!("{}/state", self.backend), state)?;
+        self.own[0] = Some(state.into());
         log.line(&format!("backend state {state}"))
     }
 
@@ -148,6 +159,21 @@ impl Vif {
             Err(StoreError::Missing(_)) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Write down what the toolstack has changed of our `state` and `online`; our state, None where our node is gone.
+    fn note_own(&mut self, log: &mut Log) -> Result<Option<String>> {
+        for (n, key) in ["state", "online"].into_iter().enumerate() {
+            let value = self.read_own(key)?;
+            if self.own[n] != value {
+                log.line(&format!(
+                    "toolstack {key} {}",
+                    value.as_deref().unwrap_or_default()
+                ))?;
+                self.own[n] = value;
+            }
+        }
+        Ok(self.own[0].clone())
     }
 
     /// Write down what has changed in the frontend's directory, `state` last, as a frontend writes it.
@@ -207,21 +233,4 @@ fn first(store: &mut Client<File>, root: &str) -> Result<Option<(String, String)
         }
     }
     Ok(None)
-}
-
-/// Until the guest notifies, or for a while.
-fn wait(events: Option<BorrowedFd<'_>>) {
-    let Some(events) = events else {
-        return std::thread::sleep(LOOK_EVERY);
-    };
-    let mut fds = [rustix::event::PollFd::from_borrowed_fd(
-        events,
-        rustix::event::PollFlags::IN,
-    )];
-    let timeout = rustix::event::Timespec {
-        tv_sec: 0,
-        tv_nsec: LOOK_EVERY.subsec_nanos().into(),
-    };
-    // Interrupted or not: the next pass looks at everything.
-    let _ = rustix::event::poll(&mut fds, Some(&timeout));
 }

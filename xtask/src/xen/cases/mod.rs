@@ -157,6 +157,7 @@ impl Request {
                 guest_kernel: kernels.to_vec(),
                 // Virtual time: a machine that does much else changes no outcome.
                 icount: true,
+                patient: true,
             };
             self.boot_and_run(&image, cache, instance, options, verdicts);
             Machine::stop(cache, instance)?;
