@@ -42,10 +42,13 @@ pub fn start_guest(machine: &Machine, number: u8) -> Result<()> {
 /// Notes in a guest how long its kernel's log is now: what comes after is what the backend makes it say.
 pub const MARK_LOG: &str = "sleep 1; dmesg | wc -l > /run/dmesg.mark";
 
-/// Removes netfront and inserts it, under traffic. The agent is out of reach meanwhile: its own vif goes too.
-const RELOAD: &str = r#"arg() { sed -n "s/.*rig\.$1=\([^ ]*\).*/\1/p" /proc/cmdline; }
+/// Removes netfront and inserts it, under traffic. The agent is out of reach meanwhile: its own vif goes too. Each bound device holds
+/// the module, so they are unbound first.
+const RELOAD: &str = r#"set -e
+arg() { sed -n "s/.*rig\.$1=\([^ ]*\).*/\1/p" /proc/cmdline; }
 load() { for m; do modprobe $m; done; }
 ping -q -i 0.01 10.9.0.1 >/dev/null & sleep 1
+cd /sys/bus/xen/drivers/vif; for d in vif-*; do echo $d > unbind; done
 rmmod xen-netfront; modprobe xen-netfront; . /rig/init-guest
 kill %1; touch /run/reloaded
 "#;

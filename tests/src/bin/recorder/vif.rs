@@ -48,6 +48,7 @@ pub fn serve(log: &mut Log) -> Result<()> {
     let mut rings: Option<Rings> = None;
     vif.store.watch(&vif.backend.clone(), "backend")?;
     vif.store.watch(&vif.frontend.clone(), "frontend")?;
+    vif.note_frontend(log)?;
     vif.offer(log)?;
     // Every pass sees each key's newest value; keys written in one transaction are seen together, in the order of their names.
     while let Some(own) = vif.note_own(log)? {
