@@ -405,3 +405,6 @@ impl KernelCounters {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

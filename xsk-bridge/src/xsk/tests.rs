@@ -1,0 +1,55 @@
+//! What only shows from inside: states that the kernel is in between two of its writes.
+#[path = "../../tests/support/mod.rs"]
+mod support;
+
+use super::{Options, XskUplink};
+use crate::frame::{FramePool, Rings, Umem};
+use crate::uplink::Uplink;
+use crate::xdp;
+use std::time::Instant;
+use support::{ETHERTYPE, Namespace, PATIENCE, PacketSocket, frame};
+
+const RINGS: Rings = Rings { recv: 64, send: 64 };
+/// Packets that were handed over while their fill entries were not.
+const BEHIND: u32 = 16;
+
+/// The kernel publishes a received batch, and releases the batch's fill entries a moment later, on its own core. A worker that
+/// looks in between has those packets and a fill ring that is as full as before.
+#[test]
+fn entries_that_the_kernel_has_not_released_are_not_filled_again() {
+    let namespace = Namespace::enter();
+    namespace.veth("near", "far", 1);
+    let attachment = xdp::install_or_adopt("near", &namespace.bpf_dir()).unwrap();
+    let (umem, frames) = Umem::for_af_xdp(2 * RINGS.frames() + 64, RINGS).unwrap();
+    let mut pool = FramePool::with_capacity(frames.len());
+    pool.extend(frames);
+    let mut uplink = XskUplink::open(&umem, &attachment, 0, Options::default()).unwrap();
+    uplink.refill(&mut pool);
+    assert_eq!(uplink.held().fill, RINGS.recv, "the fill ring is full");
+
+    uplink.held.fill -= BEHIND;
+    let left = pool.len();
+    uplink.refill(&mut pool);
+    assert_eq!(uplink.held().fill, RINGS.recv - BEHIND);
+    assert_eq!(pool.len(), left, "no frame was taken for what has no room");
+    uplink.held.fill += BEHIND;
+
+    // Once it has released them they are filled again, and every packet comes through.
+    let far = PacketSocket::bind("far", ETHERTYPE);
+    let mut packets = Vec::with_capacity(RINGS.recv as usize);
+    let deadline = Instant::now() + PATIENCE;
+    for n in 0..2 * RINGS.recv {
+        far.send(&frame(n, 60));
+        while packets.is_empty() {
+            assert!(Instant::now() < deadline, "packet {n} does not come");
+            uplink.recv(&mut pool, &mut packets, 1);
+        }
+        pool.extend(packets.drain(..).flat_map(|packet| packet.frames));
+    }
+    uplink.recv(&mut pool, &mut packets, 0);
+    assert_eq!(
+        uplink.held().fill,
+        RINGS.recv,
+        "the fill ring is full again"
+    );
+}
