@@ -157,10 +157,11 @@ impl Machine {
         self.domain(domid).filter(|area| area.generation() != 0)
     }
 
-    /// An event from `port` of `domid` to its other end: (handle, port) to whose pipe the number must be written, if it must.
-    pub fn notify(&self, domid: u16, port: u32) -> Option<(u32, u32)> {
+    /// An event from `port` of `domid` to its other end: the handle to whose pipe the other end's number must be written, if
+    /// it must, and the other end, which is then to be told ([`port::Slot::written`]).
+    pub fn notify(&self, domid: u16, port: u32) -> Option<(u32, u32, &port::Slot)> {
         let peer = self.domain(domid)?.port(port)?.peer()?;
-        let handle = self.alive(peer.domid)?.port(peer.port)?.raise()?;
-        Some((handle, peer.port))
+        let far = self.alive(peer.domid)?.port(peer.port)?;
+        Some((far.raise()?, peer.port, far))
     }
 }

@@ -2,8 +2,10 @@
 //! waits, without the hypervisor process.
 //!
 //! A port's state is `handle << 32 | bits`: the handle is the open of `/dev/xen/evtchn` (or the guest) that owns the port, and
-//! 0 while it is closed. Bits: MASKED, its number was written to the handle's pipe and not unmasked since; PENDING, notified
-//! while masked. So each port is in a pipe at most once, and a notification between read and unmask is delivered again.
+//! 0 while it is closed. Bits: MASKED, its number goes to the handle's pipe and was not unmasked since; UNWRITTEN, it may not
+//! have got there; PENDING, notified while masked. So each port is in a pipe once, and a notification between read and unmask is
+//! delivered again. On Xen all this is one hypercall; here the notifier may be killed in the middle of it, and then the
+//! hypervisor, who finds UNWRITTEN where it closes the notifier's port, writes the number for it ([`Slot::is_unwritten`]).
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Ports of a domain; 0 is never used. Sixteen bytes of pipe hold four, so a pipe of 64 KiB holds them all.
@@ -11,7 +13,8 @@ pub const PORTS: usize = 4096;
 
 const MASKED: u64 = 1;
 const PENDING: u64 = 2;
-const BITS: u64 = MASKED | PENDING;
+const UNWRITTEN: u64 = 4;
+const BITS: u64 = MASKED | PENDING | UNWRITTEN;
 const BOUND: u64 = 1 << 63;
 
 /// A port where it lies.
@@ -60,26 +63,39 @@ impl Slot {
         self.peer.store(word, Ordering::SeqCst);
     }
 
-    /// An event for this port. The handle to whose pipe the caller must write the port's number, if it must.
+    /// An event for this port. The handle to whose pipe the caller must write the port's number, if it must; then it says
+    /// [`Self::written`].
     pub fn raise(&self) -> Option<u32> {
         self.step(|state| match state & BITS {
             _ if state >> 32 == 0 => state,
-            0 => state | MASKED,
+            0 => state | MASKED | UNWRITTEN,
             _ => state | PENDING,
         })
         .filter(|(old, _)| old & BITS == 0 && old >> 32 != 0)
         .map(|(old, _)| (old >> 32) as u32)
     }
 
+    /// The number that [`Self::raise`] asked for is in the pipe.
+    pub fn written(&self) {
+        self.state.fetch_and(!UNWRITTEN, Ordering::SeqCst);
+    }
+
+    /// Whoever raised the last event has not said that its number is in the pipe.
+    pub fn is_unwritten(&self) -> bool {
+        self.state.load(Ordering::SeqCst) & UNWRITTEN != 0
+    }
+
     /// The owner `handle` unmasks. True: it was pending, is masked again, and its number goes to the pipe once more.
     pub fn unmask(&self, handle: u32) -> bool {
-        self.step(|state| match state & BITS {
+        const AGAIN: u64 = MASKED | PENDING;
+        // Who unmasks has read the number, so it was written, whether or not its writer has said so yet.
+        self.step(|state| match state & AGAIN {
             _ if (state >> 32) as u32 != handle => state,
             MASKED => state & !BITS,
-            bits if bits == BITS => state & !PENDING,
+            AGAIN => state & !BITS | MASKED,
             _ => state,
         })
-        .is_some_and(|(old, new)| old & BITS == BITS && new & BITS == MASKED)
+        .is_some_and(|(old, new)| old & AGAIN == AGAIN && new & AGAIN == MASKED)
     }
 
     /// The state before and after `change`. Sequentially consistent, so that a notifier's ring writes are seen by whoever is woken.
@@ -127,6 +143,24 @@ mod tests {
         slot.open(0);
         assert_eq!(slot.raise(), None);
         assert!(!slot.unmask(0));
+    }
+
+    #[test]
+    fn a_number_is_owed_until_it_is_written_or_read() {
+        let slot = slot();
+        assert!(!slot.is_unwritten());
+        assert_eq!(slot.raise(), Some(7));
+        assert!(slot.is_unwritten());
+        assert_eq!(slot.raise(), None);
+        assert!(slot.is_unwritten(), "still owed, by who raised it first");
+        slot.written();
+        assert!(!slot.is_unwritten());
+        assert!(slot.unmask(7));
+        assert!(!slot.is_unwritten(), "who unmasks writes its own");
+        assert!(!slot.unmask(7));
+        assert_eq!(slot.raise(), Some(7));
+        assert!(!slot.unmask(7), "read before its writer said so");
+        assert!(!slot.is_unwritten());
     }
 
     #[test]

@@ -27,10 +27,11 @@ impl Wakers {
                 .notifications
                 .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         }
-        match machine.notify(domid, port) {
-            Some((handle, port)) => self.wake(control, handle, port),
-            None => Ok(()),
+        if let Some((handle, port, far)) = machine.notify(domid, port) {
+            self.wake(control, handle, port)?;
+            far.written();
         }
+        Ok(())
     }
 
     /// Write `port` to the pipe of `handle`; nothing where the handle has died.

@@ -84,6 +84,7 @@ impl Events {
             // What was notified while nobody was bound may be lost: Xen raises an event at once (event_channel.c, evtchn_bind_interdomain).
             if near.raise().is_some() {
                 self.wake(handle, port);
+                near.written();
             }
         }
         Ok(port)
@@ -110,6 +111,11 @@ impl Events {
                 .and_then(|area| area.port(peer.port))
             {
                 far.bind(None);
+                // Its last notifier was killed before it wrote the number: the far port would stay masked for ever.
+                if far.is_unwritten() {
+                    self.wake(far.handle(), peer.port);
+                    far.written();
+                }
             }
             self.ports
                 .entry((peer.domid, peer.port))
@@ -210,7 +216,7 @@ impl Events {
 
     fn wake(&self, handle: u32, port: u32) {
         if let Some(pipe) = self.pipe(handle) {
-            // EPIPE: the handle dies; EAGAIN cannot be, for a port is in the pipe once.
+            // EPIPE: the handle dies; EAGAIN cannot be, for a port is in the pipe once, or twice after a kill.
             let _ = rustix::io::write(pipe, &port.to_ne_bytes());
         }
     }

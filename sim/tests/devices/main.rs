@@ -4,6 +4,8 @@ mod lab;
 
 use lab::Lab;
 use sim::domain::InUse;
+use sim_machine::Machine;
+use sim_machine::control::{Connection, Operation};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use xen::grant::DomId;
@@ -363,6 +365,29 @@ fn a_killed_backend_leaves_nothing_and_another_binds_at_once() {
     );
     assert_eq!(lab.counts(lab.driver.id()).ports, 0);
     assert_eq!(guest.end_access(gref), Ok(()));
+}
+
+#[test]
+fn a_backend_killed_in_the_middle_of_a_notification_leaves_no_port_deaf() {
+    let lab = Lab::new("middle");
+    let guest = lab.guest("guest", 1);
+    let far = guest.alloc_unbound(lab.driver.id()).unwrap();
+    let inside = Connection::open(lab.dir()).unwrap();
+    let mut reply = inside
+        .call(Operation::Attach, [lab.driver.id().0.into(), 0, 0], "")
+        .unwrap();
+    let machine = Machine::map(reply.take_fd().unwrap()).unwrap();
+    for round in 0..3 {
+        let mut agent = lab.agent();
+        let near = agent.ask(&format!("bind {} {}", guest.id(), far.0));
+        let near: u32 = near.parse().unwrap();
+        // The first half of a notification, as the agent's process makes it; the second is a write to the guest's pipe.
+        assert!(machine.notify(lab.driver.id().0, near).is_some());
+        agent.kill();
+        assert_eq!(lab.pending(&guest), [far], "round {round}: nobody woke it");
+        assert_eq!(lab.pending_now(&guest), [], "once is enough");
+        guest.unmask(&[far]).unwrap();
+    }
 }
 
 #[test]
