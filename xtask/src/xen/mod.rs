@@ -117,6 +117,10 @@ pub fn run(args: &[String]) -> Result<ExitCode> {
 
 fn up(cache: &Cache, instance: u8, options: Options) -> Result<()> {
     let image = Image::build(cache)?;
+    if options.backend == Backend::Netback {
+        // Not while an emulated machine waits for it.
+        netback::build()?;
+    }
     let machine = Machine::start(&image, cache, instance, options, Lifetime::UntilDown)?;
     populate(&machine)?;
     eprintln!("xen: up; try `cargo xtask xen --instance {instance} run guest ping -c 3 10.9.0.1`");

@@ -4,19 +4,25 @@ use super::machine::Machine;
 use super::place::Place;
 use crate::{build, command};
 use anyhow::{Context, Result, bail};
+use std::path::PathBuf;
 use std::process::Command;
 
 const CONFIGURATION: &str = "[[bridge]]\nname = \"xenbr0\"\nuplink = \"pnic\"\n";
 
-/// Build it for release, copy it into the driver domain, and start it.
-pub fn install(machine: &Machine) -> Result<()> {
-    eprintln!("xen: building netback and starting it in the driver domain");
+/// Build it for release; where it is.
+pub fn build() -> Result<PathBuf> {
     let mut cargo = Command::new(command::cargo());
     cargo
         .args(["build", "--quiet", "--release", "-p", "netback"])
         .current_dir(build::workspace());
     command::must_succeed(&mut cargo, "building netback")?;
-    let binary = build::target_dir()?.join("release/netback");
+    Ok(build::target_dir()?.join("release/netback"))
+}
+
+/// Copy it into the driver domain, and start it.
+pub fn install(machine: &Machine) -> Result<()> {
+    let binary = build()?;
+    eprintln!("xen: starting netback in the driver domain");
     machine.copy(Place::DriverDomain, &binary, "/rig/bin/netback")?;
     machine.must(Place::DriverDomain, "netback --version 2>&1").context(
         "netback does not run in Debian 12's image; built on a host with a newer C library, it needs one as old as the image's (2.36)",

@@ -2,7 +2,7 @@
 
 use super::os;
 use super::shell::output;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::Command;
@@ -24,19 +24,24 @@ impl Network {
         }
     }
 
-    /// The first of `instances` that nothing runs in; one that a killed test has left counts as free.
-    pub fn first_free(instances: impl IntoIterator<Item = u8>) -> Result<u8> {
+    /// The first `count` of `instances` that nothing runs in; one that a killed test has left counts as free.
+    pub fn free(instances: impl IntoIterator<Item = u8>, count: usize) -> Result<Vec<u8>> {
+        let mut free = Vec::new();
         for instance in instances {
+            if free.len() == count {
+                break;
+            }
             let network = Self::new(instance);
             let used = network.path().exists()
                 && !output(Command::new("ip").args(["netns", "pids", &network.name]))?
                     .trim()
                     .is_empty();
             if !used {
-                return Ok(instance);
+                free.push(instance);
             }
         }
-        bail!("every instance is in use")
+        ensure!(free.len() == count, "every instance is in use");
+        Ok(free)
     }
 
     /// Make it, with loopback up.

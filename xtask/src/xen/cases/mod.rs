@@ -10,12 +10,14 @@ use super::cache::Cache;
 use super::image::Image;
 use super::kernel::Generation;
 use super::machine::{Lifetime, Machine};
+use super::netback;
 use super::network::Network;
 use super::options::{Backend, Nic, Options, value_name};
 use super::populate;
 use anyhow::{Context, Result};
 use clap::Args;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 /// `xen test`.
@@ -82,12 +84,18 @@ struct Verdict {
     seconds: f64,
 }
 
-/// The machines of the test: NIC, and the guests' kernels.
-const BOOTS: [(Nic, &[Generation]); 3] = [
+/// A machine of the test: its NIC, and its guests' kernels.
+type Boot = (Nic, &'static [Generation]);
+
+/// The longest first.
+const BOOTS: [Boot; 3] = [
     (Nic::Igb, &Generation::ALL),
     (Nic::E1000, &[Generation::Stock]),
     (Nic::Virtio, &[Generation::Stock]),
 ];
+
+/// Machines emulated at a time. Each is one thread that is never idle for long.
+const LANES: usize = 2;
 
 /// Instances the tests take, beyond those a person would number.
 const INSTANCES: std::ops::RangeInclusive<u8> = 200..=249;
@@ -142,27 +150,73 @@ impl Request {
         self.report(&verdicts)
     }
 
-    /// Each machine in turn, booted only when a case wants it.
+    /// Every machine that a case wants, `LANES` at a time; the verdicts in the order of `BOOTS`.
     fn run_all(&self, cache: &Cache, verdicts: &mut Vec<Verdict>) -> Result<()> {
         let image = Image::build(cache)?;
-        let instance = Network::first_free(INSTANCES)?;
-        for (nic, kernels) in BOOTS {
-            if !cases(nic).iter().any(|case| self.wants(case, self.backend)) {
-                continue;
-            }
-            let options = Options {
-                nic,
-                backend: self.backend,
-                guests: u8::try_from(kernels.len())?,
-                guest_kernel: kernels.to_vec(),
-                // Virtual time: a machine that does much else changes no outcome.
-                icount: true,
-                patient: true,
-            };
-            self.boot_and_run(&image, cache, instance, options, verdicts);
-            Machine::stop(cache, instance)?;
+        if self.backend == Backend::Netback {
+            // Not while an emulated machine waits for it.
+            netback::build()?;
         }
+        let wanted: Vec<Boot> = BOOTS
+            .into_iter()
+            .filter(|(nic, _)| {
+                cases(*nic)
+                    .iter()
+                    .any(|case| self.wants(case, self.backend))
+            })
+            .collect();
+        let next = AtomicUsize::new(0);
+        let lane = |instance: u8| -> Result<Vec<(usize, Vec<Verdict>)>> {
+            let mut done = Vec::new();
+            loop {
+                let n = next.fetch_add(1, Ordering::Relaxed);
+                let Some(boot) = wanted.get(n) else {
+                    return Ok(done);
+                };
+                done.push((n, self.run_boot(&image, cache, instance, boot)?));
+            }
+        };
+        let instances = Network::free(INSTANCES, LANES)?;
+        let mut done = std::thread::scope(|scope| {
+            let lanes: Vec<_> = instances
+                .iter()
+                .map(|instance| scope.spawn(|| lane(*instance)))
+                .collect();
+            let joined = lanes.into_iter().map(|lane| {
+                lane.join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            });
+            joined.collect::<Result<Vec<_>>>()
+        })?
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>();
+        done.sort_by_key(|(n, _)| *n);
+        verdicts.extend(done.into_iter().flat_map(|(_, verdicts)| verdicts));
         Ok(())
+    }
+
+    /// One machine from its boot to its end.
+    fn run_boot(
+        &self,
+        image: &Image,
+        cache: &Cache,
+        instance: u8,
+        (nic, kernels): &Boot,
+    ) -> Result<Vec<Verdict>> {
+        let options = Options {
+            nic: *nic,
+            backend: self.backend,
+            guests: u8::try_from(kernels.len())?,
+            guest_kernel: kernels.to_vec(),
+            // Virtual time: a machine that does much else changes no outcome.
+            icount: true,
+            patient: true,
+        };
+        let mut verdicts = Vec::new();
+        self.boot_and_run(image, cache, instance, options, &mut verdicts);
+        Machine::stop(cache, instance)?;
+        Ok(verdicts)
     }
 
     /// The boot is a case of its own: where it fails the others are not asked.
