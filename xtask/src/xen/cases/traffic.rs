@@ -164,11 +164,12 @@ fn udp64(machine: &Machine, guest: Place, back: bool) -> Result<String> {
 
 /// A datagram in a frame of every `step`th length from 60 to 1514 B there and back, every byte compared.
 fn frames(machine: &Machine, from: Place, to: Place, step: u16) -> Result<String> {
-    // The echo server may be left from an earlier case; then this one ends at once.
+    // The echo server may be left from an earlier case; then this one ends at once. What is sent before it listens is refused.
     machine.must(
         to,
         &format!(
-            "setsid {} echo 5400 </dev/null >/dev/null 2>&1 &",
+            "setsid {} echo 5400 </dev/null >/dev/null 2>&1 & \
+             for n in $(seq 200); do ss -Huln sport = 5400 | grep -q . && exit 0; sleep 0.05; done; exit 1",
             machine.agent(to)
         ),
     )?;
