@@ -1,8 +1,12 @@
 //! What stock netfronts said and sent on real Xen (tests/recordings, made by `cargo xtask xen record`; the format is told in
-//! tests/src/bin/recorder), replayed against the ring's own code.
+//! tests/src/bin/recorder), replayed against the ring's and the vif's own code.
 
 #[path = "recorded/rings.rs"]
 mod rings;
+#[path = "recorded/store.rs"]
+mod store;
+#[path = "recorded/vif.rs"]
+mod vif;
 
 use std::path::PathBuf;
 

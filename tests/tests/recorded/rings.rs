@@ -185,3 +185,25 @@ fn rx_requests_carry_their_slot_as_id_and_a_grant_each() {
         assert!(wraps.count() <= 1, "{}", recording.name);
     }
 }
+
+/// netfront fills its Rx ring before it says Connected.
+#[test]
+fn the_rx_ring_is_full_when_it_connects() {
+    for recording in recordings() {
+        let rings: Vec<&str> = recording.of("rings").collect();
+        assert_eq!(
+            rings.len(),
+            2,
+            "{}: connected, and again after the reload",
+            recording.name
+        );
+        for indices in rings {
+            let (_, rx) = indices.split_once(' ').expect("two indices");
+            assert!(
+                rx.parse::<u32>().expect("an index") >= 18,
+                "{}: {indices}",
+                recording.name
+            );
+        }
+    }
+}
