@@ -1,6 +1,8 @@
 //! What stock netfronts said and sent on real Xen (tests/recordings, made by `cargo xtask xen record`; the format is told in
 //! tests/src/bin/recorder), replayed against the ring's and the vif's own code.
 
+#[path = "recorded/frontend.rs"]
+mod frontend;
 #[path = "recorded/rings.rs"]
 mod rings;
 #[path = "recorded/store.rs"]

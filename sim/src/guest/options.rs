@@ -39,9 +39,9 @@ pub struct Options {
     /// Do not say feature-sg.
     #[arg(long)]
     pub no_sg: bool,
-    /// Say feature-gso-tcpv4 and -tcpv6, and send such packets where the backend takes them.
+    /// Do not say feature-gso-tcpv4 and -tcpv6, and send no such packets even where the backend would take them.
     #[arg(long)]
-    pub gso: bool,
+    pub no_gso: bool,
     /// Say feature-no-csum-offload: IPv4 packets must come with complete checksums.
     #[arg(long)]
     pub no_csum_offload: bool,
@@ -69,7 +69,7 @@ impl Options {
             max_queues: self.queues,
             split: !self.single_event_channel,
             scatter_gather: !self.no_sg,
-            gso: self.gso,
+            gso: !self.no_gso,
             csum_ipv4: !self.no_csum_offload,
             csum_ipv6: !self.no_ipv6_csum_offload,
             layout: self.layout,
