@@ -190,6 +190,11 @@ impl VifFile {
         }
     }
 
+    /// The multicast list.
+    pub(crate) fn multicast(&self) -> Words {
+        Words::of(&self.0, MULTICAST, crate::queue::multicast::WORDS)
+    }
+
     /// One queue's part.
     ///
     /// # Panics
@@ -211,7 +216,7 @@ fn path(run_dir: &Path, vif: VifId) -> PathBuf {
     run_dir.join(format!("vif-{}-{}", vif.domid.0, vif.devid))
 }
 
-/// One queue's part of the file: the shadows of its two rings, and the vif's multicast list.
+/// One queue's part of the file: the shadows of its two rings.
 #[derive(Debug, Clone)]
 pub struct QueueFile {
     mapping: Arc<Mapping>,
@@ -221,27 +226,13 @@ pub struct QueueFile {
 impl QueueFile {
     /// The Tx ring's shadow.
     pub(crate) fn tx(&self) -> FileShadow<Tx> {
-        RegionShadow::new(self.words(self.start, TX_WORDS)).expect("sized for it")
+        RegionShadow::new(Words::of(&self.mapping, self.start, TX_WORDS)).expect("sized for it")
     }
 
     /// The Rx ring's shadow.
     pub(crate) fn rx(&self) -> FileShadow<Rx> {
-        RegionShadow::new(self.words(self.start + TX_WORDS, RX_WORDS)).expect("sized for it")
-    }
-
-    /// The vif's multicast list, the same for all its queues.
-    pub(crate) fn multicast(&self) -> Words {
-        self.words(MULTICAST, crate::queue::multicast::WORDS)
-    }
-
-    fn words(&self, start: usize, len: usize) -> Words {
-        // The words stay where they are for as long as the mapping lives, which `_mapping` sees to.
-        let words = &self.mapping.words()[start..start + len];
-        Words {
-            first: NonNull::from(words).cast(),
-            len,
-            _mapping: self.mapping.clone(),
-        }
+        let start = self.start + TX_WORDS;
+        RegionShadow::new(Words::of(&self.mapping, start, RX_WORDS)).expect("sized for it")
     }
 }
 
@@ -254,6 +245,18 @@ pub struct Words {
     first: NonNull<AtomicU32>,
     len: usize,
     _mapping: Arc<Mapping>,
+}
+
+impl Words {
+    fn of(mapping: &Arc<Mapping>, start: usize, len: usize) -> Self {
+        // The words stay where they are for as long as the mapping lives, which `_mapping` sees to.
+        let words = &mapping.words()[start..start + len];
+        Self {
+            first: NonNull::from(words).cast(),
+            len,
+            _mapping: mapping.clone(),
+        }
+    }
 }
 
 // SAFETY: atomics that live as long as the mapping held beside them.

@@ -4,6 +4,7 @@ use super::vif::{Queue, Service, Vif};
 use super::{Control, Error};
 use crate::hypervisor::Hypervisor;
 use crate::queue::Remains;
+use crate::queue::multicast::Multicast;
 use crate::stats::QueueStats;
 use crate::vif::handshake::{self, Offer, Wanted};
 use crate::vif_file::{Identity, RingIdentity, Unusable, VifFile};
@@ -104,6 +105,8 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             close_queues(&self.pool, id, opened);
             return Err("every port number is in use".into());
         };
+        let features = offer.features;
+        let multicast = Arc::new(Multicast::new(file.multicast(), features.multicast_control));
         let place: Vec<u8> = opened.iter().map(|queue| queue.worker).collect();
         let mut queues = Vec::with_capacity(opened.len());
         for (number, opened) in opened.into_iter().enumerate() {
@@ -121,12 +124,13 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
                 port_id,
                 bridge: bridge.clone(),
                 mac: wanted.mac,
-                features: offer.features,
+                features,
                 tx_page: opened.tx_page,
                 rx_page: opened.rx_page,
                 tx_port: opened.tx_port,
                 rx_port: opened.rx_port,
                 file: file.queue(number as u16),
+                multicast: multicast.clone(),
                 take_over,
                 stats,
                 backlog: BacklogBounds {
@@ -144,7 +148,8 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         self.vif(id).service = Some(Service {
             port_id,
             bridge,
-            features: offer.features,
+            features,
+            multicast,
             queues,
         });
         Ok(())

@@ -2,6 +2,7 @@
 use super::rate::Rate;
 use super::{Control, Error};
 use crate::hypervisor::Hypervisor;
+use crate::queue::multicast::Multicast;
 use crate::stats::QueueStats;
 use crate::vif::handshake::{self, Paths, Refusal, Wanted};
 use crate::vif::state::{self, Action, Frontend, Observation, State, World, Xenbus};
@@ -53,6 +54,8 @@ pub struct Service {
     pub bridge: Arc<Bridge>,
     /// What was negotiated.
     pub features: Features,
+    /// The addresses it subscribed to.
+    pub multicast: Arc<Multicast>,
     /// By number.
     pub queues: Vec<Queue>,
 }
@@ -214,10 +217,37 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             self.vif(id).world = world;
             let acted = self.observe(id, Observation::World(world))?;
             if !acted && self.vifs.get(&id).is_none_or(|vif| vif.state == before) {
-                return Ok(());
+                return self.sample_multicast(id);
             }
         }
         warn!(vif = %id, "its state does not come to rest: looked at again later");
+        Ok(())
+    }
+
+    /// Multicast control is dynamic: its frontend may ask for it, or no longer, at any time (netif.h).
+    fn sample_multicast(&mut self, id: VifId) -> Result<(), Error> {
+        let Some(vif) = self.vifs.get_mut(&id) else {
+            return Ok(());
+        };
+        let (State::Connected, Some(service)) = (vif.state, &mut vif.service) else {
+            return Ok(());
+        };
+        match handshake::multicast_control(&mut self.store, &vif.paths) {
+            Ok(wanted) if wanted != service.features.multicast_control => {
+                service.features.multicast_control = wanted;
+                service.multicast.set_filters(wanted);
+                if vif.may_log() {
+                    info!(vif = %id, filtered = wanted, "multicast");
+                }
+            }
+            Ok(_) => {}
+            Err(Refusal::Store(StoreError::Io(error))) => return Err(StoreError::Io(error).into()),
+            Err(refusal) => {
+                if vif.may_log() {
+                    warn!(vif = %id, "multicast is filtered as before: {refusal}");
+                }
+            }
+        }
         Ok(())
     }
 

@@ -70,8 +70,8 @@ pub(crate) struct Queue<H: Hypervisor> {
     pub bridge: Arc<Bridge>,
     pub tx: TxSide<H>,
     pub rx: RxSide<H>,
-    /// The list that multicast towards the guest is filtered by, where it asked for that.
-    pub filter: Option<Multicast>,
+    /// The list that multicast towards the guest may be filtered by.
+    pub multicast: Arc<Multicast>,
     pub stats: Arc<QueueStats>,
     pub events: QueueEvents,
     /// It broke the protocol: it is dropped at the end of the turn, and nothing of its rings is touched any more.
@@ -116,13 +116,6 @@ impl<H: Hypervisor> Queue<H> {
                 ));
             }
         };
-        let filter = setup
-            .features
-            .multicast_control
-            .then(|| Multicast::new(setup.file.multicast()));
-        if let Some(filter) = &filter {
-            filter.recover();
-        }
         Ok(Self {
             id: setup.id,
             domid: setup.id.vif.domid,
@@ -130,7 +123,7 @@ impl<H: Hypervisor> Queue<H> {
             bridge: setup.bridge,
             tx: TxSide::new(tx),
             rx: RxSide::new(rx, setup.features, Backlog::new(setup.backlog)),
-            filter,
+            multicast: setup.multicast,
             stats: setup.stats,
             events: QueueEvents::new(tx_port, rx_port, setup.take_over),
             rogue: None,
@@ -141,33 +134,22 @@ impl<H: Hypervisor> Queue<H> {
 
     /// How a chain that is no packet is answered; a request about the multicast list is done.
     pub fn answer_for(&self, chain: &Chain) -> Answer {
-        let done = match (chain, &self.filter) {
-            (Chain::Rejected { slots, .. }, _) => {
+        let done = match chain {
+            Chain::Packet(_) => true,
+            Chain::Rejected { slots, .. } => {
                 self.stats.tx_drops.add(DropReason::Malformed, 1);
                 self.stats
                     .tx_errors
                     .add(u64::from(slots.count - u16::from(slots.extras)));
                 false
             }
-            (
-                Chain::Multicast {
-                    address, add: true, ..
-                },
-                Some(filter),
-            ) => filter.add(*address),
-            (
-                Chain::Multicast {
-                    address,
-                    add: false,
-                    ..
-                },
-                Some(filter),
-            ) => {
-                filter.remove(*address);
-                true
-            }
-            // Without the feature the request is answered, and nothing is filtered.
-            _ => true,
+            Chain::Multicast { address, add, .. } => match add {
+                true => self.multicast.add(*address),
+                false => {
+                    self.multicast.remove(*address);
+                    true
+                }
+            },
         };
         let status = if done {
             NETIF_RSP_OKAY

@@ -1,7 +1,8 @@
-//! The multicast addresses a vif subscribed to (`MCAST_ADD`, `MCAST_DEL`): fixed words in the vif's file, so that a successor
-//! filters as before; shared by the vif's queues, which may live on several workers.
+//! Multicast control (netif.h, `feature-multicast-control`): the addresses a vif subscribed to (`MCAST_ADD`, `MCAST_DEL`) are
+//! fixed words in its file, so that a successor filters as before. Shared by the vif's queues, which may live on several
+//! workers, and the control thread, which says whether the list counts. The list is kept whether it counts or not.
 use crate::vif_file::Words;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// Most addresses (Linux: XEN_NETBK_MCAST_MAX).
 const ADDRESSES: usize = 64;
@@ -15,23 +16,46 @@ const CLAIMED: u32 = 1 << 30;
 
 /// A vif's list.
 #[derive(Debug)]
-pub struct Multicast(Words);
+pub struct Multicast {
+    words: Words,
+    /// `request-multicast-control`, as the frontend has it now.
+    filters: AtomicBool,
+}
 
 impl Multicast {
-    /// The list in its words of the file.
-    pub fn new(words: Words) -> Self {
-        Self(words)
+    /// The list in its words of the file, before the vif is served.
+    pub fn new(words: Words, filters: bool) -> Self {
+        let list = Self {
+            words,
+            filters: AtomicBool::new(filters),
+        };
+        list.recover();
+        list
+    }
+
+    /// Control thread: whether multicast that is not on the list is kept from the guest from now on.
+    pub fn set_filters(&self, filters: bool) {
+        self.filters.store(filters, Ordering::Relaxed);
+    }
+
+    /// Whether a packet for this address may reach the guest: only multicast is filtered, and broadcast is none (netif.h).
+    #[inline]
+    pub fn admits(&self, destination: [u8; 6]) -> bool {
+        destination[0] & 1 == 0
+            || !self.filters.load(Ordering::Relaxed)
+            || destination == [0xff; 6]
+            || self.contains(destination)
     }
 
     fn entries(&self) -> impl Iterator<Item = (&AtomicU32, &AtomicU32)> {
-        self.0
+        self.words
             .as_ref()
             .chunks_exact(2)
             .map(|pair| (&pair[0], &pair[1]))
     }
 
     /// Whether `address` is on the list.
-    pub fn contains(&self, address: [u8; 6]) -> bool {
+    fn contains(&self, address: [u8; 6]) -> bool {
         let (low, high) = split(address);
         // Acquire: pairs with the Release in `add`.
         self.entries()
@@ -65,8 +89,8 @@ impl Multicast {
         }
     }
 
-    /// Entries a process left half-written when it was killed are free again; before the vif is served.
-    pub fn recover(&self) {
+    /// Entries a process left half-written when it was killed are free again.
+    fn recover(&self) {
         for (_, b) in self.entries() {
             let _ = b.compare_exchange(CLAIMED, 0, Ordering::Relaxed, Ordering::Relaxed);
         }

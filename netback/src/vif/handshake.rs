@@ -147,7 +147,9 @@ pub fn advertise(
         ("feature-ipv6-csum-offload", "1"),
         ("feature-rx-copy", "1"),
         ("feature-rx-flip", "0"),
-        ("feature-multicast-control", "0"),
+        ("feature-multicast-control", "1"),
+        // Exactly `1`: Windows reads it in base 2.
+        ("feature-dynamic-multicast-control", "1"),
         ("feature-split-event-channels", "1"),
         ("multi-queue-max-queues", &max_queues),
         ("hotplug-status", "connected"),
@@ -284,11 +286,22 @@ pub fn offer(store: &mut impl XenStore, paths: &Paths, max_queues: u16) -> Resul
         csum_ipv4: !keys.flag("feature-no-csum-offload")?,
         csum_ipv6: keys.flag("feature-ipv6-csum-offload")?,
         rx_notify: keys.flag("feature-rx-notify")?,
-        // Never offered, so it is not asked for.
-        multicast_control: false,
+        multicast_control: keys.flag(REQUEST_MULTICAST_CONTROL)?,
         split_event_channels: split,
     };
     Ok(Offer { features, queues })
+}
+
+/// The frontend's wish that multicast it did not subscribe to be kept from it.
+const REQUEST_MULTICAST_CONTROL: &str = "request-multicast-control";
+
+/// Whether a connected frontend wants its multicast filtered now.
+pub fn multicast_control(store: &mut impl XenStore, paths: &Paths) -> Result<bool, Refusal> {
+    let mut keys = Keys {
+        store,
+        directory: &paths.frontend,
+    };
+    keys.flag(REQUEST_MULTICAST_CONTROL)
 }
 
 /// One queue's keys, and whether its event channels are split.

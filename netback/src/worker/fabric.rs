@@ -213,14 +213,10 @@ impl<H: Hypervisor> Queue<H> {
         Ok(())
     }
 
-    /// Whether its filter lets a packet with this head through: multicast only, never broadcast (netif.h).
+    /// Whether its filter lets a packet with this head through.
+    #[inline]
     pub fn wants(&self, head: &[u8]) -> bool {
-        let Some(filter) = &self.filter else {
-            return true;
-        };
-        match head.first_chunk::<6>() {
-            Some([0xff, 0xff, 0xff, 0xff, 0xff, 0xff]) | None => true,
-            Some(address) => address[0] & 1 == 0 || filter.contains(*address),
-        }
+        head.first_chunk::<6>()
+            .is_none_or(|destination| self.multicast.admits(*destination))
     }
 }

@@ -5,6 +5,7 @@
 //! down: `Bridge::remove_port`, `SetPort` with [`PortPlace::Gone`] to every worker, then `RemoveQueue` to those that serve it.
 use crate::hypervisor::Hypervisor;
 use crate::queue::Remains;
+use crate::queue::multicast::Multicast;
 use crate::stats::{QueueStats, UplinkStats};
 use crate::vif_file::QueueFile;
 use ring::packet::Fatal;
@@ -49,7 +50,7 @@ pub struct Features {
     pub csum_ipv6: bool,
     /// `feature-rx-notify`. Absent: it never notifies after posting Rx buffers, so they are polled for.
     pub rx_notify: bool,
-    /// `request-multicast-control`.
+    /// `request-multicast-control`, which may change at any time.
     pub multicast_control: bool,
     /// It wrote `event-channel-tx` and `event-channel-rx`.
     pub split_event_channels: bool,
@@ -97,6 +98,8 @@ pub struct QueueSetup<H: Hypervisor> {
     pub rx_port: Port,
     /// This queue's part of the vif's file: the shadows of both rings.
     pub file: QueueFile,
+    /// The vif's multicast list, the same for all its queues.
+    pub multicast: Arc<Multicast>,
     /// Take over live rings from the vif's file instead of starting at the indices the page says.
     pub take_over: bool,
     /// Written by the worker alone.

@@ -1,6 +1,7 @@
 //! A guest's control socket: one command a line, one JSON answer a line.
 use super::counters::Report;
 use super::generator::Stream;
+use super::netfront::parse_mac;
 use serde::{Deserialize, Serialize};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -18,6 +19,10 @@ pub enum Command {
     Reconnect,
     /// Keep at most so many Rx buffers posted a queue.
     RxLimit(u32),
+    /// Ask for multicast control, or no longer.
+    MulticastControl(bool),
+    /// Subscribe to (true) a multicast address, or no longer.
+    Subscribe(bool, [u8; 6]),
     /// Start to send generated frames.
     Generate(Stream),
     /// Stop it.
@@ -38,12 +43,20 @@ impl std::str::FromStr for Command {
                 .parse()
                 .map(Self::RxLimit)
                 .map_err(|_| format!("\"{n}\" is not a number of buffers")),
+            ("multicast", "on") => Ok(Self::MulticastControl(true)),
+            ("multicast", "off") => Ok(Self::MulticastControl(false)),
+            ("subscribe", address) => mac(address).map(|address| Self::Subscribe(true, address)),
+            ("unsubscribe", address) => mac(address).map(|address| Self::Subscribe(false, address)),
             ("generate", "off") => Ok(Self::StopGenerator),
             ("generate", stream) => stream.parse().map(Self::Generate),
             ("quit", "") => Ok(Self::Quit),
             _ => Err(format!("unknown command \"{line}\"")),
         }
     }
+}
+
+fn mac(text: &str) -> Result<[u8; 6], String> {
+    parse_mac(text).ok_or_else(|| format!("\"{text}\" is not a MAC address"))
 }
 
 /// The answer to any command: the guest's counters after it, or what was wrong with it.
@@ -179,7 +192,18 @@ mod tests {
             "generate size=64,count=1".parse(),
             Ok(Command::Generate(_))
         ));
-        for bad in ["", "counters now", "rx-limit -1", "generate size=1"] {
+        assert_eq!(
+            "unsubscribe 01:00:5e:00:00:fb".parse(),
+            Ok(Command::Subscribe(false, [1, 0, 0x5e, 0, 0, 0xfb]))
+        );
+        for bad in [
+            "",
+            "subscribe 01:00",
+            "multicast",
+            "counters now",
+            "rx-limit -1",
+            "generate size=1",
+        ] {
             assert!(bad.parse::<Command>().is_err(), "{bad}");
         }
     }

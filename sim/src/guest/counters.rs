@@ -19,6 +19,8 @@ pub struct QueueCounters {
     pub tx_dropped: u64,
     /// Tx responses with status ERROR or DROPPED.
     pub tx_errors: u64,
+    /// Multicast requests answered with ERROR: the backend's list was full.
+    pub multicast_refused: u64,
     /// Packets received.
     pub rx_packets: u64,
     /// Their bytes.
@@ -52,6 +54,7 @@ impl std::ops::AddAssign for QueueCounters {
         self.tx_gso += other.tx_gso;
         self.tx_dropped += other.tx_dropped;
         self.tx_errors += other.tx_errors;
+        self.multicast_refused += other.multicast_refused;
         self.rx_packets += other.rx_packets;
         self.rx_bytes += other.rx_bytes;
         self.rx_slots += other.rx_slots;

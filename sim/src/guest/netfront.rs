@@ -30,6 +30,7 @@ use state::*;
 
 const DEVICE: &str = "device";
 const BACKEND: &str = "backend";
+const MULTICAST: &str = "request-multicast-control";
 
 /// What the guest wants of a vif.
 #[derive(Debug, Clone)]
@@ -48,6 +49,8 @@ pub struct Settings {
     pub csum_ipv4: bool,
     /// Say feature-ipv6-csum-offload.
     pub csum_ipv6: bool,
+    /// Ask for multicast control (`request-multicast-control`).
+    pub multicast_control: bool,
     /// Shape of Tx packets.
     pub layout: Layout,
     /// Most Rx buffers a queue posts.
@@ -398,6 +401,7 @@ impl Netfront {
             gso,
             csum_ipv4,
             csum_ipv6,
+            multicast_control,
             ..
         } = self.settings;
         keys.push(("request-rx-copy".into(), flag(true)));
@@ -406,6 +410,7 @@ impl Netfront {
         keys.push(("feature-gso-tcpv4".into(), flag(gso)));
         keys.push(("feature-gso-tcpv6".into(), flag(gso)));
         keys.push(("feature-ipv6-csum-offload".into(), flag(csum_ipv6)));
+        keys.push((MULTICAST.into(), flag(multicast_control)));
         if !csum_ipv4 {
             keys.push(("feature-no-csum-offload".into(), flag(true)));
         }
@@ -460,6 +465,24 @@ impl Netfront {
         for queue in &mut self.queues {
             queue.rx.set_limit(limit);
             queue.post(&self.domain);
+        }
+    }
+
+    /// Ask for multicast control, or no longer; the backend samples the key whenever it changes.
+    pub fn set_multicast_control(&mut self, on: bool) -> Result<(), StoreError> {
+        self.settings.multicast_control = on;
+        let path = self.path(MULTICAST);
+        self.store
+            .write(Transaction::NONE, &path, &u8::from(on).to_string())
+    }
+
+    /// Amend the backend's multicast list, which all queues share.
+    pub fn subscribe(&mut self, add: bool, address: [u8; 6]) {
+        if let Some(queue) = self.queues.first_mut()
+            && queue.tx.has_room()
+        {
+            queue.tx.subscribe(add, address);
+            queue.publish(&self.domain);
         }
     }
 

@@ -48,6 +48,9 @@ pub struct Options {
     /// Do not say feature-ipv6-csum-offload: IPv6 packets must come with complete checksums.
     #[arg(long)]
     pub no_ipv6_csum_offload: bool,
+    /// Ask for multicast control: nothing comes but what was subscribed to.
+    #[arg(long)]
+    pub multicast_control: bool,
     /// Shape of packets in the ring: linux, linear, scatter=<bytes a slot>.
     #[arg(long, default_value = "linux")]
     pub layout: Layout,
@@ -72,6 +75,7 @@ impl Options {
             gso: !self.no_gso,
             csum_ipv4: !self.no_csum_offload,
             csum_ipv6: !self.no_ipv6_csum_offload,
+            multicast_control: self.multicast_control,
             layout: self.layout,
             rx_limit: self.rx_limit,
             first_page: 0,

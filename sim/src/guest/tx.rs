@@ -22,6 +22,8 @@ pub const MAX_SIZE: usize = 0xffff;
 enum Sent {
     Nothing,
     Data,
+    /// The head of a request about the multicast list: no page stands behind it.
+    Dummy,
     Extra,
 }
 
@@ -177,6 +179,29 @@ impl TxQueue {
         true
     }
 
+    /// Ask for multicast to `address`, or no longer (netif.h, `XEN_NETIF_EXTRA_TYPE_MCAST_ADD` and `_DEL`); the caller saw
+    /// [`Self::has_room`].
+    pub fn subscribe(&mut self, add: bool, address: [u8; 6]) {
+        let Some(id) = self.free_ids.pop() else {
+            return;
+        };
+        let head = TxRequest {
+            gref: 0,
+            offset: 0,
+            flags: NETTXF_EXTRA_INFO,
+            id,
+            size: 0,
+        };
+        let index = self.ring.push(head);
+        self.sent[index as usize % ENTRIES] = Sent::Dummy;
+        let extra = match add {
+            true => Extra::MulticastAdd(address),
+            false => Extra::MulticastDel(address),
+        };
+        let index = self.ring.push_words(&extra.to_words(false));
+        self.sent[index as usize % ENTRIES] = Sent::Extra;
+    }
+
     /// Let the backend see what was sent; true: it wants an event.
     pub fn publish(&mut self) -> bool {
         self.ring.publish()
@@ -216,12 +241,17 @@ impl TxQueue {
             (Sent::Extra, NETIF_RSP_NULL) => return Ok(()),
             (Sent::Data, NETIF_RSP_OKAY) => {}
             (Sent::Data, NETIF_RSP_ERROR | NETIF_RSP_DROPPED) => counters.tx_errors += 1,
+            (Sent::Dummy, NETIF_RSP_OKAY | NETIF_RSP_ERROR) => {
+                counters.multicast_refused += u64::from(status == NETIF_RSP_ERROR);
+                self.free_ids.push(id);
+                return Ok(());
+            }
             (Sent::Extra, _) => {
                 return Err(format!(
                     "Tx slot {index} is an extra and was answered {status}, not NULL"
                 ));
             }
-            (Sent::Data, _) => {
+            (Sent::Data | Sent::Dummy, _) => {
                 return Err(format!(
                     "Tx slot {index} was answered with the unexpected status {status}"
                 ));

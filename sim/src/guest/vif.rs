@@ -147,6 +147,8 @@ impl Vif {
             Command::Close => return self.netfront.close(),
             Command::Reconnect => return self.netfront.reconnect(),
             Command::RxLimit(limit) => self.netfront.set_rx_limit(*limit),
+            Command::MulticastControl(on) => self.netfront.set_multicast_control(*on)?,
+            Command::Subscribe(add, address) => self.netfront.subscribe(*add, *address),
             Command::Generate(stream) => self.generate(Some(*stream)),
             Command::StopGenerator => self.generate(None),
         }

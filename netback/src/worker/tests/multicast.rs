@@ -67,6 +67,24 @@ fn a_guest_hears_what_it_subscribed_to_and_broadcasts() {
 }
 
 #[test]
+fn the_list_is_kept_while_it_does_not_count() {
+    let mut rig = Rig::new();
+    let mut guest = rig.guest(1);
+    assert!(hears(&mut rig, &mut guest, address(2)), "nobody filters");
+    assert_eq!(
+        ask(&mut rig, &mut guest, Extra::MulticastAdd(address(1))),
+        NETIF_RSP_OKAY
+    );
+    let list = guest.multicast.clone().unwrap();
+    list.set_filters(true);
+    assert!(hears(&mut rig, &mut guest, address(1)));
+    assert!(!hears(&mut rig, &mut guest, address(2)));
+    list.set_filters(false);
+    assert!(hears(&mut rig, &mut guest, address(2)));
+    assert_eq!(guest.stats.rx_drops.get(DropReason::MulticastFiltered), 1);
+}
+
+#[test]
 fn the_list_holds_64_and_the_unknown_is_deleted_gladly() {
     let mut rig = Rig::new();
     let mut guest = subscriber(&mut rig);

@@ -1,5 +1,6 @@
 //! Workers, guests and a wire in one thread: tests turn the workers by hand and look at what came out.
 use super::fakes::{Fake, FakeEvents, FakeGrants, Page, page};
+use crate::queue::multicast::Multicast;
 use crate::stats::{QueueStats, UplinkStats, WorkerStats};
 use crate::vif_file::{Identity, RingIdentity, VifFile};
 use crate::worker::bell::Bell;
@@ -205,6 +206,9 @@ impl Rig {
             VifFile::create(&self.dir, &identity).unwrap()
         };
         guest.stats = Arc::default();
+        let filters = guest.features.multicast_control;
+        let multicast = Arc::new(Multicast::new(file.multicast(), filters));
+        guest.multicast = Some(multicast.clone());
         let setup = QueueSetup {
             id: guest.id(),
             port_id: guest.port(),
@@ -216,6 +220,7 @@ impl Rig {
             tx_port: guest.event(),
             rx_port: guest.event(),
             file: file.queue(0),
+            multicast,
             take_over,
             stats: guest.stats.clone(),
             backlog: guest.backlog,
@@ -343,6 +348,8 @@ pub struct Guest {
     pub tx_page: Page,
     pub rx_page: Page,
     pub stats: Arc<QueueStats>,
+    /// The control thread's end of its list, once it was admitted.
+    pub multicast: Option<Arc<Multicast>>,
     grants: Arc<FakeGrants>,
     /// Id of each unanswered Tx request, in ring order; NULL slots have none.
     tx_ids: VecDeque<u16>,
@@ -368,6 +375,7 @@ impl Guest {
             tx_page,
             rx_page,
             stats: Arc::default(),
+            multicast: None,
             grants: grants.clone(),
             tx_ids: VecDeque::new(),
             rx_ids: VecDeque::new(),

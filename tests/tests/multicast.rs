@@ -1,0 +1,151 @@
+//! Multicast control: what a guest did not subscribe to is kept from it, across a restart of the daemon too.
+use anyhow::{Result, ensure};
+use sim::lab::Lab;
+use std::time::Duration;
+use tests::frames::{Tap, frame};
+use tests::status::{numbers, vif};
+use tests::{prepare, wait_for};
+
+/// For what must not come, once the daemon has said that it dropped it.
+const QUIET: Duration = Duration::from_millis(100);
+const WANTED: [u8; 6] = group(1);
+const OTHER: [u8; 6] = group(2);
+const BROADCAST: [u8; 6] = [0xff; 6];
+/// Addresses on a full list (Linux: XEN_NETBK_MCAST_MAX).
+const LIST: u8 = 64;
+
+const fn group(last: u8) -> [u8; 6] {
+    [0x01, 0x00, 0x5e, 0x00, 0x77, last]
+}
+
+/// Guest-a of the lab is who asks for multicast control; guest-b never does.
+struct Groups {
+    lab: Lab,
+    outside: Tap,
+    taps: [Tap; 2],
+    sent: u8,
+}
+
+impl Groups {
+    fn new() -> Result<Self> {
+        let lab = prepare::connected(2, &["guest-a", "guest-b"])?;
+        Ok(Self {
+            outside: Tap::open(&lab.outside[0].host)?,
+            taps: [
+                Tap::open(&lab.guests[0].host)?,
+                Tap::open(&lab.guests[1].host)?,
+            ],
+            lab,
+            sent: 0,
+        })
+    }
+
+    /// Packets that were filtered out on guest-a's way.
+    fn filtered(&mut self) -> Result<u64> {
+        let domid = self.lab.guests[0].domid.0;
+        let vif = vif(&mut self.lab, domid)?;
+        Ok(numbers(&vif, "multicast_filtered").iter().sum())
+    }
+
+    /// Send a frame to `destination` from the outside: guest-b gets it, and guest-a if it is to.
+    fn check(&mut self, destination: [u8; 6], heard: bool) -> Result<()> {
+        let before = self.filtered()?;
+        self.sent += 1;
+        let source = self.lab.outside[0].host.mac;
+        let bytes = frame(destination, source, None, 100, self.sent);
+        self.outside.send(&bytes)?;
+        ensure!(self.taps[1].receive()? == bytes, "guest-b got another");
+        if heard {
+            ensure!(self.taps[0].receive()? == bytes, "guest-a got another");
+            ensure!(self.filtered()? == before, "something was filtered");
+            return Ok(());
+        }
+        wait_for(&format!("{destination:02x?} is filtered"), || {
+            Ok(self.filtered()? == before + 1)
+        })?;
+        let came = self.taps[0].drain(QUIET)?.len();
+        ensure!(came == 0, "{destination:02x?} was filtered and came");
+        Ok(())
+    }
+
+    /// Tell guest-a something, and wait until its requests are answered.
+    fn tell(&mut self, command: &str) -> Result<()> {
+        let guest = &mut self.lab.guests[0];
+        guest.command(command)?;
+        wait_for("its requests are answered", || {
+            Ok(guest.report()?.tx_pending == 0)
+        })
+    }
+
+    fn subscribe(&mut self, address: [u8; 6]) -> Result<()> {
+        self.tell(&format!("subscribe {}", text(address)))
+    }
+
+    /// Have guest-a write `request-multicast-control`, and wait until the daemon has read it.
+    fn control(&mut self, on: bool) -> Result<()> {
+        self.tell(if on { "multicast on" } else { "multicast off" })?;
+        self.wait_control(on)
+    }
+
+    fn wait_control(&mut self, on: bool) -> Result<()> {
+        let domid = self.lab.guests[0].domid.0;
+        wait_for("the daemon has sampled the wish", || {
+            let vif = vif(&mut self.lab, domid)?;
+            Ok(vif["features"]["multicast_control"] == on && vif["service"] == "served")
+        })
+    }
+}
+
+fn text(address: [u8; 6]) -> String {
+    address.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+#[test]
+fn a_guest_that_asks_hears_what_it_subscribed_to_and_the_list_survives_a_kill() -> Result<()> {
+    let mut groups = Groups::new()?;
+    groups.check(OTHER, true)?;
+    groups.control(true)?;
+    groups.check(OTHER, false)?;
+    groups.check(BROADCAST, true)?;
+    groups.subscribe(WANTED)?;
+    groups.check(WANTED, true)?;
+    groups.check(OTHER, false)?;
+
+    groups.lab.daemon()?.kill_and_restart()?;
+    groups.wait_control(true)?;
+    groups.check(WANTED, true)?;
+    groups.check(OTHER, false)?;
+    groups.check(BROADCAST, true)?;
+
+    groups.tell(&format!("unsubscribe {}", text(WANTED)))?;
+    groups.check(WANTED, false)?;
+    groups.control(false)?;
+    groups.check(WANTED, true)?;
+    groups.check(OTHER, true)?;
+    let report = groups.lab.guests[0].report()?;
+    ensure!(report.connects == 1, "{report:?}");
+    ensure!(
+        report.total.protocol_errors + report.total.multicast_refused == 0,
+        "{report:?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn the_list_has_an_end_and_does_not_outlive_the_rings() -> Result<()> {
+    let mut groups = Groups::new()?;
+    groups.control(true)?;
+    for last in 1..=LIST + 1 {
+        groups.subscribe(group(last))?;
+    }
+    let report = groups.lab.guests[0].report()?;
+    ensure!(report.total.multicast_refused == 1, "{report:?}");
+    groups.check(group(LIST), true)?;
+    groups.check(group(LIST + 1), false)?;
+
+    groups.lab.guests[0].command("reconnect")?;
+    groups.lab.connect_guests()?;
+    groups.wait_control(true)?;
+    prepare::settle(&groups.lab)?;
+    groups.check(group(LIST), false)
+}
