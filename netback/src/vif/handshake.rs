@@ -91,6 +91,15 @@ fn exists(store: &mut impl XenStore, path: &str) -> Result<bool, StoreError> {
     }
 }
 
+/// A look at the frontend's directory. The C xenstored hides what a dead domain owned before it removes it: whoever is not
+/// let in (EACCES) finds nothing.
+fn hidden_is_gone<T>(result: Result<T, StoreError>, gone: T) -> Result<T, StoreError> {
+    match result {
+        Err(StoreError::Refused { errno, .. }) if errno == "EACCES" => Ok(gone),
+        result => result,
+    }
+}
+
 /// The frontend's directory, as our own names it; `None` where ours is gone.
 pub fn paths(
     store: &mut impl XenStore,
@@ -120,9 +129,12 @@ pub fn look(store: &mut impl XenStore, paths: &Paths) -> Result<World, StoreErro
         Some(state) => Some(Xenbus::parse(&state)),
         None => exists(store, &paths.backend)?.then_some(Xenbus::Unknown),
     };
-    let frontend = match read(store, &format!("{}/state", paths.frontend))? {
+    let state = read(store, &format!("{}/state", paths.frontend));
+    let frontend = match hidden_is_gone(state, None)? {
         Some(state) => Frontend::Is(Xenbus::parse(&state)),
-        None if exists(store, &paths.frontend)? => Frontend::Is(Xenbus::Unknown),
+        None if hidden_is_gone(exists(store, &paths.frontend), false)? => {
+            Frontend::Is(Xenbus::Unknown)
+        }
         None => Frontend::Gone,
     };
     let online = read(store, &format!("{}/online", paths.backend))?.as_deref() == Some("1");
@@ -346,7 +358,7 @@ struct Keys<'a, S> {
 }
 impl<S: XenStore> Keys<'_, S> {
     fn text(&mut self, key: &str) -> Result<Option<String>, StoreError> {
-        read(self.store, &format!("{}/{key}", self.directory))
+        hidden_is_gone(read(self.store, &format!("{}/{key}", self.directory)), None)
     }
 
     /// A number that passes `check`; `None` where the key is missing.

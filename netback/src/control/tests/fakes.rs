@@ -23,6 +23,8 @@ struct Tree {
     keys: BTreeMap<String, String>,
     watchers: Vec<Weak<Mutex<Watches>>>,
     reads: u64,
+    /// What daemons may not read (EACCES), and all below it.
+    hidden: BTreeSet<String>,
     /// Writes and removals of daemons (not of the test).
     changes: Vec<String>,
 }
@@ -49,6 +51,12 @@ impl World {
     pub fn remove(&self, path: &str) {
         let mut tree = lock(&self.0);
         tree.cut(path);
+        tree.fire(path);
+    }
+    /// A domain is dead: what it owned is hidden before it is removed.
+    pub fn hide(&self, path: &str) {
+        let mut tree = lock(&self.0);
+        tree.hidden.insert(path.into());
         tree.fire(path);
     }
     pub fn reads(&self) -> u64 {
@@ -83,6 +91,17 @@ impl Tree {
         let below = format!("{path}/");
         self.keys
             .retain(|key, _| key != path && !key.starts_with(&below));
+    }
+    fn check(&self, operation: &'static str, path: &str) -> Result<(), StoreError> {
+        let hides = |root: &String| path.starts_with(&**root);
+        if !self.hidden.iter().any(hides) {
+            return Ok(());
+        }
+        Err(StoreError::Refused {
+            operation,
+            path: path.into(),
+            errno: "EACCES".into(),
+        })
     }
     fn fire(&mut self, path: &str) {
         for watches in self.watchers.iter().filter_map(Weak::upgrade) {
@@ -123,6 +142,7 @@ impl XenStore for Store {
     fn read(&mut self, _: Transaction, path: &str) -> Result<String, StoreError> {
         let mut tree = lock(&self.world.0);
         tree.reads += 1;
+        tree.check("read", path)?;
         let below = format!("{path}/");
         let is_node = tree.keys.keys().any(|key| key.starts_with(&below));
         let value = tree.keys.get(path).cloned();
@@ -138,6 +158,7 @@ impl XenStore for Store {
     fn directory(&mut self, _: Transaction, path: &str) -> Result<Vec<String>, StoreError> {
         let mut tree = lock(&self.world.0);
         tree.reads += 1;
+        tree.check("list", path)?;
         let below = format!("{path}/");
         let names: BTreeSet<String> = tree
             .keys

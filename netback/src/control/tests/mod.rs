@@ -288,6 +288,53 @@ fn a_detach_and_a_destroyed_guest_leave_no_node_and_others_alone() {
 }
 
 #[test]
+fn a_dead_guest_whose_keys_are_hidden_is_gone() {
+    let house = House::new();
+    let (dead, other) = (Guest::new(3, 2), Guest::new(4, 1));
+    let (mut daemon, _rings) = served(&house, &[&dead, &other]);
+    house.world.hide("/local/domain/3/");
+    until(&mut daemon, "the node's end", |daemon| {
+        house.own_state(&dead).is_none() && service(daemon, &dead).is_none()
+    });
+    assert!(is_served(&daemon, &other));
+    assert_eq!(house.xen.held(), (2, 2));
+    daemon.stop().unwrap();
+}
+
+#[test]
+fn multicast_control_is_offered_and_sampled_whenever_it_changes() {
+    let house = House::new();
+    let guest = Guest::new(3, 1);
+    let (mut daemon, _rings) = served(&house, &[&guest]);
+    for feature in [
+        "feature-multicast-control",
+        "feature-dynamic-multicast-control",
+    ] {
+        let key = format!("{}/{feature}", guest.back());
+        assert_eq!(house.world.get(&key).as_deref(), Some("1"), "{feature}");
+    }
+    let filters = |daemon: &Daemon| daemon.status().vifs[0].features.unwrap().multicast_control;
+    assert!(!filters(&daemon));
+    let wish = format!("{}/request-multicast-control", guest.front());
+    for (value, expected) in [("1", true), ("0", false), ("1", true)] {
+        house.world.set(&wish, value);
+        until(&mut daemon, "a sample", |daemon| {
+            filters(daemon) == expected
+        });
+    }
+    // What is no number changes nothing, and a key that is gone is 0.
+    house.world.set(&wish, "yes");
+    house.world.set(&format!("{}/x", guest.front()), "");
+    for _ in 0..3 {
+        daemon.turn().unwrap();
+    }
+    assert!(filters(&daemon) && is_served(&daemon, &guest));
+    house.world.remove(&wish);
+    until(&mut daemon, "a sample", |daemon| !filters(daemon));
+    daemon.stop().unwrap();
+}
+
+#[test]
 fn a_node_that_is_made_anew_at_once_is_taken_on_anew() {
     let house = House::new();
     let guest = Guest::new(3, 1);
