@@ -71,6 +71,8 @@ drop_reasons! {
     ChecksumImpossible = "checksum_impossible",
     /// Longer than the port it is for can carry.
     TooLong = "too_long",
+    /// To be segmented (a GSO extra), and the port it is for takes no such packet.
+    GsoUnsupported = "gso_unsupported",
     /// The receiving queue's backlog is at its bound in bytes.
     BacklogFull = "backlog_full",
     /// Waited in the backlog longer than allowed.
@@ -177,6 +179,8 @@ pub struct QueueStats {
     pub events: Counter,
     /// Blank checksums completed in software.
     pub checksums_completed: Counter,
+    /// Packets the guest sent to be segmented without saying that their checksum is blank: taken for blank, as Linux does.
+    pub checksum_fixups: Counter,
     /// Packets the guest sent that went nowhere.
     pub tx_drops: Drops,
     /// Packets for the guest that did not reach it.

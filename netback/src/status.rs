@@ -237,6 +237,8 @@ pub struct Queue {
     pub events: u64,
     /// Blank checksums completed.
     pub checksums_completed: u64,
+    /// Packets to be segmented whose checksum was not said to be blank, and taken for it.
+    pub checksum_fixups: u64,
     /// Bytes waiting for Rx slots.
     pub backlog_bytes: u64,
     /// Packets waiting for Rx slots.
@@ -263,6 +265,7 @@ impl Queue {
             notifications: stats.notifications.get(),
             events: stats.events.get(),
             checksums_completed: stats.checksums_completed.get(),
+            checksum_fixups: stats.checksum_fixups.get(),
             backlog_bytes: stats.backlog_bytes.get(),
             backlog_packets: stats.backlog_packets.get(),
             tx_ring: (&stats.tx_ring).into(),
@@ -399,7 +402,7 @@ impl fmt::Display for Queue {
         )?;
         writeln!(
             f,
-            "    tx ring {}/{}/{}  rx ring {}/{}/{} (req_prod/req_cons/rsp_prod)  backlog {} packets {} bytes",
+            "    tx ring {}/{}/{}  rx ring {}/{}/{} (req_prod/req_cons/rsp_prod)  backlog {} packets {} bytes  checksums {} completed {} repaired",
             self.tx_ring.req_prod,
             self.tx_ring.req_cons,
             self.tx_ring.rsp_prod,
@@ -407,7 +410,9 @@ impl fmt::Display for Queue {
             self.rx_ring.req_cons,
             self.rx_ring.rsp_prod,
             self.backlog_packets,
-            self.backlog_bytes
+            self.backlog_bytes,
+            self.checksums_completed,
+            self.checksum_fixups
         )
     }
 }

@@ -12,6 +12,7 @@ use ring::wire::{
     NETRXF_EXTRA_INFO, NETRXF_MORE_DATA, Protocol, Rx, RxResponse,
 };
 use xen::grant::PAGE_SIZE;
+use xsk_bridge::header::Transport;
 use xsk_bridge::packet::{Checksum, Gso, Offload, Packet};
 
 /// Longest packet the protocol carries (netif.h, XEN_NETIF_MAX_TX_SIZE; the other way it is an IP packet's limit).
@@ -77,17 +78,23 @@ impl<H: Hypervisor> RxSide<H> {
             Some(Gso { ipv6: false, .. }) => self.features.gso_tcpv4,
             Some(Gso { ipv6: true, .. }) => self.features.gso_tcpv6,
         };
-        (len > longest || !gso).then_some(DropReason::TooLong)
+        match (len > longest, gso) {
+            (_, false) => Some(DropReason::GsoUnsupported),
+            (true, true) => Some(DropReason::TooLong),
+            (false, true) => None,
+        }
     }
 
-    /// Whether the packet with this head may reach the guest with a blank checksum: netfront completes none behind a VLAN tag.
+    /// Whether the packet of `len` bytes with this head may reach the guest with a blank checksum: netfront completes none
+    /// behind a VLAN tag, and throws away what is no whole TCP or UDP packet, which is to be named here.
     #[inline]
-    pub fn takes_blank(&self, head: &[u8]) -> bool {
-        match head.get(12..14) {
+    pub fn takes_blank(&self, head: &[u8], len: u32) -> bool {
+        let takes = match head.get(12..14) {
             Some([0x08, 0x00]) => self.features.csum_ipv4,
             Some([0x86, 0xdd]) => self.features.csum_ipv6,
             _ => false,
-        }
+        };
+        takes && Transport::parse(head, len as usize).is_ok()
     }
 
     /// Whether a packet of this turn (from 1) may be placed now without overtaking another.

@@ -35,7 +35,7 @@ impl<H: Hypervisor> Worker<H> {
         let Some(queue) = live(&mut self.fabric.queues, receiver) else {
             return false;
         };
-        let blank = offload.checksum == Checksum::Blank && !queue.rx.takes_blank(head);
+        let blank = offload.checksum == Checksum::Blank && !queue.rx.takes_blank(head, len);
         let clear =
             queue.rx.is_clear(self.turn_number) && !self.batch.flooded && self.batch.can_place();
         if !clear

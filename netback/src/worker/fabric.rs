@@ -204,7 +204,7 @@ impl<H: Hypervisor> Queue<H> {
         if !self.wants(head) {
             return Err(DropReason::MulticastFiltered);
         }
-        if packet.offload.checksum == Checksum::Blank && !self.rx.takes_blank(head) {
+        if packet.offload.checksum == Checksum::Blank && !self.rx.takes_blank(head, packet.len) {
             packet
                 .complete_checksum(umem)
                 .map_err(|_| DropReason::ChecksumImpossible)?;

@@ -80,6 +80,9 @@ impl<H: Hypervisor> Worker<H> {
             }
             match queue.tx.next() {
                 Ok(Some(Chain::Packet(packet))) => {
+                    if packet.checksum_fixup {
+                        queue.stats.checksum_fixups.add(1);
+                    }
                     self.batch
                         .admit(slot, queue.domid, packet, &mut self.fabric.pool)
                 }

@@ -77,8 +77,10 @@ impl Wire {
     /// Make `packet` ready for the wire: one frame that the device takes, its checksum complete, and room for it here.
     #[inline]
     pub fn admit(&self, packet: &mut Packet, umem: &Umem) -> Result<(), DropReason> {
-        let linear = packet.frames.len() == 1 && packet.offload.gso.is_none();
-        if !linear || packet.len as usize > self.uplink.max_frame() {
+        if packet.offload.gso.is_some() {
+            return Err(DropReason::GsoUnsupported);
+        }
+        if packet.frames.len() != 1 || packet.len as usize > self.uplink.max_frame() {
             return Err(DropReason::TooLong);
         }
         if self.room == 0 && self.is_full() {

@@ -3,7 +3,8 @@ use super::rig::{Guest, OUTSIDE, Received, Rig, all_features, mac};
 use crate::stats::DropReason;
 use crate::worker::messages::Features;
 use ring::wire::{
-    NETRXF_CSUM_BLANK, NETRXF_DATA_VALIDATED, NETTXF_CSUM_BLANK, NETTXF_DATA_VALIDATED,
+    Extra, GSO_TYPE_TCPV4, NETRXF_CSUM_BLANK, NETRXF_DATA_VALIDATED, NETTXF_CSUM_BLANK,
+    NETTXF_DATA_VALIDATED, NETTXF_EXTRA_INFO,
 };
 use xsk_bridge::checksum::{Verified, pseudo_header, verify};
 use xsk_bridge::header::Transport;
@@ -103,6 +104,51 @@ fn completed_for_a_guest_that_cannot_and_behind_a_vlan_tag() {
             assert!(is_right(&received.bytes), "{payload}");
         }
     }
+}
+
+#[test]
+fn one_that_is_to_be_segmented_is_dropped_by_name_where_nobody_offered_that() {
+    let mut rig = Rig::new();
+    let mut a = rig.guest(1);
+    let plain = Features {
+        gso_tcpv4: false,
+        gso_tcpv6: false,
+        ..all_features()
+    };
+    let mut b = rig.guest_on(2, 0, plain);
+    b.post(10);
+    // With a blank checksum to the guest; without one, as old frontends sent it, to the wire.
+    for (to, flags) in [(b.mac(), NETTXF_CSUM_BLANK), (OUTSIDE, 0)] {
+        let bytes = blank(to, a.mac(), false, 1000);
+        a.push(&bytes, &[bytes.len()], flags | NETTXF_EXTRA_INFO);
+        let extra = Extra::Gso {
+            size: 500,
+            kind: GSO_TYPE_TCPV4,
+            features: 0,
+        };
+        a.extra(extra, false);
+        let _ = a.tx.publish();
+        rig.settle();
+    }
+    assert_eq!(a.stats.checksum_fixups.get(), 1);
+    assert_eq!(b.stats.rx_drops.get(DropReason::GsoUnsupported), 1);
+    assert_eq!(a.stats.tx_drops.get(DropReason::GsoUnsupported), 1);
+    assert!(rig.sent_to_wire().is_empty() && b.receive().is_empty());
+    assert_eq!(rig.frames_found(), rig.frames);
+}
+
+#[test]
+fn one_that_no_guest_could_complete_is_dropped_before_it() {
+    let mut rig = Rig::new();
+    let (mut a, mut b) = (rig.guest(1), rig.guest(2));
+    b.post(10);
+    let mut bytes = blank(b.mac(), a.mac(), false, 100);
+    bytes[23] = 47; // neither TCP nor UDP
+    send(&mut a, &bytes);
+    rig.settle();
+    assert!(b.receive().is_empty());
+    assert_eq!(b.stats.rx_drops.get(DropReason::ChecksumImpossible), 1);
+    assert_eq!(rig.frames_found(), rig.frames);
 }
 
 #[test]
