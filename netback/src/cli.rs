@@ -52,7 +52,8 @@ pub enum Command {
     /// Serve guests, in the foreground, until SIGTERM or SIGINT.
     ///
     /// Vifs that an earlier netback served are taken over as they are: their guests notice nothing. SIGHUP reads the
-    /// configuration anew: new bridges are made, and vifs that were refused are tried again.
+    /// configuration anew: new bridges and uplinks are made, [vif] counts for guests that connect from then on, vifs that were
+    /// refused are tried again, and what only a restart can change is named in the log.
     #[command(after_long_help = RUN_HELP)]
     Run {
         /// Only say whether the configuration is right.

@@ -2,7 +2,7 @@
 use crate::config::{self, Config, XdpMode};
 use crate::control::signals::Signals;
 use crate::control::socket::Listener;
-use crate::control::{Control, Failed, OpenDevice, OpenUplink, Setup};
+use crate::control::{Control, Ended, Failed, OpenDevice, OpenUplink, Setup};
 use crate::hypervisor::Linux;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -57,12 +57,28 @@ impl From<Failed> for Failure {
 
 /// `netback run`: serve until a signal.
 pub fn run(path: &Path) -> Result<(), Failure> {
-    let config = Config::load(path)?;
+    let mut config = Config::load(path)?;
     refuse_beside_kernel_netback(Path::new("/sys"))?;
     let _lock = lock(&config.daemon.run_dir)?;
     // From here on a signal is a wish to stop, not a death.
-    let signals =
+    let mut signals =
         Signals::catch().map_err(|error| Failure::Runtime(format!("signals: {error}")))?;
+    let mut again = false;
+    loop {
+        match serve(path, config, signals) {
+            Ok(Ended::Stopped) => return Ok(()),
+            Ok(Ended::BeginAnew(in_force, caught)) => {
+                (config, signals, again) = (in_force, caught, true);
+            }
+            // What was right a moment ago is no wrong input.
+            Err(failure) if again => return Err(Failure::Runtime(failure.line().into())),
+            Err(failure) => return Err(failure),
+        }
+    }
+}
+
+/// Open everything and serve, until a signal or until all of it has to be opened anew.
+fn serve(path: &Path, config: Config, signals: Signals) -> Result<Ended, Failure> {
     let environment = |error: io::Error| Failure::Input(error.to_string());
     let mut store = xen::linux::open_store().map_err(environment)?;
     let domid = store.domid().map_err(|error| {

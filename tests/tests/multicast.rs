@@ -7,10 +7,13 @@ use tests::status::{numbers, vif};
 use tests::{prepare, wait_for};
 
 /// For what must not come, once the daemon has said that it dropped it.
-const QUIET: Duration = Duration::from_millis(100);
+const QUIET: Duration = Duration::from_millis(300);
+const PATIENCE: Duration = Duration::from_secs(10);
 const WANTED: [u8; 6] = group(1);
 const OTHER: [u8; 6] = group(2);
 const BROADCAST: [u8; 6] = [0xff; 6];
+/// XenbusStateClosed (xen/include/public/io/xenbus.h).
+const CLOSED: u32 = 6;
 /// Addresses on a full list (Linux: XEN_NETBK_MCAST_MAX).
 const LIST: u8 = 64;
 
@@ -47,7 +50,8 @@ impl Groups {
         Ok(numbers(&vif, "multicast_filtered").iter().sum())
     }
 
-    /// Send a frame to `destination` from the outside: guest-b gets it, and guest-a if it is to.
+    /// Send a frame to `destination` from the outside: guest-b gets it, and guest-a if it is to. (The hosts' own multicast is
+    /// filtered too, so the count says only that there was some.)
     fn check(&mut self, destination: [u8; 6], heard: bool) -> Result<()> {
         let before = self.filtered()?;
         self.sent += 1;
@@ -57,11 +61,10 @@ impl Groups {
         ensure!(self.taps[1].receive()? == bytes, "guest-b got another");
         if heard {
             ensure!(self.taps[0].receive()? == bytes, "guest-a got another");
-            ensure!(self.filtered()? == before, "something was filtered");
             return Ok(());
         }
         wait_for(&format!("{destination:02x?} is filtered"), || {
-            Ok(self.filtered()? == before + 1)
+            Ok(self.filtered()? > before)
         })?;
         let came = self.taps[0].drain(QUIET)?.len();
         ensure!(came == 0, "{destination:02x?} was filtered and came");
@@ -90,8 +93,10 @@ impl Groups {
     fn wait_control(&mut self, on: bool) -> Result<()> {
         let domid = self.lab.guests[0].domid.0;
         wait_for("the daemon has sampled the wish", || {
-            let vif = vif(&mut self.lab, domid)?;
-            Ok(vif["features"]["multicast_control"] == on && vif["service"] == "served")
+            // A daemon that has only just begun does not answer yet.
+            Ok(vif(&mut self.lab, domid).is_ok_and(|vif| {
+                vif["features"]["multicast_control"] == on && vif["service"] == "served"
+            }))
         })
     }
 }
@@ -143,6 +148,15 @@ fn the_list_has_an_end_and_does_not_outlive_the_rings() -> Result<()> {
     groups.check(group(LIST), true)?;
     groups.check(group(LIST + 1), false)?;
 
+    let (backend, domid) = (groups.lab.driver_domain().id(), groups.lab.guests[0].domid);
+    groups.lab.guests[0].command("close")?;
+    groups
+        .lab
+        .toolstack
+        .wait_backend_state(backend, domid, 0, CLOSED, PATIENCE)?;
+    wait_for("the vif is closed", || {
+        Ok(groups.lab.guests[0].report()?.state == CLOSED)
+    })?;
     groups.lab.guests[0].command("reconnect")?;
     groups.lab.connect_guests()?;
     groups.wait_control(true)?;

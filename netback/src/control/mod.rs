@@ -2,6 +2,7 @@
 mod pool;
 mod queues;
 mod rate;
+mod reload;
 mod report;
 pub mod signals;
 pub mod socket;
@@ -27,11 +28,14 @@ use vif::Vif;
 use xen::grant::DomId;
 use xen::store::{StoreError, WatchEvent, XenStore};
 use xsk_bridge::frame::{Frame, Umem};
+use xsk_bridge::link::Link;
 use xsk_bridge::switch::{Bridge, PortId, PortKind};
 use xsk_bridge::uplink::Uplink;
 
 /// Token of the watch on our backend directory.
 const BACKEND: &str = "backend";
+/// How often devices are looked at for having been removed and put back.
+const DEVICES: Duration = Duration::from_secs(2);
 /// How often bridges forget what is too old.
 const SWEEP: Duration = Duration::from_secs(10);
 /// Rounds of listening before vifs are looked at all the same.
@@ -69,9 +73,19 @@ pub struct OpenUplink {
     pub queues: Vec<(Box<dyn Uplink>, Option<OwnedFd>)>,
 }
 
+/// Why the control thread ended without an error.
+pub enum Ended {
+    /// A signal said so.
+    Stopped,
+    /// To be started again with this configuration, which is in force, and these signals: a device has come back.
+    BeginAnew(Config, Signals),
+}
+
 /// What is kept of a device once workers have its queues.
 struct Device {
     ifname: String,
+    /// Which device of this name it is; `None` where the kernel knows none (a cable in memory).
+    index: Option<u32>,
     bridge: String,
     xdp_mode: String,
     zero_copy: bool,
@@ -157,6 +171,8 @@ pub struct Control<H: Hypervisor, S> {
     signals: Signals,
     started: Instant,
     swept: Instant,
+    /// When devices were last looked at.
+    looked: Instant,
 }
 
 impl<H: Hypervisor, S: XenStore> Control<H, S> {
@@ -187,6 +203,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             signals: setup.signals,
             started: Instant::now(),
             swept: Instant::now(),
+            looked: Instant::now(),
             config: setup.config,
         };
         for bridge in control.config.bridges.clone() {
@@ -253,7 +270,9 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             queues = queues.len(),
             "uplink in service"
         );
+        let link = Link::by_name(&opened.ifname).ok().flatten();
         self.devices.push(Device {
+            index: link.map(|link| link.index),
             ifname: opened.ifname,
             bridge: opened.bridge,
             xdp_mode: opened.xdp_mode,
@@ -264,23 +283,46 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         Ok(())
     }
 
-    /// Serve until a signal says stop. Guests' rings and xenstore stay as they are, for a successor.
-    pub fn run(mut self) -> Result<(), Error> {
+    /// Serve until a signal says stop, or until a device that was removed is back. Guests' rings and xenstore stay as they are,
+    /// for a successor.
+    pub fn run(mut self) -> Result<Ended, Error> {
         loop {
             self.wait()?;
             for signal in self.signals.take() {
                 match signal {
-                    Signal::Stop => return self.stop(),
+                    Signal::Stop => return self.stop().map(|()| Ended::Stopped),
                     Signal::Reload => self.reload()?,
                 }
             }
             self.turn()?;
+            if let Some(ifname) = self.device_back() {
+                return self.begin_anew(&ifname);
+            }
             if let Some(mut connection) = self.listener.accept() {
                 let request = connection.request();
                 let answer = request.map_or_else(socket::refused, |request| self.answer(request));
                 connection.answer(&answer);
             }
         }
+    }
+
+    /// A device of ours that was removed and is there again. Its sockets died with the old one, and so may have the one that all
+    /// others share the packet memory by: only a new start gets everything back (xsk_bridge::xsk::OpenError::FirstGone).
+    fn device_back(&mut self) -> Option<String> {
+        if self.looked.elapsed() < DEVICES {
+            return None;
+        }
+        self.looked = Instant::now();
+        let is_back = |device: &&Device| {
+            // What the kernel does not say now it says the next time.
+            let now = Link::by_name(&device.ifname).ok().flatten();
+            match (device.index, now) {
+                (Some(index), Some(link)) => link.index != index,
+                _ => false,
+            }
+        };
+        let device = self.devices.iter().find(is_back)?;
+        Some(device.ifname.clone())
     }
 
     /// Everything that has happened since the last turn.
@@ -333,10 +375,15 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         let quiet = self.listen()?;
         let now = Instant::now();
         let due = self.vifs.values().filter_map(|vif| vif.wakes(now)).min();
-        let due = due.map_or(SWEEP, |due| due.saturating_duration_since(now));
+        let idle = if self.devices.is_empty() {
+            SWEEP
+        } else {
+            DEVICES
+        };
+        let due = due.map_or(idle, |due| due.saturating_duration_since(now));
         let mailboxes = if self.pool.flush() { SWEEP } else { MAILBOX };
         let timeout = if quiet {
-            due.min(mailboxes)
+            due.min(mailboxes).min(idle)
         } else {
             Duration::ZERO
         };
@@ -425,40 +472,6 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         Ok(())
     }
 
-    /// Read the configuration anew: new bridges are made, and refused vifs tried again.
-    fn reload(&mut self) -> Result<(), Error> {
-        let fresh = match (self.reload)() {
-            Ok(fresh) => fresh,
-            Err(error) => {
-                warn!("not reloaded: {error}");
-                return Ok(());
-            }
-        };
-        for bridge in &fresh.bridges {
-            if self.bridges.iter().any(|there| there.name() == bridge.name) {
-                continue;
-            }
-            match self.add_bridge(bridge) {
-                Ok(()) => {
-                    info!(bridge = bridge.name, "added");
-                    self.config.bridges.push(bridge.clone());
-                }
-                Err(error) => warn!(bridge = bridge.name, "not added: {error}"),
-            }
-        }
-        if fresh != self.config {
-            warn!(
-                "only new bridges are taken on by a reload: restart netback for the rest, guests do not notice"
-            );
-        }
-        let ids: Vec<VifId> = self.vifs.keys().copied().collect();
-        for id in ids {
-            self.observe(id, Observation::Retry)?;
-            self.vifs.entry(id).and_modify(|vif| vif.dirty = true);
-        }
-        Ok(())
-    }
-
     fn stop(self) -> Result<(), Error> {
         info!(
             vifs = self.vifs.len(),
@@ -468,6 +481,20 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             warn!("a worker did not stop in time");
         }
         Ok(())
+    }
+
+    /// Let go of everything but the guests, to begin anew in this process.
+    fn begin_anew(self, ifname: &str) -> Result<Ended, Error> {
+        info!(
+            uplink = ifname,
+            vifs = self.vifs.len(),
+            "it is back as another device: beginning anew, guests stay connected"
+        );
+        if !self.pool.stop() {
+            let late = io::Error::other("it did not stop in time");
+            return Err(Error::Worker("begin anew: a worker is in the way", late));
+        }
+        Ok(Ended::BeginAnew(self.config, self.signals))
     }
 
     /// Carry out a request of the control socket.

@@ -2,12 +2,14 @@
 use super::{Host, Namespace, process};
 use anyhow::Result;
 
-/// The host, and the uplink's name in the driver domain.
+/// The host, and the cable to it.
 pub struct Outside {
     /// Its stack.
     pub host: Host,
     /// The driver domain's end of the cable.
     pub uplink: String,
+    /// Queues at both ends.
+    queues: String,
 }
 
 impl Outside {
@@ -20,28 +22,56 @@ impl Outside {
         queues: u16,
         number: u8,
     ) -> Result<Self> {
-        let interface = "eth0".to_owned();
-        let mac = [0x02, 0x00, 0x00, 0xff, 0x00, number];
-        let queues = queues.to_string();
+        let last = 254 - number;
+        let outside = Self {
+            host: Host {
+                name: name.into(),
+                namespace,
+                interface: "eth0".into(),
+                mac: [0x02, 0x00, 0x00, 0xff, 0x00, number],
+                ipv4: format!("10.77.0.{last}"),
+                ipv6: format!("fd77::{last}"),
+            },
+            uplink: uplink.into(),
+            queues: queues.to_string(),
+        };
+        outside.plug(driver)?;
+        Ok(outside)
+    }
+
+    /// Pull the cable: both ends are gone, as of a NIC that was removed.
+    pub fn unplug(&self, driver: &Namespace) -> Result<()> {
+        driver.ip(&["link", "del", &self.uplink])
+    }
+
+    /// Lay it (again), with the same names and addresses.
+    pub fn plug(&self, driver: &Namespace) -> Result<()> {
+        let (uplink, queues) = (&self.uplink, &self.queues);
+        let Host {
+            namespace,
+            interface,
+            mac,
+            ..
+        } = &self.host;
         driver.ip(&[
             "link",
             "add",
             uplink,
             "numtxqueues",
-            &queues,
+            queues,
             "numrxqueues",
-            &queues,
+            queues,
             "type",
             "veth",
             "peer",
             "name",
-            &interface,
+            interface,
             "address",
             &mac.map(|byte| format!("{byte:02x}")).join(":"),
             "numtxqueues",
-            &queues,
+            queues,
             "numrxqueues",
-            &queues,
+            queues,
             "netns",
             namespace.name(),
         ])?;
@@ -50,21 +80,8 @@ impl Outside {
         process::run(
             namespace
                 .command("ethtool")
-                .args(["-K", &interface, "tx", "off", "txvlan", "off"]),
+                .args(["-K", interface, "tx", "off", "txvlan", "off"]),
         )?;
-        let last = 254 - number;
-        let host = Host {
-            name: name.into(),
-            namespace,
-            interface,
-            mac,
-            ipv4: format!("10.77.0.{last}"),
-            ipv6: format!("fd77::{last}"),
-        };
-        host.configure()?;
-        Ok(Self {
-            host,
-            uplink: uplink.into(),
-        })
+        self.host.configure()
     }
 }

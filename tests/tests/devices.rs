@@ -1,0 +1,140 @@
+//! What an operator does to a running daemon: a changed configuration, a cable more, a NIC that is pulled and put back.
+use anyhow::{Context, Result, ensure};
+use sim::lab::Lab;
+use sim::lab::daemon::{Bridge, Daemon};
+use sim::lab::guest::GuestConfig;
+use tests::tools::{no_ping, ping, wait_reachable};
+use tests::{prepare, wait_for};
+
+/// Write another configuration and have the running daemon read it.
+fn reload(lab: &mut Lab, config: &str) -> Result<()> {
+    std::fs::write(lab.directory().file("netback.toml"), config)?;
+    let pid = lab.daemon()?.status()?["pid"]
+        .as_i64()
+        .context("status has no pid")?;
+    let status = std::process::Command::new("kill")
+        .args(["-HUP", &pid.to_string()])
+        .status()?;
+    ensure!(status.success(), "kill -HUP {pid}: {status}");
+    Ok(())
+}
+
+/// Lines of the daemon's log that hold `text`.
+fn logged(lab: &Lab, text: &str) -> Result<usize> {
+    let log = std::fs::read_to_string(lab.directory().file("netback.log"))?;
+    Ok(log.lines().filter(|line| line.contains(text)).count())
+}
+
+fn wait_logged(lab: &Lab, text: &str) -> Result<()> {
+    wait_for(&format!("the log says {text:?}"), || {
+        Ok(logged(lab, text)? == 1)
+    })
+}
+
+#[test]
+fn a_reload_adds_bridges_and_uplinks_and_names_what_it_does_not_take_on() -> Result<()> {
+    let mut lab = prepare::wired(1)?;
+    lab.add_outside("outside-2", "up1", 1)?;
+    lab.add_guest(GuestConfig::new("guest-a"))?;
+    let lost = lab.add_guest(GuestConfig {
+        bridge: "dmz".into(),
+        ..GuestConfig::new("guest-b")
+    })?;
+    let plain = |name: &str, uplink: Option<&str>| Bridge {
+        name: name.into(),
+        uplink: uplink.map(str::to_owned),
+    };
+    let first = prepare::bridge();
+    let config = |lab: &Lab, bridges: &[Bridge], more: &str| {
+        Daemon::config(lab.directory(), 2, bridges, more)
+    };
+    let begin = config(&lab, &[first.clone(), plain("spare", None)], "");
+    lab.start_daemon(&begin)?;
+    lab.guests[0].wait_connected()?;
+    lab.guests[0].configure()?;
+    let domid = lab.guests[lost].domid.0;
+    wait_for("guest-b is refused", || {
+        Ok(tests::status::vif(&mut lab, domid)?["service"] == "refused")
+    })?;
+
+    // A bridge with its uplink, and a bound for guests to come.
+    let bridges = [
+        first.clone(),
+        plain("spare", None),
+        plain("dmz", Some("up1")),
+    ];
+    let more = config(&lab, &bridges, "[vif]\nmax_queues = 1\n");
+    reload(&mut lab, &more)?;
+    lab.connect_guests()?;
+    wait_reachable(&lab.guests[lost].host, &lab.outside[1].host)?;
+    wait_reachable(&lab.guests[0].host, &lab.outside[0].host)?;
+    no_ping(&lab.guests[0].host, &lab.guests[lost].host.ipv4)?;
+    wait_logged(&lab, "[vif] counts for guests that connect from now on")?;
+
+    // What cannot be is one line, and changes nothing.
+    let late = config(
+        &lab,
+        &[plain("xenbr0", None), plain("dmz", Some("up1"))],
+        "[umem]\nframes = 65536\n",
+    );
+    reload(&mut lab, &late)?;
+    wait_logged(
+        &lab,
+        "not taken on by a reload: umem.frames, the uplink of bridge xenbr0, the removal of bridge spare; restart netback",
+    )?;
+    ping(&lab.guests[0].host, &lab.outside[0].host.ipv4, 5, &[])
+}
+
+#[test]
+fn an_uplink_is_plugged_into_a_bridge_that_had_none() -> Result<()> {
+    let mut lab = prepare::wired(1)?;
+    lab.add_outside("outside-2", "up1", 1)?;
+    lab.add_guest(GuestConfig::new("guest-a"))?;
+    let bridge = |name: &str, uplink: Option<&str>| Bridge {
+        name: name.into(),
+        uplink: uplink.map(str::to_owned),
+    };
+    let lonely = [bridge("xenbr0", None), bridge("other", Some("up1"))];
+    let begin = Daemon::config(lab.directory(), 2, &lonely, "");
+    lab.start_daemon(&begin)?;
+    lab.connect_guests()?;
+    no_ping(&lab.guests[0].host, &lab.outside[0].host.ipv4)?;
+    let wired = [bridge("xenbr0", Some("up0")), bridge("other", Some("up1"))];
+    let wired = Daemon::config(lab.directory(), 2, &wired, "");
+    reload(&mut lab, &wired)?;
+    wait_reachable(&lab.guests[0].host, &lab.outside[0].host)?;
+    ensure!(lab.guests[0].report()?.connects == 1, "it reconnected");
+    Ok(())
+}
+
+#[test]
+fn a_nic_that_is_pulled_and_put_back_serves_again() -> Result<()> {
+    let mut lab = prepare::connected(1, &["guest-a", "guest-b"])?;
+    let pid = lab.daemon()?.status()?["pid"].clone();
+    for _ in 0..2 {
+        lab.outside[0].unplug(lab.driver_namespace())?;
+        // Guests of the bridge go on without it.
+        ping(&lab.guests[0].host, &lab.guests[1].host.ipv4, 5, &[])?;
+        let down = lab.daemon()?.status()?["uplinks"][0]["link_up"].clone();
+        ensure!(down == false, "its link is up: {down}");
+        lab.outside[0].plug(lab.driver_namespace())?;
+        wait_for("the uplink is in service", || {
+            let status = lab.daemon()?.status();
+            Ok(status.is_ok_and(|status| status["uplinks"][0]["link_up"] == true))
+        })?;
+        wait_reachable(&lab.guests[0].host, &lab.outside[0].host)?;
+        ping(&lab.guests[1].host, &lab.outside[0].host.ipv4, 5, &[])?;
+        ping(&lab.outside[0].host, &lab.guests[1].host.ipv6, 5, &[])?;
+    }
+    let status = lab.daemon()?.status()?;
+    ensure!(status["pid"] == pid, "another process serves");
+    ensure!(status["frames"]["quarantined"] == 0, "{}", status["frames"]);
+    for guest in &mut lab.guests {
+        let report = guest.report()?;
+        ensure!(
+            report.connects == 1 && report.disabled.is_none(),
+            "{report:?}"
+        );
+    }
+    Ok(())
+}
