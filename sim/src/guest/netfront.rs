@@ -410,7 +410,10 @@ impl Netfront {
         keys.push(("feature-gso-tcpv4".into(), flag(gso)));
         keys.push(("feature-gso-tcpv6".into(), flag(gso)));
         keys.push(("feature-ipv6-csum-offload".into(), flag(csum_ipv6)));
-        keys.push((MULTICAST.into(), flag(multicast_control)));
+        // Linux's netfront does not know this one.
+        if multicast_control {
+            keys.push((MULTICAST.into(), flag(true)));
+        }
         if !csum_ipv4 {
             keys.push(("feature-no-csum-offload".into(), flag(true)));
         }
