@@ -26,6 +26,8 @@ const BATCH: usize = 64;
 const FRAME_OVERHEAD: usize = 14 + 4;
 /// A device that drops what it is given costs a call a packet (EBUSY): this many in a row, then the link is looked at.
 const DROPS_PER_FLUSH: u32 = 16;
+/// Packets that one call takes in copy mode (net/xdp/xsk.c, TX_BATCH_SIZE); more where XDP_MAX_TX_SKB_BUDGET was raised.
+const PACKETS_PER_KICK: u32 = 32;
 
 /// One queue of a device over AF_XDP.
 #[derive(Debug)]
@@ -39,6 +41,8 @@ pub struct XskUplink {
     /// Frames of dropped packets, for the next pool that comes along.
     returned: Vec<Frame>,
     held: Held,
+    /// Put into the send ring since the kernel was last kicked.
+    fresh: u32,
     device: Device,
     down: bool,
     zero_copy: bool,
@@ -76,6 +80,7 @@ impl XskUplink {
             staged: Vec::with_capacity(BATCH),
             returned: Vec::with_capacity(memory.rings.send as usize),
             held: Held::default(),
+            fresh: 0,
             device: Device::open(attachment.ifname()).map_err(os("open a control socket"))?,
             down: false,
             zero_copy: false,
@@ -222,7 +227,20 @@ impl XskUplink {
             self.staged.len(),
             "the send ring has room for all it does not hold"
         );
+        self.fresh += taken as u32;
         self.staged.clear();
+    }
+
+    /// Packets that `send` takes, exact below `wanted`. In copy mode the kernel hands sent frames back before it says that their
+    /// entries are free: it does that when it has taken all the entries that it knew of (net/xdp/xsk_queue.h, xskq_cons_release).
+    fn send_room(&mut self, wanted: u32) -> u32 {
+        let staged = self.staged.len() as u32;
+        let free = self
+            .rings
+            .tx
+            .nb_free(staged + wanted)
+            .saturating_sub(staged);
+        free.min(self.memory().rings.send - self.held.send)
     }
 
     /// Entries of the send ring that the kernel has not taken.
@@ -238,7 +256,14 @@ impl XskUplink {
     fn drain(&mut self) -> io::Result<bool> {
         let mut drops = 0;
         let mut queued = self.queued();
-        // Each turn but the last sends at least one packet, and DROPS_PER_FLUSH bounds those that send only one.
+        // Calls whose progress need not show: in copy mode it shows only once all is taken. One more than the fresh entries need
+        // also takes, flush by flush, what a full device left behind.
+        let mut unseen = match self.zero_copy {
+            true => 0,
+            false => self.fresh.div_ceil(PACKETS_PER_KICK),
+        };
+        self.fresh = 0;
+        // Each further turn sends at least one packet, and DROPS_PER_FLUSH bounds those that send only one.
         while queued > 0 && self.rings.tx.needs_wakeup() {
             self.counters.kicks.add(1);
             match sockopt::kick_send(self.socket()).map_err(|e| e.raw_os_error()) {
@@ -251,9 +276,10 @@ impl XskUplink {
                 Err(code) => return Err(io::Error::from_raw_os_error(code.unwrap_or(libc::EIO))),
             }
             let before = std::mem::replace(&mut queued, self.queued());
-            if self.zero_copy || queued == before {
+            if self.zero_copy || (queued == before && unseen == 0) {
                 break;
             }
+            unseen = unseen.saturating_sub(1);
             if drops == DROPS_PER_FLUSH {
                 if !self.device.running() {
                     self.note_down();
@@ -297,10 +323,10 @@ impl Uplink for XskUplink {
 
     fn room(&mut self, pool: &mut FramePool) -> usize {
         self.reclaim(pool);
-        let ring = self.memory().rings.send as usize;
+        let ring = self.memory().rings.send;
         match self.down {
-            true => ring,
-            false => ring - self.held.send as usize,
+            true => ring as usize,
+            false => self.send_room(ring) as usize,
         }
     }
 
@@ -311,7 +337,7 @@ impl Uplink for XskUplink {
             return self.drop_packet(packet);
         }
         let fits = packet.frames.len() == 1 && len <= self.max_frame;
-        if !fits || self.held.send == self.memory().rings.send {
+        if !fits || self.send_room(1) == 0 {
             self.counters.send_refused.add(1);
             return self.drop_packet(packet);
         }

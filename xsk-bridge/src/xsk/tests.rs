@@ -4,6 +4,7 @@ mod support;
 
 use super::{Options, XskUplink};
 use crate::frame::{FramePool, Rings, Umem};
+use crate::packet::{Offload, Packet};
 use crate::uplink::Uplink;
 use crate::xdp;
 use std::time::Instant;
@@ -52,4 +53,39 @@ fn entries_that_the_kernel_has_not_released_are_not_filled_again() {
         RINGS.recv,
         "the fill ring is full again"
     );
+}
+
+/// `n` packets out of the pool into the uplink; their contents do not matter.
+fn send(uplink: &mut XskUplink, pool: &mut FramePool, n: u32) {
+    for _ in 0..n {
+        uplink.send(Packet {
+            frames: pool.take().into_iter().collect(),
+            len: 60,
+            offload: Offload::default(),
+        });
+    }
+}
+
+/// In copy mode frames come back before their entries of the send ring are said to be free: a device that is slower than its guests
+/// has both in between.
+#[test]
+fn entries_that_the_kernel_has_not_released_are_not_sent_into() {
+    let namespace = Namespace::enter();
+    namespace.veth("near", "far", 1);
+    let attachment = xdp::install_or_adopt("near", &namespace.bpf_dir()).unwrap();
+    let (umem, frames) = Umem::for_af_xdp(3 * RINGS.frames(), RINGS).unwrap();
+    let mut pool = FramePool::with_capacity(frames.len());
+    pool.extend(frames);
+    let mut uplink = XskUplink::open(&umem, &attachment, 0, Options::default()).unwrap();
+    send(&mut uplink, &mut pool, RINGS.send - BEHIND);
+    uplink.publish();
+
+    uplink.held.send -= RINGS.send - BEHIND;
+    assert_eq!(uplink.room(&mut pool), BEHIND as usize);
+    send(&mut uplink, &mut pool, RINGS.send);
+    assert_eq!(uplink.held.send, BEHIND, "what has no entry is refused");
+    uplink.held.send += RINGS.send - BEHIND;
+
+    while !uplink.flush(&mut pool).unwrap() {}
+    assert_eq!(uplink.room(&mut pool), RINGS.send as usize, "all were sent");
 }
