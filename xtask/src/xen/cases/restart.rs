@@ -1,7 +1,7 @@
 //! `kill -9` of the backend under traffic, and another one started: what a guest notices.
 
 use super::Case;
-use super::traffic::{complaints, ping_both_families};
+use super::traffic::{complaints, ping_both_families, serve_iperf};
 use super::xenstore::Snapshot;
 use crate::xen::machine::Machine;
 use crate::xen::netback;
@@ -23,7 +23,7 @@ pub fn cases() -> Vec<Case> {
 fn under_tcp(machine: &Machine) -> Result<String> {
     let before = Snapshot::take(machine)?;
     let carrier = carrier_changes(machine)?;
-    machine.must(Place::Peer, "iperf3 -s -1 -D 2>&1")?;
+    serve_iperf(machine, Place::Peer)?;
     let (stream, out, back) = thread::scope(|scope| {
         // By the domains' clocks: the backend is killed 3 s into the 6 s of the probes.
         let stream = scope.spawn(|| machine.run(GUEST, "iperf3 -J -c 10.9.0.1 -b 20M -t 10"));

@@ -109,12 +109,28 @@ fn ping(machine: &Machine, from: Place, address: &str) -> Result<String> {
     Ok(average.unwrap_or("?").to_owned())
 }
 
-/// The peer's probe and iperf3 run on the host, a guest's by its agent.
+/// Start a server that ends with its only client; it listens when this returns.
+pub fn serve_iperf(machine: &Machine, at: Place) -> Result<()> {
+    // -D: it outlives the command that starts it, and listens a little after that has ended.
+    machine.must(
+        at,
+        &format!("iperf3 -s -1 -D 2>&1; {}", await_listener("-t", 5201)),
+    )?;
+    Ok(())
+}
+
+/// Shell: wait until something listens on `port` (`-t` TCP, `-u` UDP); what is sent before is refused.
+fn await_listener(protocol: &str, port: u16) -> String {
+    format!(
+        "for n in $(seq 200); do ss -Hln {protocol} sport = {port} | grep -q . && exit 0; sleep 0.05; done; exit 1"
+    )
+}
+
+/// The end of iperf3's report.
 fn iperf(machine: &Machine, from: Place, to: Place, arguments: &str) -> Result<Value> {
-    // -D: the server outlives the command that starts it; -1: and ends with its only client.
-    machine.must(to, "iperf3 -s -1 -D 2>&1")?;
+    serve_iperf(machine, to)?;
     let client = format!(
-        "for n in 1 2 3 4 5 6 7 8 9; do iperf3 -J -c 10.9.0.{} --connect-timeout 5000 {arguments} > /tmp/iperf.{from} && break; grep -q refused /tmp/iperf.{from} || break; sleep 0.3; done; cat /tmp/iperf.{from}",
+        "iperf3 -J -c 10.9.0.{} --connect-timeout 5000 {arguments}",
         to.tested()
     );
     let said = machine.run(from, &client)?.stdout;
@@ -164,13 +180,13 @@ fn udp64(machine: &Machine, guest: Place, back: bool) -> Result<String> {
 
 /// A datagram in a frame of every `step`th length from 60 to 1514 B there and back, every byte compared.
 fn frames(machine: &Machine, from: Place, to: Place, step: u16) -> Result<String> {
-    // The echo server may be left from an earlier case; then this one ends at once. What is sent before it listens is refused.
+    // The echo server may be left from an earlier case; then this one ends at once.
     machine.must(
         to,
         &format!(
-            "setsid {} echo 5400 </dev/null >/dev/null 2>&1 & \
-             for n in $(seq 200); do ss -Huln sport = 5400 | grep -q . && exit 0; sleep 0.05; done; exit 1",
-            machine.agent(to)
+            "setsid {} echo 5400 </dev/null >/dev/null 2>&1 & {}",
+            machine.agent(to),
+            await_listener("-u", 5400)
         ),
     )?;
     // 42 B are Ethernet, IPv4 and UDP headers.
