@@ -108,6 +108,26 @@ fn an_uplink_is_plugged_into_a_bridge_that_had_none() -> Result<()> {
 }
 
 #[test]
+fn a_first_uplink_needs_a_restart_and_says_so() -> Result<()> {
+    let mut lab = prepare::wired(1)?;
+    lab.add_guest(GuestConfig::new("guest-a"))?;
+    let lonely = Bridge {
+        uplink: None,
+        ..prepare::bridge()
+    };
+    let begin = Daemon::config(lab.directory(), 2, &[lonely], "");
+    lab.start_daemon(&begin)?;
+    lab.connect_guests()?;
+    let wired = prepare::config(&lab, "");
+    reload(&mut lab, &wired)?;
+    wait_logged(&lab, "no bridge had an uplink: restart netback")?;
+    lab.daemon()?.kill_and_restart()?;
+    wait_reachable(&lab.guests[0].host, &lab.outside[0].host)?;
+    ensure!(lab.guests[0].report()?.connects == 1, "it reconnected");
+    Ok(())
+}
+
+#[test]
 fn a_nic_that_is_pulled_and_put_back_serves_again() -> Result<()> {
     let mut lab = prepare::connected(1, &["guest-a", "guest-b"])?;
     let pid = lab.daemon()?.status()?["pid"].clone();

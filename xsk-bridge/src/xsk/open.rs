@@ -37,7 +37,9 @@ pub struct BusyPoll {
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum OpenError {
-    #[error("this UMEM was not made for AF_XDP")]
+    #[error(
+        "the packet memory was made without AF_XDP, for no bridge had an uplink: restart netback"
+    )]
     PlainMemory,
     #[error(
         "interface {ifname} queue {queue} is in use by another AF_XDP socket (another netback?)"
