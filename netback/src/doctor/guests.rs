@@ -1,6 +1,7 @@
 //! What guests ask for: bridges, addresses, sizes.
 
 use super::Finding;
+use super::uplink::MTU_LIMIT;
 use super::view::{Backend, View};
 use crate::config::{Bridge, Config};
 use std::collections::BTreeMap;
@@ -13,25 +14,29 @@ pub(super) fn check(view: &View, config: Option<&Config>) -> Vec<Finding> {
     let mut findings = duplicate_addresses(vifs);
     for vif in vifs {
         if let Some(error) = &vif.hotplug_error {
-            let what = format!("a hotplug script failed for vif {}: {error}", name(vif));
-            let cure = "correct what it says, then xl network-detach and network-attach in dom0";
+            let what = format!("a hotplug script failed for vif {}: {error}", vif.name());
+            let cure = format!(
+                "correct what it says, then in dom0: `{}`, and attach it again",
+                detach(vif)
+            );
             findings.push(Finding::warning("hotplug-error", what, cure));
         }
         let Some(config) = config else { continue };
         let wanted = vif.bridge.as_deref().unwrap_or(DEFAULT_BRIDGE);
         match config.bridges.iter().find(|bridge| bridge.name == wanted) {
             Some(bridge) => findings.extend(size(view, vif, bridge)),
-            None => findings.push(unknown_bridge(vif, wanted, config)),
+            None => findings.push(unknown_bridge(view, vif, wanted, config)),
         }
     }
     findings
 }
 
-fn name(vif: &Backend) -> String {
-    format!("{}.{}", vif.domid, vif.devid)
+/// What takes the vif from its guest, typed in dom0.
+fn detach(vif: &Backend) -> String {
+    format!("xl network-detach {} {}", vif.domid, vif.devid)
 }
 
-fn unknown_bridge(vif: &Backend, wanted: &str, config: &Config) -> Finding {
+fn unknown_bridge(view: &View, vif: &Backend, wanted: &str, config: &Config) -> Finding {
     let known: Vec<&str> = config
         .bridges
         .iter()
@@ -39,11 +44,13 @@ fn unknown_bridge(vif: &Backend, wanted: &str, config: &Config) -> Finding {
         .collect();
     let what = format!(
         "vif {} asks for bridge {wanted}; configured are {}",
-        name(vif),
+        vif.name(),
         known.join(", ")
     );
-    let cure =
-        format!("add [[bridge]] with name = \"{wanted}\", or correct bridge= of the guest in dom0");
+    let cure = format!(
+        "`printf '\\n[[bridge]]\\nname = \"{wanted}\"\\n' >> {} && systemctl restart netback`, with its uplink; or correct bridge= of the guest in dom0",
+        view.config.display()
+    );
     Finding::error("bridge-unknown", what, cure)
 }
 
@@ -57,32 +64,49 @@ fn size(view: &View, vif: &Backend, bridge: &Bridge) -> Option<Finding> {
     }
     let what = format!(
         "vif {} has mtu {promised}, its uplink {uplink} only {wire}",
-        name(vif)
+        vif.name()
     );
-    let cure =
-        format!("ip link set dev {uplink} mtu {promised}, or a smaller mtu= for the guest in dom0");
+    let smaller = format!(
+        "in dom0: `{}`, and attach it again with mtu={wire} or less",
+        detach(vif)
+    );
+    let cure = if promised > MTU_LIMIT {
+        smaller
+    } else {
+        // Drivers refuse some changes of it under XDP.
+        format!(
+            "`systemctl stop netback && netback uninstall {uplink} && ip link set dev {uplink} mtu {promised} && systemctl start netback`, \
+             guests keep their connections; or {smaller}"
+        )
+    };
     Some(Finding::warning("guest-mtu", what, cure))
 }
 
 /// The switch gives a guest's address to one port for good: of two guests with one address, one is deaf.
 fn duplicate_addresses(vifs: &[Backend]) -> Vec<Finding> {
-    let mut holders: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
+    let mut holders: BTreeMap<(String, String), Vec<&Backend>> = BTreeMap::new();
     for vif in vifs {
         let bridge = vif.bridge.as_deref().unwrap_or(DEFAULT_BRIDGE).to_owned();
         if let Some(mac) = &vif.mac {
             holders
                 .entry((bridge, mac.to_ascii_lowercase()))
                 .or_default()
-                .push(name(vif));
+                .push(vif);
         }
     }
     let several = holders.into_iter().filter(|(_, vifs)| vifs.len() > 1);
-    let finding = |((bridge, mac), vifs): ((String, String), Vec<String>)| {
+    let finding = |((bridge, mac), vifs): ((String, String), Vec<&Backend>)| {
+        let names: Vec<String> = vifs.iter().copied().map(Backend::name).collect();
         let what = format!(
             "vifs {} on bridge {bridge} have the same address {mac}",
-            vifs.join(" and ")
+            names.join(" and ")
         );
-        Finding::error("duplicate-mac", what, "give each a mac= of its own in dom0")
+        let others: Vec<String> = vifs.iter().skip(1).copied().map(detach).collect();
+        let cure = format!(
+            "in dom0: `{}`, and attach again with a mac= of its own",
+            others.join(" && ")
+        );
+        Finding::error("duplicate-mac", what, cure)
     };
     several.map(finding).collect()
 }

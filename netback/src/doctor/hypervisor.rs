@@ -3,22 +3,41 @@
 use super::Finding;
 use super::view::View;
 
-/// The device nodes that netback opens, the module that makes each, and what goes without it.
-const DOORS: [(&str, &str, &str, &str); 3] = [
-    (
-        "gntdev",
-        "xen-gntdev",
-        "no-gntdev",
-        "guests' pages cannot be reached",
-    ),
-    (
-        "evtchn",
-        "xen-evtchn",
-        "no-evtchn",
-        "guests cannot be notified",
-    ),
-    ("xenbus", "xenfs", "no-xenbus", "xenstore cannot be reached"),
+/// A device node that netback opens.
+struct Door {
+    /// Below /dev/xen.
+    node: &'static str,
+    /// The kernel module that makes it; none where it is built in.
+    module: Option<&'static str>,
+    /// The finding's name where it is not there.
+    check: &'static str,
+    /// What goes without it.
+    loss: &'static str,
+}
+
+const DOORS: [Door; 3] = [
+    Door {
+        node: "gntdev",
+        module: Some("xen-gntdev"),
+        check: "no-gntdev",
+        loss: "guests' pages cannot be reached",
+    },
+    Door {
+        node: "evtchn",
+        module: Some("xen-evtchn"),
+        check: "no-evtchn",
+        loss: "guests cannot be notified",
+    },
+    Door {
+        node: "xenbus",
+        module: None,
+        check: "no-xenbus",
+        loss: "xenstore cannot be reached",
+    },
 ];
+
+/// Bits of a file's mode by which its owner reads and writes. The unit leaves root nothing beyond them.
+const OWNER_READS_WRITES: u32 = 0o600;
 
 pub(super) fn check(view: &View) -> Vec<Finding> {
     let kind = view.read("/sys/hypervisor/type");
@@ -32,7 +51,7 @@ pub(super) fn check(view: &View) -> Vec<Finding> {
     }
     let mut findings: Vec<Finding> = DOORS
         .iter()
-        .filter_map(|door| missing_door(view, door))
+        .filter_map(|door| missing_door(view, door).or_else(|| closed_door(view, door)))
         .collect();
     if let Err(why) = &view.backends
         && view.exists("/dev/xen/xenbus")
@@ -44,18 +63,40 @@ pub(super) fn check(view: &View) -> Vec<Finding> {
     findings
 }
 
-fn missing_door(
-    view: &View,
-    (node, module, check, loss): &(&str, &str, &'static str, &str),
-) -> Option<Finding> {
+fn missing_door(view: &View, door: &Door) -> Option<Finding> {
+    let node = door.node;
     if view.exists(format!("/dev/xen/{node}")) {
         return None;
     }
-    let what = format!("/dev/xen/{node} is not there: {loss}");
-    let cure = format!(
-        "modprobe {module}; for every boot: echo {module} > /etc/modules-load.d/netback.conf"
+    let what = format!("/dev/xen/{node} is not there: {}", door.loss);
+    // The kernel has the device, and somebody removed its node.
+    let known = format!("/sys/class/misc/xen!{node}/dev");
+    let cure = match (view.exists(&known), door.module) {
+        (true, _) => format!("`mknod -m 600 /dev/xen/{node} c $(tr : ' ' < '{known}')`"),
+        (false, Some(module)) => {
+            format!("`modprobe {module}`, which the package's modules-load.d does at every boot")
+        }
+        (false, None) => "boot a kernel that is built for domains of Xen".into(),
+    };
+    Some(Finding::error(door.check, what, cure))
+}
+
+/// The unit has no capability to pass over a file's permissions.
+fn closed_door(view: &View, door: &Door) -> Option<Finding> {
+    let path = format!("/dev/xen/{}", door.node);
+    let mode = view.mode(&path)?;
+    if mode & OWNER_READS_WRITES == OWNER_READS_WRITES {
+        return None;
+    }
+    let what = format!(
+        "{path} has mode {:03o}: its owner may not read and write",
+        mode & 0o777
     );
-    Some(Finding::error(check, what, cure))
+    Some(Finding::error(
+        "door-closed",
+        what,
+        format!("`chmod 600 {path}`"),
+    ))
 }
 
 /// A PV domain has no IOMMU of its own to look at: all that can be said there is what to ask in dom0.

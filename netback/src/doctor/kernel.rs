@@ -14,7 +14,7 @@ pub(super) fn check(view: &View) -> Vec<Finding> {
         Some(1 | 2)
     ) {
         let what = "io_uring is disabled here, so idle workers sleep in epoll";
-        let cure = "sysctl kernel.io_uring_disabled=0 if you want it";
+        let cure = "`sysctl kernel.io_uring_disabled=0` if you want it";
         findings.push(Finding::info("io-uring", what, cure));
     }
     findings
@@ -56,19 +56,25 @@ fn kernel_netback(view: &View) -> Option<Finding> {
     let reload = "systemctl restart netback";
     if !bound.is_empty() {
         let what = format!("the kernel's netback serves {}", bound.join(", "));
+        let detach: Vec<String> = bound
+            .iter()
+            .filter_map(|name| name.strip_prefix("vif-")?.split_once('-'))
+            .map(|(domid, devid)| format!("xl network-detach {domid} {devid}"))
+            .collect();
         let cure = format!(
-            "detach those vifs (`xl network-detach` in dom0), then modprobe -r xen-netback && {reload}"
+            "in dom0: `{}`, then here: `modprobe -r xen-netback && {reload}`, and attach them again",
+            detach.join(" && ")
         );
         return Some(Finding::error("kernel-netback-bound", what, cure));
     }
     if view.exists("/sys/module/xen_netback") {
         let what = "the kernel's netback is loaded and takes the next vif before we can";
-        let cure = format!("modprobe -r xen-netback && {reload}");
+        let cure = format!("`modprobe -r xen-netback && {reload}`");
         return Some(Finding::error("kernel-netback-loaded", what, cure));
     }
     if !blacklisted(view, "xen_netback") {
         let what = "the kernel's netback is not blacklisted and loads itself with the first vif";
-        let cure = "echo 'blacklist xen-netback' > /etc/modprobe.d/netback.conf";
+        let cure = "`echo 'blacklist xen-netback' > /etc/modprobe.d/netback.conf`";
         return Some(Finding::warning("kernel-netback-autoload", what, cure));
     }
     None
@@ -103,7 +109,7 @@ fn bpf(view: &View) -> Vec<Finding> {
     let mut findings = Vec::new();
     if view.number("/proc/sys/net/core/bpf_jit_enable") == Some(0) {
         let what = "the BPF compiler is off: the XDP program is interpreted, packet by packet";
-        let cure = "sysctl net.core.bpf_jit_enable=1";
+        let cure = "`sysctl net.core.bpf_jit_enable=1`";
         findings.push(Finding::warning("bpf-jit", what, cure));
     }
     findings

@@ -39,7 +39,8 @@ pub struct Finding {
     pub check: &'static str,
     /// What is wrong, with what.
     pub what: String,
-    /// What to do about it; empty where there is nothing to do.
+    /// What to do about it; empty where there is nothing to do. What stands in backquotes is to be typed as it is, as root: here, or
+    /// in dom0 where `in dom0:` stands before it. What follows `; or` is another way.
     pub cure: String,
 }
 
@@ -136,14 +137,17 @@ pub fn examine(view: &View) -> Report {
 
 /// The configuration, or why there is none that could be used.
 fn configuration(view: &View) -> Result<Config, Finding> {
-    let cure = "correct it; /usr/share/doc/netback/examples/netback.toml is an example";
+    let cure = format!(
+        "correct it, or begin anew: `cp /usr/share/doc/netback/examples/netback.toml {}`",
+        view.config.display()
+    );
     let Some(text) = view.config_text() else {
         let what = format!(
             "{}: no such file, or it cannot be read",
             view.config.display()
         );
-        return Err(Finding::error("config", what, cure));
+        return Err(Finding::error("config", what, &*cure));
     };
     Config::parse(&view.config, &text)
-        .map_err(|error| Finding::error("config", error.to_string(), cure))
+        .map_err(|error| Finding::error("config", error.to_string(), &*cure))
 }

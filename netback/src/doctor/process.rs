@@ -1,7 +1,7 @@
 //! What the process may do, where it keeps its files, and who else is about.
 
 use super::Finding;
-use super::view::View;
+use super::view::{Backend, View};
 use crate::config::Config;
 use std::path::Path;
 
@@ -53,7 +53,7 @@ fn missing_capabilities(effective: u64) -> Option<Finding> {
     Some(Finding::error(
         "capabilities",
         what,
-        "run it as root, or by the unit netback.service",
+        "ask as root: `netback doctor`, and start the daemon by its unit",
     ))
 }
 
@@ -72,7 +72,7 @@ fn locked_memory(view: &View, config: &Config) -> Option<Finding> {
         "{limit} bytes may be locked, the packet memory of {} frames takes {wanted}",
         config.frames()
     );
-    let cure = "LimitMEMLOCK=infinity in the unit, or ulimit -l unlimited";
+    let cure = "`ulimit -l unlimited`; or LimitMEMLOCK=infinity in the unit";
     Some(Finding::error("memlock", what, cure))
 }
 
@@ -86,11 +86,11 @@ fn run_dir(view: &View, run_dir: &Path) -> Option<Finding> {
         "daemon.run_dir {} is on {kind}: every packet would dirty a disk's pages",
         run_dir.display()
     );
-    Some(Finding::warning(
-        "run-dir",
-        what,
-        "choose a directory below /run",
-    ))
+    let cure = format!(
+        "the default is right: `sed -i '/^ *run_dir *=/d' {} && systemctl restart netback`",
+        view.config.display()
+    );
+    Some(Finding::warning("run-dir", what, cure))
 }
 
 fn bpf_dir(view: &View, bpf_dir: &Path) -> Option<Finding> {
@@ -104,7 +104,7 @@ fn bpf_dir(view: &View, bpf_dir: &Path) -> Option<Finding> {
     Some(Finding::error(
         "bpffs",
         what,
-        "mount -t bpf bpf /sys/fs/bpf",
+        "`mount -t bpf bpf /sys/fs/bpf`",
     ))
 }
 
@@ -117,12 +117,8 @@ fn others(view: &View) -> Vec<Finding> {
         .map(|(pid, _)| pid)
         .collect();
     match daemons.as_slice() {
-        [] => {}
-        [pid] => findings.push(Finding::info(
-            "running",
-            format!("netback runs as process {pid}"),
-            "",
-        )),
+        [] => findings.extend(nobody_serves(view)),
+        [_] => {}
         several => {
             let what = format!(
                 "netback runs {} times, as processes {}",
@@ -137,10 +133,25 @@ fn others(view: &View) -> Vec<Finding> {
     findings
 }
 
+/// Guests have been promised a network and nobody is there.
+fn nobody_serves(view: &View) -> Option<Finding> {
+    let vifs: Vec<String> = view.backends.iter().flatten().map(Backend::name).collect();
+    if vifs.is_empty() {
+        return None;
+    }
+    let what = format!("vif {} waits and netback does not run", vifs.join(", "));
+    Some(Finding::error(
+        "not-running",
+        what,
+        "`systemctl start netback`; systemctl status netback says why it ended",
+    ))
+}
+
 /// `xl devd` runs the script of each vif; stock ones fail where there is no netdev `vifX.Y`.
 fn devd(view: &View) -> Option<Finding> {
     let devd = view.processes("xl");
-    devd.iter()
+    let (pid, _) = devd
+        .iter()
         .find(|(_, arguments)| arguments.iter().any(|a| a == "devd"))?;
     let strangers: Vec<String> = view
         .backends
@@ -151,7 +162,7 @@ fn devd(view: &View) -> Option<Finding> {
                 .as_deref()
                 .is_some_and(|script| script.ends_with("/vif-netback"))
         })
-        .map(|vif| format!("{}.{}", vif.domid, vif.devid))
+        .map(Backend::name)
         .collect();
     if strangers.is_empty() {
         let what = "xl devd runs; it and netback live together where vifs say script=vif-netback";
@@ -161,7 +172,8 @@ fn devd(view: &View) -> Option<Finding> {
         "xl devd runs, and its own script fails for vif {}: there is no such network interface",
         strangers.join(", ")
     );
-    let cure =
-        "add script=vif-netback to those vifs in dom0, or stop xl devd here: netback needs none";
+    let cure = format!(
+        "netback needs none: `kill {pid}`; or add script=vif-netback to those vifs in dom0"
+    );
     Some(Finding::warning("devd-script", what, cure))
 }

@@ -14,6 +14,7 @@ struct Machine {
     root: PathBuf,
     backends: Result<Vec<Backend>, String>,
     links: Vec<serde_json::Value>,
+    offloads: Vec<(&'static str, &'static str)>,
 }
 
 impl Drop for Machine {
@@ -36,6 +37,7 @@ impl Machine {
             root,
             backends: Ok(vec![guest("3", "00:16:3e:00:00:03")]),
             links: vec![link("eth0")],
+            offloads: Vec::new(),
         };
         for (path, text) in [
             ("/sys/hypervisor/type", "xen\n"),
@@ -80,6 +82,7 @@ impl Machine {
             &format!("{NIC}/device/driver"),
             "../../../bus/pci/drivers/igb",
         );
+        machine.process(9, &["/usr/sbin/netback", "run"]);
         machine
     }
 
@@ -117,12 +120,14 @@ impl Machine {
     }
 
     fn examine(&self) -> Report {
-        examine(&View::below(
+        let mut view = View::below(
             &self.root,
             Path::new(CONFIG),
             self.backends.clone(),
             self.links.clone(),
-        ))
+        );
+        view.offloads.insert("eth0".into(), self.offloads.clone());
+        examine(&view)
     }
 
     /// Exactly one finding, of this name and severity, whose cure (or text) names `cure`.
@@ -181,12 +186,24 @@ fn names_each_missing_door() {
     for (node, check, cure) in [
         ("gntdev", "no-gntdev", "modprobe xen-gntdev"),
         ("evtchn", "no-evtchn", "modprobe xen-evtchn"),
-        ("xenbus", "no-xenbus", "modprobe xenfs"),
+        ("xenbus", "no-xenbus", "built for domains of Xen"),
     ] {
         let machine = Machine::healthy();
         machine.remove(&format!("/dev/xen/{node}"));
         machine.must_find(Error, check, cure);
+        // The kernel has the device, and its node was removed.
+        machine.write(&format!("/sys/class/misc/xen!{node}/dev"), "10:121\n");
+        machine.must_find(Error, check, &format!("mknod -m 600 /dev/xen/{node} c"));
     }
+}
+
+#[test]
+fn names_a_door_that_its_owner_may_not_open() {
+    use std::os::unix::fs::PermissionsExt;
+    let machine = Machine::healthy();
+    let node = machine.path("/dev/xen/gntdev");
+    std::fs::set_permissions(node, std::fs::Permissions::from_mode(0o060)).unwrap();
+    machine.must_find(Error, "door-closed", "`chmod 600 /dev/xen/gntdev`");
 }
 
 #[test]
@@ -223,7 +240,11 @@ fn names_kernel_netback_in_each_of_its_stages() {
     machine.must_find(Error, "kernel-netback-loaded", "modprobe -r xen-netback");
     machine.write("/sys/bus/xen-backend/drivers/vif/bind", "");
     machine.write("/sys/bus/xen-backend/drivers/vif/vif-3-0", "");
-    machine.must_find(Error, "kernel-netback-bound", "vif-3-0");
+    machine.must_find(
+        Error,
+        "kernel-netback-bound",
+        "in dom0: `xl network-detach 3 0`",
+    );
 }
 
 #[test]
@@ -296,7 +317,7 @@ fn names_directories_on_the_wrong_file_system() {
         "/proc/mounts",
         "/dev/xvda1 / ext4 rw 0 0\nbpf /sys/fs/bpf bpf rw 0 0\n",
     );
-    machine.must_find(Warning, "run-dir", "on ext4");
+    machine.must_find(Warning, "run-dir", "sed -i '/^ *run_dir *=/d' /etc/netback");
     machine.write(
         "/proc/mounts",
         "/dev/xvda1 / ext4 rw 0 0\ntmpfs /run tmpfs rw 0 0\nsysfs /sys sysfs rw 0 0\n",
@@ -305,14 +326,18 @@ fn names_directories_on_the_wrong_file_system() {
 }
 
 #[test]
-fn tells_one_netback_from_two() {
+fn tells_one_netback_from_none_and_two() {
     let machine = Machine::healthy();
     machine.process(11, &["/usr/sbin/netback", "doctor"]);
     assert!(machine.examine().findings.is_empty());
     machine.process(12, &["/usr/sbin/netback", "run", "--config", CONFIG]);
-    machine.must_find(Info, "running", "process 12");
-    machine.process(13, &["netback", "run"]);
-    machine.must_find(Warning, "running-twice", "12, 13");
+    machine.must_find(Warning, "running-twice", "12, 9");
+    let mut machine = Machine::healthy();
+    machine.remove("/proc/9");
+    machine.must_find(Error, "not-running", "systemctl start netback");
+    // Nobody asks for it.
+    machine.backends = Ok(Vec::new());
+    assert!(machine.examine().findings.is_empty());
 }
 
 #[test]
@@ -328,10 +353,20 @@ fn names_devd_where_its_script_would_fail() {
 fn names_what_guests_ask_for_in_vain() {
     let mut machine = Machine::healthy();
     machine.backends.as_mut().unwrap()[0].bridge = Some("xenbr7".into());
-    machine.must_find(Error, "bridge-unknown", "name = \"xenbr7\"");
+    machine.must_find(
+        Error,
+        "bridge-unknown",
+        "`printf '\\n[[bridge]]\\nname = \"xenbr7\"\\n' >>",
+    );
     let mut machine = Machine::healthy();
     machine.backends.as_mut().unwrap()[0].mtu = Some("9000".into());
-    machine.must_find(Warning, "guest-mtu", "ip link set dev eth0 mtu 9000");
+    machine.must_find(Warning, "guest-mtu", "in dom0: `xl network-detach 3 0`");
+    machine.backends.as_mut().unwrap()[0].mtu = Some("3000".into());
+    machine.must_find(
+        Warning,
+        "guest-mtu",
+        "ip link set dev eth0 mtu 3000 && systemctl start",
+    );
     let mut machine = Machine::healthy();
     machine.backends.as_mut().unwrap()[0].hotplug_error = Some("vif-bridge failed".into());
     machine.must_find(Warning, "hotplug-error", "vif-bridge failed");
@@ -368,6 +403,14 @@ fn names_a_nic_that_is_not_there_and_what_is() {
     machine.remove(NIC);
     machine.write("/sys/class/net/enp0s8/mtu", "1500");
     machine.must_find(Error, "uplink-missing", "there are enp0s8");
+    machine.link("/sys/class/net/enp0s8/device/driver", "../drivers/igb");
+    machine.link("/sys/class/net/enX0/device/driver", "../drivers/vif");
+    machine.must_find(
+        Error,
+        "uplink-missing",
+        "`sed -i 's/^uplink = \"eth0\"/uplink = \"enp0s8\"/'",
+    );
+    machine.remove("/sys/class/net/enX0");
     machine.remove("/sys/class/net/enp0s8");
     machine.must_find(Error, "uplink-missing", "pass a NIC through");
 }
@@ -380,6 +423,9 @@ fn names_a_nic_that_belongs_to_others() {
     let mut machine = Machine::healthy();
     machine.links[0]["xdp"] = serde_json::json!({ "mode": 1, "prog": { "id": 41 } });
     machine.must_find(Error, "uplink-in-use", "(id 41)");
+    machine.must_find(Error, "uplink-in-use", "`ip link set dev eth0 xdpdrv off`");
+    machine.links[0]["xdp"]["mode"] = 2.into();
+    machine.must_find(Error, "uplink-in-use", "eth0 xdpgeneric off`");
     // Ours, pinned by a netback that runs or ran.
     machine.write("/sys/fs/bpf/netback/eth0/link", "");
     machine.write(&format!("{NIC}/flags"), "0x1103\n");
@@ -424,6 +470,9 @@ fn names_an_mtu_beyond_the_limits() {
     assert!(machine.examine().findings.is_empty());
     machine.write(&format!("{NIC}/mtu"), "9000\n");
     machine.must_find(Error, "uplink-mtu", "ip link set dev eth0 mtu 3822");
+    // What fits a frame and not the driver would only be the next finding.
+    machine.link(&format!("{NIC}/device/driver"), "../drivers/igb");
+    machine.must_find(Error, "uplink-mtu", "ip link set dev eth0 mtu 3046");
 }
 
 #[test]
@@ -439,6 +488,21 @@ fn names_a_nic_that_hears_nothing() {
     machine.must_find(Error, "not-promiscuous", "ip link set dev eth0 promisc on");
     machine.write(&format!("{NIC}/flags"), "0x1102\n");
     machine.must_find(Error, "uplink-down", "ip link set dev eth0 up");
+}
+
+#[test]
+fn names_offloads_that_came_back() {
+    let mut machine = Machine::healthy();
+    machine.offloads = vec![("rx-vlan-hw-parse", "VLAN tags are stripped")];
+    // Before netback has run it is no matter: it switches them off itself.
+    assert!(machine.examine().findings.is_empty());
+    machine.write("/sys/fs/bpf/netback/eth0/link", "");
+    machine.write(&format!("{NIC}/flags"), "0x1103\n");
+    machine.must_find(
+        Error,
+        "uplink-offloads",
+        "rx-vlan-hw-parse on: VLAN tags are stripped",
+    );
 }
 
 #[test]

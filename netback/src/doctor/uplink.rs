@@ -13,6 +13,8 @@ const IFF_UP: u64 = 1;
 const IFF_PROMISC: u64 = 0x100;
 /// An Ethernet header with one VLAN tag: what a frame has beyond the MTU.
 const HEADERS: u64 = 18;
+/// The largest MTU whose frames fit a frame of the packet memory.
+pub(super) const MTU_LIMIT: u64 = DATA_CAPACITY as u64 - HEADERS;
 
 pub(super) fn check(view: &View, bpf_dir: &Path, bridge: &Bridge) -> Vec<Finding> {
     let Some(name) = bridge.uplink.as_deref() else {
@@ -35,6 +37,7 @@ pub(super) fn check(view: &View, bpf_dir: &Path, bridge: &Bridge) -> Vec<Finding
         nic.mtu(),
         nic.down(),
         nic.promiscuous(),
+        nic.offloads(),
         nic.addressed(),
         nic.queues(),
         nic.virtual_function(),
@@ -75,12 +78,31 @@ impl Nic<'_> {
                 "pass a NIC through to this domain (pci= in its configuration) and load its driver"
                     .into()
             }
-            others => format!(
-                "correct uplink (there are {}), or pass the NIC through",
-                others.join(", ")
-            ),
+            others => match self.candidate(others) {
+                Some(nic) => format!(
+                    "`sed -i 's/^uplink = \"{}\"/uplink = \"{nic}\"/' {} && systemctl restart netback`; or pass the NIC through",
+                    self.name,
+                    self.view.config.display()
+                ),
+                None => format!(
+                    "correct uplink (there are {}), or pass the NIC through",
+                    others.join(", ")
+                ),
+            },
         };
         Finding::error("uplink-missing", what, cure)
+    }
+
+    /// The one NIC among `names` that is not a vif of Xen's, and so was meant.
+    fn candidate<'n>(&self, names: &'n [String]) -> Option<&'n String> {
+        let driver = |name: &str| {
+            self.view
+                .link(format!("/sys/class/net/{name}/device/driver"))
+        };
+        let mut nics = names
+            .iter()
+            .filter(|name| driver(name).is_some_and(|driver| driver != "vif"));
+        nics.next().filter(|_| nics.next().is_none())
     }
 
     fn enslaved(&self) -> Option<Finding> {
@@ -92,7 +114,7 @@ impl Nic<'_> {
         Some(Finding::error(
             "uplink-enslaved",
             what,
-            format!("ip link set dev {} nomaster", self.name),
+            format!("`ip link set dev {} nomaster`", self.name),
         ))
     }
 
@@ -105,14 +127,17 @@ impl Nic<'_> {
             .as_u64()
             .map_or(String::new(), |id| format!(" (id {id})"));
         let what = format!("another XDP program{id} is attached to {}", self.name);
-        Some(Finding::error(
-            "uplink-in-use",
-            what,
-            format!(
-                "end what attached it, or: ip link set dev {} xdp off",
-                self.name
-            ),
-        ))
+        // Without the mode it was attached in, `off` takes nothing off (linux/if_link.h, XDP_ATTACHED_*).
+        let flavour = match program["mode"].as_u64() {
+            Some(2) => "xdpgeneric",
+            Some(3) => "xdpoffload",
+            _ => "xdpdrv",
+        };
+        let cure = format!(
+            "end what attached it, then: `ip link set dev {} {flavour} off`",
+            self.name
+        );
+        Some(Finding::error("uplink-in-use", what, cure))
     }
 
     fn mode(&self) -> Option<Finding> {
@@ -156,27 +181,30 @@ impl Nic<'_> {
 
     fn mtu(&self) -> Option<Finding> {
         let mtu = self.view.number(self.file("mtu"))?;
-        let by_frame = DATA_CAPACITY as u64 - HEADERS;
         let what = |limit| format!("{} has MTU {mtu}, {limit} at most", self.name);
-        let cure = |limit| format!("ip link set dev {} mtu {limit}, or less", self.name);
-        if mtu > by_frame {
-            let what = what(format!("AF_XDP takes {by_frame}"));
-            return Some(Finding::error("uplink-mtu", what, cure(by_frame)));
+        let cure = |limit| format!("`ip link set dev {} mtu {limit}`, or less", self.name);
+        let name = self.view.link(self.file("device/driver"));
+        let native = self.bridge.xdp != XdpMode::Generic;
+        let by_driver = name
+            .as_deref()
+            .and_then(driver)
+            .and_then(|driver| driver.mtu_limit)
+            .filter(|_| native);
+        if mtu > MTU_LIMIT {
+            let what = what(format!("AF_XDP takes {MTU_LIMIT}"));
+            let limit = by_driver.map_or(MTU_LIMIT, |limit| limit.min(MTU_LIMIT));
+            return Some(Finding::error("uplink-mtu", what, cure(limit)));
         }
-        let name = self.view.link(self.file("device/driver"))?;
-        let limit = driver(&name)?.mtu_limit?;
+        let (name, limit) = (name?, by_driver?);
         if mtu <= limit {
             return None;
         }
         let what = what(format!("native XDP of {name} takes {limit}"));
-        match self.bridge.xdp {
-            XdpMode::Generic => None,
-            XdpMode::Native => Some(Finding::error("uplink-mtu", what, cure(limit))),
-            XdpMode::Auto => {
-                let cure = format!("{}; as it is, the slower generic mode is used", cure(limit));
-                Some(Finding::warning("uplink-mtu", what, cure))
-            }
+        if self.bridge.xdp == XdpMode::Native {
+            return Some(Finding::error("uplink-mtu", what, cure(limit)));
         }
+        let cure = format!("{}; as it is, the slower generic mode is used", cure(limit));
+        Some(Finding::warning("uplink-mtu", what, cure))
     }
 
     /// netback brings it up at the start; something may have taken it down since.
@@ -184,7 +212,7 @@ impl Nic<'_> {
         let flags = self.view.number(self.file("flags"))?;
         if flags & IFF_UP == 0 {
             let what = format!("{} is down", self.name);
-            let cure = format!("ip link set dev {} up", self.name);
+            let cure = format!("`ip link set dev {} up`", self.name);
             return self
                 .ours_attached()
                 .then(|| Finding::error("uplink-down", what, cure));
@@ -235,7 +263,24 @@ impl Nic<'_> {
         Some(Finding::error(
             "not-promiscuous",
             what,
-            format!("ip link set dev {} promisc on", self.name),
+            format!("`ip link set dev {} promisc on`", self.name),
+        ))
+    }
+
+    /// netback switches them off at the start; something may have switched them on since.
+    fn offloads(&self) -> Option<Finding> {
+        let on = self
+            .view
+            .offloads
+            .get(self.name)
+            .filter(|_| self.ours_attached())?;
+        let (_, why) = on.first()?;
+        let names: Vec<&str> = on.iter().map(|(name, _)| *name).collect();
+        let what = format!("{} has {} on: {why}", self.name, names.join(", "));
+        Some(Finding::error(
+            "uplink-offloads",
+            what,
+            "`systemctl restart netback` switches them off, and guests do not notice",
         ))
     }
 
@@ -256,7 +301,7 @@ impl Nic<'_> {
             global.join(", ")
         );
         let cure = format!(
-            "reach this domain by another interface, and: ip address flush dev {}",
+            "reach this domain by another interface, and: `ip address flush dev {} scope global`",
             self.name
         );
         Some(Finding::warning("uplink-addressed", what, cure))

@@ -1,11 +1,14 @@
 //! What the checks look at: files below a root, and what xenstore and ip(8) said.
 
+use std::collections::BTreeMap;
 use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 use xen::store::{StoreError, Transaction, XenStore};
+use xsk_bridge::nic;
 
 /// The machine as the checks see it; a test makes one up.
 #[derive(Debug)]
@@ -17,6 +20,8 @@ pub struct View {
     pub backends: Result<Vec<Backend>, String>,
     /// What `ip -details -json address show` printed: one object a network interface. Empty where there is no ip(8).
     pub links: Vec<serde_json::Value>,
+    /// Offloads that are on and spoil frames, by interface: the kernel's name and what it does. Empty where there are none.
+    pub offloads: BTreeMap<String, Vec<(&'static str, &'static str)>>,
 }
 
 /// A vif that the toolstack wants us to serve, as `backend/vif/<domid>/<devid>` says.
@@ -38,10 +43,26 @@ pub struct Backend {
     pub hotplug_error: Option<String>,
 }
 
+impl Backend {
+    /// `<domid>.<devid>`, as the kernel's netback names its interfaces.
+    pub(super) fn name(&self) -> String {
+        format!("{}.{}", self.domid, self.devid)
+    }
+}
+
 impl View {
     /// This machine, with xenstore and ip(8) asked.
     pub fn of_this_machine(config: &Path) -> Self {
-        Self::below(Path::new("/"), config, ask_xenstore(), ask_ip())
+        let links = ask_ip();
+        let names = links.iter().filter_map(|link| link["ifname"].as_str());
+        // Where the driver cannot be asked there is nothing to say.
+        let offloads = names
+            .filter_map(|name| Some((name.to_owned(), nic::spoiling_offloads(name).ok()?)))
+            .collect();
+        Self {
+            offloads,
+            ..Self::below(Path::new("/"), config, ask_xenstore(), links)
+        }
     }
 
     /// A machine whose files lie below `root`.
@@ -56,6 +77,7 @@ impl View {
             config: config.into(),
             backends,
             links,
+            offloads: BTreeMap::new(),
         }
     }
 
@@ -85,6 +107,11 @@ impl View {
     /// Whether there is such a file or directory.
     pub(super) fn exists(&self, path: impl AsRef<Path>) -> bool {
         self.path(path).exists()
+    }
+
+    /// The mode of the file; None where there is none.
+    pub(super) fn mode(&self, path: impl AsRef<Path>) -> Option<u32> {
+        Some(self.path(path).metadata().ok()?.mode())
     }
 
     /// Names in the directory, sorted; empty where there is none.

@@ -151,6 +151,18 @@ pub fn prepare(ifname: &str, queues: Option<u32>, run_dir: &Path) -> Result<Prep
     })
 }
 
+/// Offloads of `ifname` that [`prepare`] switches off and that are on, by the kernel's names, each with what it does to frames. One
+/// that the driver does not let go of is not among them.
+pub fn spoiling_offloads(ifname: &str) -> io::Result<Vec<(&'static str, &'static str)>> {
+    let features = features(&Device::open(ifname)?)?;
+    let spoils = |name: &str| {
+        let mut features = features.iter();
+        features.any(|feature| feature.name == name && feature.on && feature.changeable)
+    };
+    let unwanted = UNWANTED.iter().copied();
+    Ok(unwanted.filter(|(name, _)| spoils(name)).collect())
+}
+
 /// Restore what [`prepare`] recorded and remove the record; `Ok(false)`: there was none. A record of a device that is gone
 /// is only removed. Our program should be off before: drivers refuse some changes under XDP.
 pub fn put_back(ifname: &str, run_dir: &Path) -> Result<bool, NicError> {
