@@ -318,6 +318,8 @@ pub fn uninstall(config: &Config, ifname: &str) -> Result<bool, Failure> {
         .map_err(|error| Failure::Runtime(error.to_string()))?;
     let was_prepared = xsk_bridge::nic::put_back(ifname, &config.daemon.run_dir)
         .map_err(|error| Failure::Runtime(error.to_string()))?;
+    // Ours too, once the last device's directory is gone from it.
+    let _ = std::fs::remove_dir(&config.daemon.bpf_dir);
     Ok(was_on || was_prepared)
 }
 
