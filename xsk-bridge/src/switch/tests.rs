@@ -301,21 +301,21 @@ fn workers_and_control_at_once_keep_addresses_apart() {
                 })
             })
             .collect();
-        let control = scope.spawn(|| {
-            let mut rounds = 0;
-            while !done.load(Relaxed) {
+        // At least once, also where the machine lets the workers finish first.
+        scope.spawn(|| {
+            loop {
                 bridge.add_port(wanderer, PortKind::Guest([2, 9, 9, 9, 9, 9]));
                 bridge.sweep(0);
                 bridge.remove_port(wanderer);
-                rounds += 1;
+                if done.load(Relaxed) {
+                    break;
+                }
             }
-            rounds
         });
         for worker in workers {
             worker.join().unwrap();
         }
         done.store(true, Relaxed);
-        assert!(control.join().unwrap() > 0);
     });
     assert_eq!(
         &*bridge.ports(),
