@@ -6,6 +6,7 @@
 mod agent;
 mod cache;
 mod cases;
+mod compare;
 mod debian;
 mod domain;
 mod image;
@@ -77,6 +78,8 @@ enum Task {
     },
     /// Boot machines of its own and ask them, case by case, what a guest notices of the backend.
     Test(cases::Request),
+    /// Kernel netback with a bridge and ours side by side: rates, and the driver domain's processor time.
+    Compare(compare::Request),
     /// Record what stock netfronts say and send, into tests/recordings.
     Record,
     /// End the machine; nothing of it stays but its logs in the cache.
@@ -109,6 +112,7 @@ pub fn run(args: &[String]) -> Result<ExitCode> {
         }
         Task::Log { place } => log(&Machine::running(&cache, cli.instance)?, place)?,
         Task::Test(request) => return request.run(&cache, cli.instance),
+        Task::Compare(request) => return request.run(&cache, cli.instance),
         Task::Record => record::run(&cache, cli.instance)?,
         Task::Down => Machine::stop(&cache, cli.instance)?,
     }
@@ -127,9 +131,46 @@ fn up(cache: &Cache, instance: u8, options: Options) -> Result<()> {
     Ok(())
 }
 
+/// libxl gives each of its steps a time of its own, which emulation on a busy host can overrun before anything of ours runs.
+const BOOT_ATTEMPTS: u32 = 3;
+
+/// A machine that ends with us, and what runs on it; which attempt it was. One that cannot be booted is ended by the caller.
+fn boot(image: &Image, cache: &Cache, instance: u8, options: &Options) -> Result<(Machine, u32)> {
+    let mut attempt = 1;
+    loop {
+        let start = || {
+            let machine =
+                Machine::start(image, cache, instance, options.clone(), Lifetime::OfCaller)?;
+            populate(&machine)?;
+            Ok(machine)
+        };
+        match start() {
+            Ok(machine) => return Ok((machine, attempt)),
+            Err(error) if attempt < BOOT_ATTEMPTS => {
+                eprintln!("xen: trying again, for the boot failed: {error:#}");
+                Machine::stop(cache, instance)?;
+            }
+            Err(error) => return Err(error),
+        }
+        attempt += 1;
+    }
+}
+
+/// Reads into memory what dom0 or the driver domain runs while the tools' clock is ticking.
+const WARM: &str = "find /bin/ /sbin/ /usr/bin /usr/sbin /usr/lib/xen-4.17 /usr/lib/x86_64-linux-gnu /etc /rig -xdev -type f -exec cat {} + > /dev/null";
+
 /// Boot what runs on dom0.
 fn populate(machine: &Machine) -> Result<()> {
+    // Where idle time passes at once, a disk that the host is slow to read costs minutes of the tools' patience.
+    let warm = |place| -> Result<()> {
+        if machine.options.icount && !machine.options.patient {
+            machine.must(place, WARM)?;
+        }
+        Ok(())
+    };
+    warm(Place::Dom0)?;
     domain::start_driver_domain(machine)?;
+    warm(Place::DriverDomain)?;
     if machine.options.backend == Backend::Netback {
         netback::install(machine)?;
     }

@@ -6,14 +6,15 @@ mod restart;
 mod traffic;
 mod xenstore;
 
+pub(super) use traffic::iperf;
+
 use super::cache::Cache;
 use super::image::Image;
 use super::kernel::Generation;
-use super::machine::{Lifetime, Machine};
+use super::machine::Machine;
 use super::netback;
 use super::network::Network;
 use super::options::{Backend, Nic, Options, value_name};
-use super::populate;
 use anyhow::{Context, Result};
 use clap::Args;
 use std::process::ExitCode;
@@ -99,9 +100,6 @@ const LANES: usize = 2;
 
 /// Instances the tests take, beyond those a person would number.
 const INSTANCES: std::ops::RangeInclusive<u8> = 200..=249;
-
-/// libxl gives each of its steps a time of its own, which emulation on a busy host can overrun before anything of ours runs.
-const BOOT_ATTEMPTS: u32 = 3;
 
 /// The cases of a machine with `nic`, in the order in which they run.
 fn cases(nic: Nic) -> Vec<Case> {
@@ -230,26 +228,12 @@ impl Request {
     ) {
         let name = format!("{}/boot", value_name(options.nic));
         let mut machine = None;
-        let mut attempt = 0;
-        let boot = || -> Result<String> {
-            loop {
-                attempt += 1;
-                let booted =
-                    Machine::start(image, cache, instance, options.clone(), Lifetime::OfCaller)
-                        .and_then(|started| populate(machine.insert(started)));
-                match booted {
-                    Ok(()) => {
-                        return Ok(format!(
-                            "Xen, dom0, driver domain and guests are up (attempt {attempt})"
-                        ));
-                    }
-                    Err(error) if attempt < BOOT_ATTEMPTS => {
-                        eprintln!("xen: trying again, for the boot failed: {error:#}");
-                        Machine::stop(cache, instance)?;
-                    }
-                    Err(error) => return Err(error),
-                }
-            }
+        let boot = || {
+            let (booted, attempt) = super::boot(image, cache, instance, &options)?;
+            machine = Some(booted);
+            Ok(format!(
+                "Xen, dom0, driver domain and guests are up (attempt {attempt})"
+            ))
         };
         verdicts.push(judge(name, boot));
         if let (Some(machine), true) = (

@@ -127,7 +127,12 @@ fn await_listener(protocol: &str, port: u16) -> String {
 }
 
 /// The end of iperf3's report.
-fn iperf(machine: &Machine, from: Place, to: Place, arguments: &str) -> Result<Value> {
+pub(in crate::xen) fn iperf(
+    machine: &Machine,
+    from: Place,
+    to: Place,
+    arguments: &str,
+) -> Result<Value> {
     serve_iperf(machine, to)?;
     let client = format!(
         "iperf3 -J -c 10.9.0.{} --connect-timeout 5000 {arguments}",
