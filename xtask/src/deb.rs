@@ -3,8 +3,8 @@
 use crate::command::{cargo, must_succeed};
 use crate::{build, host, packages};
 use anyhow::{Context, Result};
-use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
 
 /// The version of cargo-deb that the metadata in netback/Cargo.toml is written for.
 const CARGO_DEB: &str = "3";
@@ -45,6 +45,37 @@ pub fn run_dist() -> Result<ExitCode> {
 
 /// `cargo xtask deb ARGS`: the package's path is all there is on stdout. ARGS go to cargo-deb (`--deb-revision 2`).
 pub fn run_deb(args: &[String]) -> Result<ExitCode> {
+    let mut make = maker(args)?;
+    let status = make
+        .status()
+        .with_context(|| format!("cannot start {make:?}"))?;
+    Ok(if status.success() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(1)
+    })
+}
+
+/// The package with Debian revision `revision`, alone in `directory`, which is emptied before.
+pub fn package(revision: u32, directory: &Path) -> Result<PathBuf> {
+    let _ = std::fs::remove_dir_all(directory);
+    std::fs::create_dir_all(directory)?;
+    let arguments = [
+        "--deb-revision".to_owned(),
+        revision.to_string(),
+        "--output".to_owned(),
+        directory.display().to_string(),
+    ];
+    must_succeed(maker(&arguments)?.stdout(Stdio::null()), "cargo deb")?;
+    let tail = format!("-{revision}_");
+    let mut files = std::fs::read_dir(directory)?.filter_map(|entry| Some(entry.ok()?.path()));
+    files
+        .find(|file| file.to_string_lossy().contains(&tail))
+        .with_context(|| format!("cargo deb left no package in {}", directory.display()))
+}
+
+/// What makes the package, once all that goes into it is built. `args` go to cargo-deb.
+fn maker(args: &[String]) -> Result<Command> {
     packages::ensure(&[packages::BUILD, packages::PACKAGING])?;
     let tool = cargo_deb()?;
     dist()?;
@@ -54,19 +85,13 @@ pub fn run_deb(args: &[String]) -> Result<ExitCode> {
         .current_dir(build::workspace());
     must_succeed(&mut build, "cargo build")?;
     eprintln!("xtask: making the package");
-    let status = Command::new(&tool)
-        // Left to itself it builds the whole workspace.
-        .args(["-p", "netback", "--quiet", "--no-build", "--strip"])
+    let mut make = Command::new(tool);
+    // Left to itself it builds the whole workspace.
+    make.args(["-p", "netback", "--quiet", "--no-build", "--strip"])
         .args(args)
         .current_dir(build::workspace())
-        .stdin(std::process::Stdio::null())
-        .status()
-        .with_context(|| format!("cannot start {}", tool.display()))?;
-    Ok(if status.success() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(1)
-    })
+        .stdin(Stdio::null());
+    Ok(make)
 }
 
 /// cargo-deb from PATH, or one of our own below the target directory, built on the first use.

@@ -3,7 +3,6 @@ pub mod control;
 pub mod counters;
 pub mod frame;
 pub mod generator;
-pub mod hostile;
 pub mod layout;
 pub mod netfront;
 pub mod options;

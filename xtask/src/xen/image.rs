@@ -32,7 +32,7 @@ iproute2,iputils-arping,iputils-ping,kmod,libc-bin,libc6,libelf1,libgcc-s1,mount
 tcpdump,util-linux,xen-utils-4.17,xen-utils-common,xenstore-utils,zlib1g";
 
 /// Modules of the root disk, with what they depend on. No udev runs in the domains: they are loaded by name.
-const ROOT_MODULES: &[&str] = &[
+pub const ROOT_MODULES: &[&str] = &[
     "8021q",
     "bridge",
     "e1000",
@@ -298,7 +298,7 @@ mke2fs -q -t ext4 -O ^has_journal,^metadata_csum -L rig -d "$1" "$2" 900M
 mke2fs -q -t ext4 -O ^has_journal,^metadata_csum -L scratch "$3" 1G
 "#;
 
-fn fresh_directory(path: &Path) -> Result<PathBuf> {
+pub fn fresh_directory(path: &Path) -> Result<PathBuf> {
     if path.exists() {
         fs::remove_dir_all(path)?;
     }
@@ -306,7 +306,7 @@ fn fresh_directory(path: &Path) -> Result<PathBuf> {
     Ok(path.into())
 }
 
-fn write_executable(path: &Path, text: &str) -> Result<()> {
+pub fn write_executable(path: &Path, text: &str) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     fs::create_dir_all(path.parent().expect("a file lies in a directory"))?;
     fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;

@@ -5,8 +5,9 @@ use super::cache::Cache;
 use super::image::Image;
 use super::kernel::Generation;
 use super::network::{Network, TAP};
-use super::options::{Nic, Options};
+use super::options::{Backend, Nic, Options};
 use super::place::{MAX_GUESTS, Place};
+use super::system;
 use anyhow::{Context, Result, bail};
 use std::fs::{self, File};
 use std::io::Read;
@@ -71,7 +72,11 @@ impl Machine {
             "xen: booting Xen and dom0 (NIC {})",
             super::options::value_name(machine.options.nic)
         );
-        let mut qemu = machine.spawn(image, lifetime)?;
+        let system = match machine.options.backend {
+            Backend::Package => Some(system::build(cache, image)?),
+            Backend::Netback | Backend::Kernel => None,
+        };
+        let mut qemu = machine.spawn(image, system.as_deref(), lifetime)?;
         machine.await_dom0(&mut qemu)?;
         machine.connect_peer()?;
         Ok(machine)
@@ -108,7 +113,7 @@ impl Machine {
         self.directory.join("console.log")
     }
 
-    fn spawn(&self, image: &Image, lifetime: Lifetime) -> Result<Child> {
+    fn spawn(&self, image: &Image, system: Option<&Path>, lifetime: Lifetime) -> Result<Child> {
         fs::write(self.console(), "")?;
         let log = File::create(self.directory.join("qemu.log"))?;
         let mut command = match lifetime {
@@ -124,7 +129,7 @@ impl Machine {
             Lifetime::UntilDown => self.network.command("qemu-system-x86_64"),
         };
         command
-            .args(self.arguments(image))
+            .args(self.arguments(image, system))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -134,7 +139,7 @@ impl Machine {
         Ok(child)
     }
 
-    fn arguments(&self, image: &Image) -> Vec<String> {
+    fn arguments(&self, image: &Image, system: Option<&Path>) -> Vec<String> {
         let kernel = image.kernel(Generation::Stock);
         let initrd = format!(
             "{} {LINUX} rig.role=dom0 rig.ip=10.0.2.15,{}",
@@ -159,6 +164,9 @@ impl Machine {
         // Once more for the domains, whose blkback opens it by itself.
         words(&disk(&image.root, "shared", 5, "readonly=on"));
         words(&disk(&image.scratch, "scratch", 6, "snapshot=on"));
+        if let Some(system) = system {
+            words(&disk(system, "system", 7, "snapshot=on"));
+        }
         words(&management());
         // With interrupt remapping dom0 loses interrupts.
         words("-device intel-iommu,intremap=off");

@@ -25,7 +25,7 @@ pub struct Options {
     #[arg(long)]
     pub icount: bool,
     /// With icount: idle time passes as on the host and not at once, so that what waits for the host's disk runs into no timeout.
-    #[arg(skip)]
+    #[arg(long, requires = "icount")]
     pub patient: bool,
 }
 
@@ -42,6 +42,8 @@ pub enum Nic {
 pub enum Backend {
     /// Ours.
     Netback,
+    /// Ours, from its package, in a driver domain that systemd runs, all of it as docs/driver-domain.md says.
+    Package,
     /// The kernel's, with a bridge: the reference.
     Kernel,
 }

@@ -1,6 +1,9 @@
 //! `cargo xtask xen test`: what a stock guest notices of the backend, case by case; one boot of the machine serves many.
 
+mod doctor;
+mod document;
 mod lifecycle;
+mod package;
 mod residue;
 mod restart;
 mod traffic;
@@ -14,7 +17,7 @@ use super::kernel::Generation;
 use super::machine::Machine;
 use super::netback;
 use super::network::Network;
-use super::options::{Backend, Nic, Options, value_name};
+use super::options::{Backend, Nic, Options};
 use anyhow::{Context, Result};
 use clap::Args;
 use std::process::ExitCode;
@@ -85,14 +88,36 @@ struct Verdict {
     seconds: f64,
 }
 
-/// A machine of the test: its NIC, and its guests' kernels.
-type Boot = (Nic, &'static [Generation]);
+/// A machine of the test.
+#[derive(Clone, Copy)]
+struct Boot {
+    /// First part of its cases' names.
+    name: &'static str,
+    nic: Nic,
+    /// One for each guest.
+    kernels: &'static [Generation],
+    /// From its package, as an operator installs it.
+    packaged: bool,
+}
+
+const fn boot(name: &'static str, nic: Nic, kernels: &'static [Generation]) -> Boot {
+    Boot {
+        name,
+        nic,
+        kernels,
+        packaged: false,
+    }
+}
 
 /// The longest first.
-const BOOTS: [Boot; 3] = [
-    (Nic::Igb, &Generation::ALL),
-    (Nic::E1000, &[Generation::Stock]),
-    (Nic::Virtio, &[Generation::Stock]),
+const BOOTS: [Boot; 4] = [
+    boot("igb", Nic::Igb, &Generation::ALL),
+    Boot {
+        packaged: true,
+        ..boot("package", Nic::Igb, &[Generation::Stock])
+    },
+    boot("e1000", Nic::E1000, &[Generation::Stock]),
+    boot("virtio", Nic::Virtio, &[Generation::Stock]),
 ];
 
 /// Machines emulated at a time. Each is one thread that is never idle for long.
@@ -101,9 +126,47 @@ const LANES: usize = 2;
 /// Instances the tests take, beyond those a person would number.
 const INSTANCES: std::ops::RangeInclusive<u8> = 200..=249;
 
-/// The cases of a machine with `nic`, in the order in which they run.
+/// Make of a machine whose backend is the package what it is once the guest of docs/driver-domain.md is online.
+pub fn set_up(machine: &Machine) -> Result<()> {
+    document::walk(machine, document::GUEST).map(drop)
+}
+
+impl Boot {
+    /// The one whose cases can run on `machine`.
+    fn of(machine: &Machine) -> Self {
+        let fits = |boot: &&Self| {
+            boot.nic == machine.options.nic
+                && boot.packaged == (machine.options.backend == Backend::Package)
+        };
+        *BOOTS.iter().find(fits).unwrap_or(&BOOTS[0])
+    }
+
+    /// Its cases, in the order in which they run.
+    fn cases(self) -> Result<Vec<Case>> {
+        let mut cases = if self.packaged {
+            packaged()?
+        } else {
+            cases(self.nic)
+        };
+        for case in &mut cases {
+            case.name = format!("{}/{}", self.name, case.name);
+        }
+        Ok(cases)
+    }
+}
+
+/// The package's: the document up to a guest online, the doctor and the unit with that, the rest of the document.
+fn packaged() -> Result<Vec<Case>> {
+    let (mut cases, after) = document::cases()?;
+    cases.extend(doctor::cases());
+    cases.extend(package::cases());
+    cases.extend(after);
+    Ok(cases.into_iter().map(Case::ours_only).collect())
+}
+
+/// Those of a machine with `nic`.
 fn cases(nic: Nic) -> Vec<Case> {
-    let mut cases = match nic {
+    match nic {
         Nic::Igb => {
             let mut cases = traffic::full();
             cases.extend(restart::cases());
@@ -112,11 +175,7 @@ fn cases(nic: Nic) -> Vec<Case> {
             cases
         }
         Nic::E1000 | Nic::Virtio => traffic::short(),
-    };
-    for case in &mut cases {
-        case.name = format!("{}/{}", value_name(nic), case.name);
     }
-    cases
 }
 
 impl Request {
@@ -127,21 +186,23 @@ impl Request {
         } else {
             named
         };
-        chosen && (backend == Backend::Netback || !case.ours_only)
+        chosen && (backend != Backend::Kernel || !case.ours_only)
     }
 
     /// Run, report; exit status 1 when a case failed.
     pub fn run(&self, cache: &Cache, instance: u8) -> Result<ExitCode> {
         if self.list {
-            for case in BOOTS.iter().flat_map(|(nic, _)| cases(*nic)) {
-                println!("{}", case.name);
+            for boot in BOOTS {
+                for case in boot.cases()? {
+                    println!("{}", case.name);
+                }
             }
             return Ok(ExitCode::SUCCESS);
         }
         let mut verdicts = Vec::new();
         if self.running {
             let machine = Machine::running(cache, instance)?;
-            self.run_on(&machine, &mut verdicts);
+            self.run_on(&machine, Boot::of(&machine), &mut verdicts)?;
         } else {
             self.run_all(cache, &mut verdicts)?;
         }
@@ -155,20 +216,25 @@ impl Request {
             // Not while an emulated machine waits for it.
             netback::build()?;
         }
-        let wanted: Vec<Boot> = BOOTS
-            .into_iter()
-            .filter(|(nic, _)| {
-                cases(*nic)
-                    .iter()
-                    .any(|case| self.wants(case, self.backend))
-            })
-            .collect();
+        let mut wanted = Vec::new();
+        for boot in BOOTS {
+            // With `--backend package` there is that machine alone.
+            let possible = boot.packaged || self.backend != Backend::Package;
+            let mut cases = boot.cases()?.into_iter();
+            if possible && cases.any(|case| self.wants(&case, self.backend)) {
+                wanted.push(boot);
+            }
+        }
+        if wanted.iter().any(|boot| boot.packaged) {
+            // Nor for these.
+            package::packages()?;
+        }
         let next = AtomicUsize::new(0);
         let lane = |instance: u8| -> Result<Vec<(usize, Vec<Verdict>)>> {
             let mut done = Vec::new();
             loop {
                 let n = next.fetch_add(1, Ordering::Relaxed);
-                let Some(boot) = wanted.get(n) else {
+                let Some(boot) = wanted.get(n).copied() else {
                     return Ok(done);
                 };
                 done.push((n, self.run_boot(&image, cache, instance, boot)?));
@@ -200,19 +266,23 @@ impl Request {
         image: &Image,
         cache: &Cache,
         instance: u8,
-        (nic, kernels): &Boot,
+        boot: Boot,
     ) -> Result<Vec<Verdict>> {
         let options = Options {
-            nic: *nic,
-            backend: self.backend,
-            guests: u8::try_from(kernels.len())?,
-            guest_kernel: kernels.to_vec(),
+            nic: boot.nic,
+            backend: if boot.packaged {
+                Backend::Package
+            } else {
+                self.backend
+            },
+            guests: u8::try_from(boot.kernels.len())?,
+            guest_kernel: boot.kernels.to_vec(),
             // Virtual time: a machine that does much else changes no outcome.
             icount: true,
             patient: true,
         };
         let mut verdicts = Vec::new();
-        self.boot_and_run(image, cache, instance, options, &mut verdicts);
+        self.boot_and_run(image, cache, instance, boot, options, &mut verdicts)?;
         Machine::stop(cache, instance)?;
         Ok(verdicts)
     }
@@ -223,33 +293,34 @@ impl Request {
         image: &Image,
         cache: &Cache,
         instance: u8,
+        boot: Boot,
         options: Options,
         verdicts: &mut Vec<Verdict>,
-    ) {
-        let name = format!("{}/boot", value_name(options.nic));
+    ) -> Result<()> {
+        let name = format!("{}/boot", boot.name);
         let mut machine = None;
-        let boot = || {
+        let bring_up = || {
             let (booted, attempt) = super::boot(image, cache, instance, &options)?;
             machine = Some(booted);
-            Ok(format!(
-                "Xen, dom0, driver domain and guests are up (attempt {attempt})"
-            ))
+            Ok(format!("up (attempt {attempt})"))
         };
-        verdicts.push(judge(name, boot));
+        verdicts.push(judge(name, bring_up));
         if let (Some(machine), true) = (
             machine,
             verdicts.last().is_some_and(|last| last.outcome.is_ok()),
         ) {
-            self.run_on(&machine, verdicts);
+            self.run_on(&machine, boot, verdicts)?;
         }
+        Ok(())
     }
 
-    fn run_on(&self, machine: &Machine, verdicts: &mut Vec<Verdict>) {
-        for case in cases(machine.options.nic) {
+    fn run_on(&self, machine: &Machine, boot: Boot, verdicts: &mut Vec<Verdict>) -> Result<()> {
+        for case in boot.cases()? {
             if self.wants(&case, machine.options.backend) {
                 verdicts.push(judge(case.name, || (case.work)(machine)));
             }
         }
+        Ok(())
     }
 
     fn report(&self, verdicts: &[Verdict]) -> Result<ExitCode> {
