@@ -107,7 +107,7 @@ const RUN_HELP: &str = "The configuration, with every field (only [[bridge]] nam
     [workers]\n  \
     count = 2                               # threads; one a core by default\n  \
     pin = true                              # worker n runs on core n\n  \
-    poll_us = 50                            # how long an idle worker polls before it sleeps\n  \
+    poll_us = 50                            # how long an idle worker polls, at most, before it sleeps\n  \
     [vif]\n  \
     max_queues = 2                          # offered to each guest; one a worker by default\n  \
     backlog_bytes = 524288                  # what waits for a guest that posts no buffers,\n  \

@@ -44,7 +44,7 @@ pub struct Workers {
     pub count: Option<u16>,
     /// Pin worker n to core n.
     pub pin: bool,
-    /// How long a worker without work polls before it sleeps, in microseconds; 0 sleeps at once.
+    /// How long a worker without work polls at most before it sleeps, in microseconds; 0 sleeps at once.
     pub poll_us: u32,
 }
 

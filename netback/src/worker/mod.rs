@@ -12,6 +12,7 @@ mod inbox;
 pub mod mailbox;
 mod memory;
 pub mod messages;
+mod polling;
 pub(crate) mod ports;
 mod run;
 mod sleep;
@@ -31,6 +32,7 @@ use fabric::{FLOOD_COPIES, Fabric};
 use mailbox::{HOMEBOUND, MeshEnd, PARCELS};
 use memory::UmemMemory;
 use messages::{FromWorker, ToWorker};
+use polling::Polling;
 use ports::Ports;
 use sleep::Sleeper;
 use std::collections::VecDeque;
@@ -62,7 +64,7 @@ pub struct WorkerSetup<H: Hypervisor> {
     pub umem: Umem,
     /// Its share of the frames; [`frames_needed`] says how many are enough.
     pub frames: Vec<Frame>,
-    /// How long it polls without work before it sleeps.
+    /// How long it polls without work before it sleeps, at most ([`polling`]).
     pub poll: Duration,
     /// The core to pin it to.
     pub core: Option<usize>,
@@ -168,7 +170,7 @@ pub(crate) struct Worker<H: Hypervisor> {
     /// The last turn had work.
     busy: bool,
     stopping: bool,
-    poll: Duration,
+    polling: Polling,
     stats: Arc<WorkerStats>,
     inbox: Arc<ArrayQueue<ToWorker<H>>>,
     outbox: Arc<ArrayQueue<FromWorker<H>>>,
@@ -214,7 +216,7 @@ impl<H: Hypervisor> Worker<H> {
             started,
             busy: false,
             stopping: false,
-            poll: setup.poll,
+            polling: Polling::new(setup.poll),
             stats: setup.stats,
             inbox,
             outbox,

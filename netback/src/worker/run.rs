@@ -4,7 +4,7 @@ use super::batch::TURN_CHAINS;
 use super::messages::FromWorker;
 use crate::crash_point;
 use crate::hypervisor::Hypervisor;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use xsk_bridge::packet::MAX_FRAMES;
 
 /// Turns between two showings of the levels in `status` while there is work.
@@ -19,26 +19,22 @@ const RESERVE: usize = TURN_CHAINS + MAX_FRAMES;
 impl<H: Hypervisor> Worker<H> {
     /// Turn until told to stop.
     pub(crate) fn run(&mut self) {
-        let mut idle_since = None;
         while !self.stopping {
             if self.turn() {
-                idle_since = None;
-                continue;
-            }
-            let now = self.fabric.now;
-            let since = *idle_since.get_or_insert(now);
-            if now.saturating_duration_since(since) < self.poll {
+                self.polling.worked();
+            } else if self.polling.goes_on(self.fabric.now) {
                 std::hint::spin_loop();
-                continue;
+            } else {
+                let slept = self.sleep();
+                self.polling.slept(slept);
             }
-            self.sleep();
-            idle_since = None;
         }
         self.reply(FromWorker::Stopped);
     }
 
-    /// Sleep until there may be work, unless there is some.
-    fn sleep(&mut self) {
+    /// Sleep until there may be work, unless there is some; for how long.
+    fn sleep(&mut self) -> Duration {
+        let mut slept = Duration::ZERO;
         self.bell.before_sleep();
         let resting = self.rest(0);
         let held = self.active.iter().all(|&slot| self.is_held(slot));
@@ -53,9 +49,12 @@ impl<H: Hypervisor> Worker<H> {
             self.stats.sleeps.add(1);
             self.show();
             let timeout = self.timeout();
+            let start = Instant::now();
             self.sleeper.sleep(timeout);
+            slept = start.elapsed();
         }
         self.bell.awake();
+        slept
     }
 
     /// Its requests wait for something that takes a while.
