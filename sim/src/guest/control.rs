@@ -1,6 +1,7 @@
 //! A guest's control socket: one command a line, one JSON answer a line.
 use super::counters::Report;
 use super::generator::Stream;
+use super::hostile::Hostile;
 use super::netfront::parse_mac;
 use serde::{Deserialize, Serialize};
 use std::io::{self, BufRead, BufReader, Write};
@@ -23,6 +24,8 @@ pub enum Command {
     MulticastControl(bool),
     /// Subscribe to (true) a multicast address, or no longer.
     Subscribe(bool, [u8; 6]),
+    /// Do harm instead of moving packets; `None`: no longer. Where the rings were written to, only a reconnect makes them good.
+    Hostile(Option<Hostile>),
     /// Start to send generated frames.
     Generate(Stream),
     /// Stop it.
@@ -47,6 +50,12 @@ impl std::str::FromStr for Command {
             ("multicast", "off") => Ok(Self::MulticastControl(false)),
             ("subscribe", address) => mac(address).map(|address| Self::Subscribe(true, address)),
             ("unsubscribe", address) => mac(address).map(|address| Self::Subscribe(false, address)),
+            ("storm", "") => Ok(Self::Hostile(Some(Hostile::Storm))),
+            ("rage", seed) => match seed.parse() {
+                Ok(seed @ 1..) => Ok(Self::Hostile(Some(Hostile::Rage(seed)))),
+                _ => Err(format!("\"{seed}\" is not a seed from 1 on")),
+            },
+            ("calm", "") => Ok(Self::Hostile(None)),
             ("generate", "off") => Ok(Self::StopGenerator),
             ("generate", stream) => stream.parse().map(Self::Generate),
             ("quit", "") => Ok(Self::Quit),
@@ -200,6 +209,7 @@ mod tests {
             "",
             "subscribe 01:00",
             "multicast",
+            "rage 0",
             "counters now",
             "rx-limit -1",
             "generate size=1",

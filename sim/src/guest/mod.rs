@@ -3,6 +3,7 @@ pub mod control;
 pub mod counters;
 pub mod frame;
 pub mod generator;
+pub mod hostile;
 pub mod layout;
 pub mod netfront;
 pub mod options;

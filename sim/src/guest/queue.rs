@@ -4,7 +4,7 @@ use super::frame::Meta;
 use super::layout::Layout;
 use super::rx::{RxFault, RxQueue};
 use super::tx::TxQueue;
-use crate::domain::Domain;
+use crate::domain::{Domain, RingPage};
 use std::io;
 use xen::event::Port;
 use xen::grant::{DomId, GrantRef};
@@ -98,6 +98,11 @@ impl Queue {
             counters: QueueCounters::default(),
             rx_ready: false,
         })
+    }
+
+    /// The pages of both rings, Tx first.
+    pub fn pages(&self) -> [&RingPage; 2] {
+        [self.tx.page(), self.rx.page()]
     }
 
     /// Take note of an event on `port`, which is one of ours; an error disables the netfront.

@@ -47,6 +47,11 @@ impl RxQueue {
     /// Pages of guest memory that a queue's buffers take.
     pub const PAGES: u32 = Rx::ENTRIES;
 
+    /// The ring's page.
+    pub fn page(&self) -> &RingPage {
+        self.ring.page()
+    }
+
     /// A fresh ring on `page` with nothing posted.
     pub fn new(page: RingPage, first_page: u32, remote: DomId, limit: u32) -> Self {
         Self {

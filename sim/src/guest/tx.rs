@@ -74,6 +74,11 @@ impl TxQueue {
         self.ring.free() as usize > MAX_SLOTS + 1 && self.free_ids.len() > MAX_SLOTS
     }
 
+    /// The ring's page.
+    pub fn page(&self) -> &RingPage {
+        self.ring.page()
+    }
+
     /// Requests without an answer.
     pub fn pending(&self) -> u32 {
         self.ring.unanswered()

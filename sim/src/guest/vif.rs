@@ -3,6 +3,7 @@ use super::control::Command;
 use super::counters::Report;
 use super::frame::{Checksum, Meta, complete, locate};
 use super::generator::{Generator, Sink, Stream};
+use super::hostile::{self, Hostile};
 use super::netfront::{Agreed, Change, Netfront, Settings};
 use super::options::Options;
 use super::poll::{Member, Poll, Source};
@@ -52,6 +53,8 @@ pub struct Vif {
     stack: Stack,
     /// Between ring and stack.
     frame: Vec<u8>,
+    /// It does harm instead of moving packets.
+    hostile: Option<Hostile>,
 }
 
 impl Vif {
@@ -82,6 +85,7 @@ impl Vif {
             netfront: Netfront::new(domain, settings)?,
             stack,
             frame: vec![0; MAX_FRAME],
+            hostile: None,
         })
     }
 
@@ -107,6 +111,7 @@ impl Vif {
     /// An event for queue `queue`. A disabled netfront answers none.
     pub fn event(&mut self, domain: &Domain, queue: usize, port: Port) {
         if self.netfront.is_running()
+            && self.hostile.is_none()
             && let Some(queue) = self.netfront.queues.get_mut(queue)
             && let Err(why) = queue.event(domain, port)
         {
@@ -149,6 +154,13 @@ impl Vif {
             Command::RxLimit(limit) => self.netfront.set_rx_limit(*limit),
             Command::MulticastControl(on) => self.netfront.set_multicast_control(*on)?,
             Command::Subscribe(add, address) => self.netfront.subscribe(*add, *address),
+            Command::Hostile(mood) => {
+                self.hostile = *mood;
+                // No event was listened to meanwhile.
+                for queue in &mut self.netfront.queues {
+                    queue.rx_ready = true;
+                }
+            }
             Command::Generate(stream) => self.generate(Some(*stream)),
             Command::StopGenerator => self.generate(None),
         }
@@ -170,6 +182,9 @@ impl Vif {
         if !self.netfront.is_running() {
             return None;
         }
+        if self.hostile.is_some() {
+            return Some(hostile::PAUSE);
+        }
         if self.netfront.queues.iter().any(|queue| queue.rx_ready) {
             return Some(Duration::ZERO);
         }
@@ -186,6 +201,12 @@ impl Vif {
 
     /// Move packets both ways, a batch a queue.
     pub fn turn(&mut self, domain: &Domain, poll: &mut Poll) -> std::io::Result<()> {
+        if let Some(hostile) = &mut self.hostile {
+            if self.netfront.is_running() {
+                hostile.strike(domain, &self.netfront.queues);
+            }
+            return Ok(());
+        }
         for n in 0..self.netfront.queues.len() {
             if !self.netfront.is_running() {
                 break;

@@ -75,7 +75,12 @@ pub(super) fn allow_whole_ring(fd: BorrowedFd<'_>, descriptors: u32) -> io::Resu
     if descriptors <= 32 {
         return Ok(());
     }
-    match set(fd, libc::SOL_XDP, XDP_MAX_TX_SKB_BUDGET, descriptors) {
+    budget(fd, descriptors)
+}
+
+/// Have one call take so many packets in copy mode, where the kernel knows how.
+pub(super) fn budget(fd: BorrowedFd<'_>, packets: u32) -> io::Result<()> {
+    match set(fd, libc::SOL_XDP, XDP_MAX_TX_SKB_BUDGET, packets) {
         Err(e) if e.raw_os_error() != Some(libc::ENOPROTOOPT) => Err(e),
         _ => Ok(()),
     }

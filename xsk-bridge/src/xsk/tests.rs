@@ -2,7 +2,7 @@
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
-use super::{Options, XskUplink};
+use super::{Options, PACKETS_PER_KICK, XskUplink, sockopt};
 use crate::frame::{FramePool, Rings, Umem};
 use crate::packet::{Offload, Packet};
 use crate::uplink::Uplink;
@@ -88,4 +88,47 @@ fn entries_that_the_kernel_has_not_released_are_not_sent_into() {
 
     while !uplink.flush(&mut pool).unwrap() {}
     assert_eq!(uplink.room(&mut pool), RINGS.send as usize, "all were sent");
+}
+
+/// Every supported kernel before 6.17 takes so few in a call; newer ones are told to here.
+#[test]
+fn a_ring_that_takes_many_calls_is_drained_in_one_flush() {
+    const SEND: u32 = 256;
+    let namespace = Namespace::enter();
+    namespace.veth("near", "far", 1);
+    let attachment = xdp::install_or_adopt("near", &namespace.bpf_dir()).unwrap();
+    let rings = Rings {
+        recv: 64,
+        send: SEND,
+    };
+    let (umem, frames) = Umem::for_af_xdp(2 * rings.frames() + 64, rings).unwrap();
+    let mut pool = FramePool::with_capacity(frames.len());
+    pool.extend(frames);
+    let mut uplink = XskUplink::open(&umem, &attachment, 0, Options::default()).unwrap();
+    sockopt::budget(uplink.socket(), PACKETS_PER_KICK).unwrap();
+    let far = PacketSocket::bind("far", ETHERTYPE);
+    for n in 0..SEND {
+        let bytes = frame(n, 60);
+        let mut token = pool.take().unwrap();
+        umem.data_mut(&mut token)[..bytes.len()].copy_from_slice(&bytes);
+        uplink.send(Packet {
+            frames: [token].into_iter().collect(),
+            len: bytes.len() as u32,
+            offload: Offload::default(),
+        });
+    }
+    assert!(uplink.flush(&mut pool).unwrap(), "something was left");
+    assert_eq!(uplink.queued(), 0);
+    let kicks = uplink.counters().kicks.get();
+    assert_eq!(kicks, u64::from(SEND / PACKETS_PER_KICK));
+    let deadline = Instant::now() + PATIENCE;
+    for n in 0..SEND {
+        let bytes = loop {
+            if let Some(bytes) = far.recv() {
+                break bytes;
+            }
+            assert!(Instant::now() < deadline, "frame {n} does not come");
+        };
+        assert_eq!(bytes, frame(n, 60));
+    }
 }
