@@ -78,7 +78,7 @@ fn case(section: &Section) -> Case {
         REMOVE => package::remove(machine),
         _ => walk(machine, number),
     });
-    if number == REMOVE { case.long() } else { case }
+    if number >= REMOVE { case.long() } else { case }
 }
 
 /// Go on to the end of section `number`, from wherever the machine is.
