@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 /// The version of cargo-deb that the metadata in netback/Cargo.toml is written for.
-const CARGO_DEB: &str = "3";
+const CARGO_DEB: &str = "^3";
 
 /// Manual pages and completions, made by netback's own command line, in `target/release/dist`.
 pub fn dist() -> Result<PathBuf> {
