@@ -7,6 +7,7 @@ mod package;
 mod residue;
 mod restart;
 mod traffic;
+mod unnoticed;
 mod xenstore;
 
 pub(super) use traffic::iperf;

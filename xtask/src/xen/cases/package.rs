@@ -2,8 +2,8 @@
 
 use super::Case;
 use super::document::{self, GUEST, REMOVE, UPGRADE};
-use super::traffic::{complaints, ping_both_families, serve_iperf};
-use super::xenstore::Snapshot;
+use super::traffic::{ping_both_families, serve_iperf};
+use super::unnoticed::Before;
 use crate::xen::domain;
 use crate::xen::machine::Machine;
 use crate::xen::place::Place;
@@ -102,8 +102,8 @@ pub fn upgrade(machine: &Machine) -> Result<String> {
     document::walk(machine, GUEST)?;
     // What other cases did to its vif has been logged.
     machine.must(Place::Guest(1), domain::MARK_LOG)?;
-    let before = Snapshot::take(machine)?;
-    let (carrier, process) = (carrier_changes(machine)?, main_pid(machine)?);
+    let before = Before::note(machine, NIC)?;
+    let process = main_pid(machine)?;
     serve_iperf(machine, Place::Peer)?;
     let guest = Place::Guest(1);
     let stream = "iperf3 -J -c 10.9.0.1 -b 5M -t 600 > /run/stream.json & echo $! > /run/stream; sleep 2; wait";
@@ -127,14 +127,7 @@ pub fn upgrade(machine: &Machine) -> Result<String> {
     ensure!(main_pid(machine)? != process, "no new process serves");
     let version = machine.must(Place::DriverDomain, "dpkg-query -W -f '${Version}' netback")?;
     ensure!(version.ends_with("-2"), "{version} is installed");
-    ensure!(
-        carrier_changes(machine)? == carrier,
-        "the NIC's carrier changed"
-    );
-    let changed = Snapshot::take(machine)?.since(&before);
-    ensure!(changed.is_empty(), "xenstore changed: {changed:?}");
-    let said = complaints(machine, guest)?;
-    ensure!(said.is_empty(), "the guest's kernel says: {said}");
+    before.must_be_now(machine, guest)?;
     Ok(format!(
         "{walked}; a TCP stream of {seconds:.0} s went on ({:.1} MB in its last 3 s), nothing changed in xenstore, guest's log silent",
         bytes / 1e6
@@ -200,13 +193,6 @@ pub fn remove(machine: &Machine) -> Result<String> {
         "{walked}; the NIC is as it was, and of {} files none is left",
         files.trim()
     ))
-}
-
-fn carrier_changes(machine: &Machine) -> Result<String> {
-    machine.must(
-        Place::DriverDomain,
-        &format!("cat /sys/class/net/{NIC}/carrier_changes"),
-    )
 }
 
 fn main_pid(machine: &Machine) -> Result<String> {
