@@ -41,7 +41,7 @@ pub unsafe trait LocalMemory {
 pub enum Side {
     /// Byte offset into the [`LocalMemory`]; must not cross a page (it would cost a second operation).
     Local(u64),
-    /// A guest's page.
+    /// A page named by a grant: a guest's, or one of ours that we granted to ourselves ([`GrantedMemory`]).
     Foreign {
         /// Whose grant it is.
         domid: DomId,
@@ -92,7 +92,23 @@ pub trait GrantTable: Send + Sync + 'static {
     fn map(&self, domid: DomId, gref: GrantRef) -> io::Result<Self::Page>;
     /// Copy every segment in one call, statuses filled in. All segments of one call go the same way as to our memory: all
     /// into it, or none into it (local -> foreign and foreign -> foreign may be mixed). Segments that violate the bounds above are
-    /// refused with `InvalidInput` before anything is copied. When the call as a whole fails, **every** status is set to
-    /// GENERAL_ERROR (gntdev leaves some saying OKAY that were never issued).
+    /// refused with `InvalidInput` before anything is copied. Foreign may be our own domain: a page of [`GrantedMemory`] goes with
+    /// either way. When the call as a whole fails, **every** status is set to GENERAL_ERROR (gntdev leaves some saying OKAY that
+    /// were never issued).
     fn copy(&self, memory: &impl LocalMemory, segments: &mut [CopySegment]) -> io::Result<()>;
+}
+
+/// Pages of ours, granted to ourselves. A copy that names them by reference spares the kernel the looking up and pinning of an
+/// address, which for small packets costs more than the copy; what is in them is then read and written here.
+///
+/// No reference to the memory is ever handed out, for Xen writes to it.
+pub trait GrantedMemory: Send + 'static {
+    /// Our own domain's number, as [`Side::Foreign`] wants it.
+    fn domid(&self) -> DomId;
+    /// One a page, in the order of the offsets.
+    fn grefs(&self) -> &[GrantRef];
+    /// Copy out what lies at `offset`, counted in bytes over all pages. Panics out of bounds: our own bug, never a guest's.
+    fn read(&self, offset: usize, into: &mut [u8]);
+    /// Copy in, bounds as [`Self::read`].
+    fn write(&self, offset: usize, from: &[u8]);
 }

@@ -1,10 +1,12 @@
-//! The real doors, on Linux's device nodes: `/dev/xen/gntdev`, `/dev/xen/evtchn`, `/dev/xen/xenbus`.
+//! The real doors, on Linux's device nodes: `/dev/xen/gntdev`, `/dev/xen/gntalloc`, `/dev/xen/evtchn`, `/dev/xen/xenbus`.
 // ioctl and mmap have no safe form.
 #![allow(unsafe_code)]
 mod evtchn;
+mod gntalloc;
 mod gntdev;
 
 pub use evtchn::Evtchn;
+pub use gntalloc::{Gntalloc, GrantedPages};
 pub use gntdev::{Gntdev, MappedPage};
 
 use crate::store::Client;
@@ -12,6 +14,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::ptr::NonNull;
 
 /// Open xenstore's device. It stays in blocking mode: the client polls before it reads.
 pub fn open_store() -> io::Result<Client<File>> {
@@ -40,4 +43,24 @@ unsafe fn ioctl<T>(fd: &OwnedFd, request: libc::Ioctl, argument: &mut T) -> io::
         -1 => Err(io::Error::last_os_error()),
         value => Ok(value),
     }
+}
+
+/// Map `len` bytes of a device read-write, where the kernel likes, at what its driver calls `index`. The caller unmaps.
+fn map_shared(fd: &OwnedFd, index: u64, len: usize) -> io::Result<NonNull<u8>> {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: a new mapping; nothing refers to it yet.
+    let address = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            len,
+            protection,
+            libc::MAP_SHARED,
+            fd.as_raw_fd(),
+            index as libc::off_t,
+        )
+    };
+    if address == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    NonNull::new(address.cast()).ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
 }

@@ -5,7 +5,7 @@ use crate::grant::{
 };
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -146,26 +146,11 @@ impl GrantTable for Gntdev {
         };
         // SAFETY: the command takes this struct with `count` references and keeps no pointer.
         unsafe { ioctl(&self.fd, IOCTL_GNTDEV_MAP_GRANT_REF, &mut map) }?;
-        let (protection, offset) = (libc::PROT_READ | libc::PROT_WRITE, map.index as libc::off_t);
-        // SAFETY: a new mapping where the kernel likes; the hypercall happens here and may refuse.
-        let address = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                PAGE_SIZE,
-                protection,
-                libc::MAP_SHARED,
-                self.fd.as_raw_fd(),
-                offset,
-            )
-        };
-        if address == libc::MAP_FAILED {
-            let e = io::Error::last_os_error();
-            Self::forget(&self.fd, map.index);
-            return Err(e);
-        }
-        let words = NonNull::new(address.cast()).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        // The hypercall happens here and may refuse.
+        let page = super::map_shared(&self.fd, map.index, PAGE_SIZE)
+            .inspect_err(|_| Self::forget(&self.fd, map.index))?;
         Ok(MappedPage {
-            words,
+            words: page.cast(),
             index: map.index,
             fd: Arc::clone(&self.fd),
         })
