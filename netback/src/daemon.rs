@@ -3,7 +3,8 @@ use crate::config::{self, Config, XdpMode};
 use crate::control::signals::Signals;
 use crate::control::socket::Listener;
 use crate::control::{Control, Ended, Failed, OpenDevice, OpenUplink, Setup};
-use crate::hypervisor::Linux;
+use crate::hypervisor::{Doors, Linux};
+use crate::worker::BOUNCE_PAGES;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
@@ -11,7 +12,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tracing::warn;
-use xen::linux::{Evtchn, Gntdev};
+use xen::grant::{DomId, GrantedMemory};
+use xen::linux::{Evtchn, Gntalloc, Gntdev};
 use xsk_bridge::frame::{Frame, Rings, Umem};
 
 /// How long a run directory's lock may stay with a process that is ending, and with one that may be about to.
@@ -84,11 +86,7 @@ fn serve(path: &Path, config: Config, signals: Signals) -> Result<Ended, Failure
     let domid = store.domid().map_err(|error| {
         Failure::Input(format!("cannot learn the number of our domain: {error}"))
     })?;
-    let workers = config.worker_count();
-    let doors = (0..workers)
-        .map(|_| Ok((Gntdev::open()?, Evtchn::open()?)))
-        .collect::<io::Result<_>>()
-        .map_err(environment)?;
+    let doors = doors(config.worker_count(), domid).map_err(environment)?;
     let (umem, frames) = umem(&config)?;
     let socket = &config.daemon.control_socket;
     let listener = Listener::bind(socket)
@@ -112,6 +110,29 @@ fn serve(path: &Path, config: Config, signals: Signals) -> Result<Ended, Failure
     control
         .run()
         .map_err(|error| Failure::Runtime(error.to_string()))
+}
+
+/// A worker's own descriptors each.
+fn doors(workers: u16, domid: DomId) -> io::Result<Vec<Doors<Linux>>> {
+    let mut gntalloc = Gntalloc::open();
+    let mut granted = || -> Option<Box<dyn GrantedMemory>> {
+        let pages = gntalloc.as_ref().ok()?.grant(domid, BOUNCE_PAGES);
+        // Asked once in vain is enough.
+        let pages = pages.map_err(|refusal| gntalloc = Err(refusal)).ok()?;
+        Some(Box::new(pages))
+    };
+    let doors = (0..workers).map(|_| {
+        Ok(Doors {
+            grants: Gntdev::open()?,
+            events: Evtchn::open()?,
+            granted: granted(),
+        })
+    });
+    let doors = doors.collect::<io::Result<_>>()?;
+    if let Err(reason) = gntalloc {
+        warn!(%reason, "no bounce buffers: small packets cost more processor time");
+    }
+    Ok(doors)
 }
 
 /// Kernel netback serves every vif of the domain, and two backends cannot.

@@ -1,10 +1,22 @@
 //! Which hypervisor the daemon stands on, as one type parameter: the real doors, or a test's.
-/// The worker's two doors.
+use xen::grant::GrantedMemory;
+
+/// The worker's two doors to guests.
 pub trait Hypervisor: 'static {
     /// Guests' memory.
     type Grants: xen::grant::GrantTable;
     /// Event channels.
     type Events: xen::event::EventChannels;
+}
+
+/// One worker's own.
+pub struct Doors<H: Hypervisor> {
+    /// Its descriptor of gntdev.
+    pub grants: H::Grants,
+    /// Its descriptor of evtchn.
+    pub events: H::Events,
+    /// Pages for its bounce buffers, [`BOUNCE_PAGES`](crate::worker::BOUNCE_PAGES) of them, where the kernel gives some.
+    pub granted: Option<Box<dyn GrantedMemory>>,
 }
 
 /// The real doors, on Linux's device nodes.

@@ -9,7 +9,7 @@ pub mod socket;
 mod vif;
 
 use crate::config::{self, Config};
-use crate::hypervisor::Hypervisor;
+use crate::hypervisor::{Doors, Hypervisor};
 use crate::stats::UplinkStats;
 use crate::vif::state::{Observation, State};
 use crate::worker::bell::Bell;
@@ -112,8 +112,8 @@ pub struct Setup<H: Hypervisor, S> {
     pub store: S,
     /// Our own domain.
     pub domid: DomId,
-    /// A pair of doors for each worker.
-    pub doors: Vec<(H::Grants, H::Events)>,
+    /// One for each worker.
+    pub doors: Vec<Doors<H>>,
     /// The process's UMEM.
     pub umem: Umem,
     /// All its frames.

@@ -1,7 +1,7 @@
 //! The workers, as the control thread holds them.
 use super::Error;
 use crate::config::Config;
-use crate::hypervisor::Hypervisor;
+use crate::hypervisor::{Doors, Hypervisor};
 use crate::stats::WorkerStats;
 use crate::worker::bell::Bell;
 use crate::worker::messages::{FromWorker, ToWorker};
@@ -40,10 +40,10 @@ impl<H: Hypervisor> Member<H> {
 pub struct Pool<H: Hypervisor>(pub Vec<Member<H>>);
 
 impl<H: Hypervisor> Pool<H> {
-    /// Start one worker for each pair of doors, the frames shared out evenly.
+    /// Start one worker for each of `doors`, the frames shared out evenly.
     pub fn start(
         config: &Config,
-        doors: Vec<(H::Grants, H::Events)>,
+        doors: Vec<Doors<H>>,
         umem: &Umem,
         frames: Vec<Frame>,
         bell: &Arc<Bell>,
@@ -61,13 +61,14 @@ impl<H: Hypervisor> Pool<H> {
         for (index, ((doors, mesh), frames)) in
             doors.into_iter().zip(meshes).zip(shares).enumerate()
         {
-            let (grants, events) = (Arc::new(doors.0), Arc::new(doors.1));
+            let (grants, events) = (Arc::new(doors.grants), Arc::new(doors.events));
             let stats = Arc::<WorkerStats>::default();
             let setup = WorkerSetup::<H> {
                 index: index as u8,
                 mesh,
                 grants: grants.clone(),
                 events: events.clone(),
+                granted: doors.granted,
                 umem: umem.clone(),
                 frames,
                 poll: Duration::from_micros(config.workers.poll_us.into()),

@@ -1,12 +1,13 @@
 //! What one turn is working on: the packets taken out of Tx rings, the copies planned for them, and the packets on their way into
 //! guests' pages. Allocated once.
+use super::bounce::{BOUNCED, Bounce, Piece};
 use crate::queue::copy::{CopyPlan, InFragments, InFrames, Span};
 use crate::queue::rx::Placed;
 use crate::queue::tx::Answer;
 use ring::packet::{Checksum as TxChecksum, GsoKind, MAX_DATA_SLOTS, TxPacket};
 use ring::wire::NETIF_RSP_OKAY;
 use xen::grant::DomId;
-use xsk_bridge::frame::{DATA_CAPACITY, FramePool};
+use xsk_bridge::frame::{DATA_CAPACITY, FramePool, Umem};
 use xsk_bridge::packet::{Checksum, Gso, MAX_FRAMES, Offload, Packet};
 use xsk_bridge::switch::PortId;
 
@@ -15,7 +16,7 @@ pub(crate) const TURN_CHAINS: usize = 128;
 /// Packets put on Rx rings in one turn over all queues.
 pub(crate) const TURN_PLACED: usize = 256;
 /// Packets up to this size are fetched whole at once: a copy operation costs more than copying these bytes a second time would.
-const WHOLE: usize = 2048;
+const WHOLE: usize = BOUNCED;
 /// Of a larger one only this much is fetched for the switch to look at; the rest may go straight to where it belongs.
 const HEAD: usize = 256;
 /// Most segments of one packet's copy: each begins at an end of a fragment or a frame, or of a page.
@@ -49,6 +50,8 @@ pub(crate) struct Job {
     pub fetched: usize,
     /// Frames it needs for the rest.
     pub frames_missing: usize,
+    /// Where the first call brings them to, if not into its frame.
+    pub bounced: Option<Piece>,
     /// Its copies in the first call.
     pub head: Span,
     /// And in the second, if it is in it.
@@ -80,7 +83,7 @@ impl Job {
     }
 }
 
-/// How much of a packet the first call fetches.
+/// How much of a packet the first call fetches: what a bounce buffer takes, at most.
 fn first_fetch(size: usize) -> usize {
     if size <= WHOLE { size } else { HEAD }
 }
@@ -115,6 +118,8 @@ pub(crate) struct Batch {
     /// Third call: into guests' pages, out of frames and other guests' pages.
     pub rx: CopyPlan,
     pub placed: Vec<Placed>,
+    /// What heads go into, and packets for guests come out of, where the kernel gave us some.
+    pub bounce: Option<Bounce>,
     /// What one look at an uplink brought.
     pub received: Vec<Packet>,
     /// Frames that the jobs will still need.
@@ -127,8 +132,9 @@ pub(crate) struct Batch {
 pub(crate) const TURN_RECEIVED: usize = 64;
 
 impl Batch {
-    pub fn new() -> Self {
+    pub fn new(bounce: Option<Bounce>) -> Self {
         Self {
+            bounce,
             jobs: Vec::with_capacity(TURN_CHAINS),
             answers: Vec::with_capacity(TURN_CHAINS),
             heads: CopyPlan::with_capacity(TURN_CHAINS * (MAX_DATA_SLOTS + 1)),
@@ -151,6 +157,9 @@ impl Batch {
         self.heads.clear();
         self.tails.clear();
         self.rx.clear();
+        if let Some(bounce) = &mut self.bounce {
+            bounce.clear();
+        }
         self.frames_missing = 0;
         self.flooded = false;
     }
@@ -183,6 +192,7 @@ impl Batch {
             len: len as u32,
             fetched,
             frames_missing: len.div_ceil(DATA_CAPACITY) - 1,
+            bounced: None,
             head: Span::default(),
             tail: None,
             packet,
@@ -194,9 +204,34 @@ impl Batch {
         self.frames_missing += job.frames_missing;
         job.packet.frames.extend(pool.take());
         let source = InFragments::new(domid, job.chain.fragments());
-        job.head = self
-            .heads
-            .copy(source, InFrames(&job.packet.frames), 0..fetched);
+        // With bounce buffers there is room for every head, so that one call never has both kinds.
+        job.bounced = self.bounce.as_mut().and_then(|bounce| bounce.take(fetched));
+        job.head = match job.bounced {
+            Some(piece) => self.heads.copy(source, piece, 0..fetched),
+            None => {
+                let frames = InFrames(&job.packet.frames);
+                self.heads.copy(source, frames, 0..fetched)
+            }
+        };
+    }
+
+    /// Bring what the first call fetched of packet `n` into its frame.
+    #[inline]
+    pub fn unload(&mut self, n: usize, umem: &Umem) {
+        let job = &mut self.jobs[n];
+        if let (Some(bounce), Some(piece)) = (&self.bounce, job.bounced)
+            && let Some(frame) = job.packet.frames.first_mut()
+        {
+            bounce.read(piece, &mut umem.data_mut(frame)[..job.fetched]);
+        }
+    }
+
+    /// Bring a packet for a guest into a bounce buffer, if it fits one.
+    #[inline]
+    pub fn hold(&mut self, packet: &Packet, umem: &Umem) -> Option<Piece> {
+        let len = packet.len as usize;
+        let bounce = self.bounce.as_mut().filter(|_| len <= BOUNCED)?;
+        bounce.hold(&umem.data(packet.frames.first()?)[..len])
     }
 
     /// Plan to fetch the rest of a packet that goes on in frames.

@@ -1,5 +1,6 @@
 //! The way into guests' pages: straight from the sender's, or from frames, in one copy call a turn.
 use super::Worker;
+use super::bounce::Piece;
 use super::fabric::live;
 
 use crate::crash_point;
@@ -18,8 +19,10 @@ const BACKLOG_QUOTA: usize = 64;
 struct Source {
     /// The Tx job whose pages hold what is not in frames.
     sender: Option<u16>,
-    /// Bytes that are in frames.
-    in_frames: usize,
+    /// Where its first bytes are, if in a bounce buffer already.
+    bounced: Option<Piece>,
+    /// Bytes that are there, or in frames.
+    fetched: usize,
 }
 
 impl<H: Hypervisor> Worker<H> {
@@ -52,7 +55,8 @@ impl<H: Hypervisor> Worker<H> {
                 let job = &mut self.batch.jobs[n];
                 let source = Source {
                     sender: (!whole).then_some(n as u16),
-                    in_frames: job.fetched,
+                    bounced: job.bounced,
+                    fetched: job.fetched,
                 };
                 self.batch.frames_missing -= mem::take(&mut job.frames_missing);
                 let packet = job.take_packet();
@@ -81,19 +85,26 @@ impl<H: Hypervisor> Worker<H> {
             grefs: &pages.grefs[..pages.count],
         };
         let (len, batch) = (packet.len as usize, &mut self.batch);
-        let from_frames = batch
-            .rx
-            .copy(InFrames(&packet.frames), dest(), 0..source.in_frames);
+        let bounced = source
+            .bounced
+            .or_else(|| batch.hold(&packet, &self.fabric.umem));
+        let from_us = match bounced {
+            Some(piece) => batch.rx.copy(piece, dest(), 0..source.fetched),
+            None => {
+                let frames = InFrames(&packet.frames);
+                batch.rx.copy(frames, dest(), 0..source.fetched)
+            }
+        };
         let from_pages = match source.sender {
             Some(n) => {
                 let job = &batch.jobs[usize::from(n)];
                 let fragments = InFragments::new(job.domid, job.chain.fragments());
-                batch.rx.copy(fragments, dest(), source.in_frames..len)
+                batch.rx.copy(fragments, dest(), source.fetched..len)
             }
             None => Span::default(),
         };
         let (len, offload) = (packet.len, packet.offload);
-        let spans = [from_frames, from_pages];
+        let spans = [from_us, from_pages];
         batch.placed.push(Placed {
             queue: receiver,
             sender: source.sender,
@@ -174,7 +185,8 @@ impl<H: Hypervisor> Worker<H> {
                     };
                     let source = Source {
                         sender: None,
-                        in_frames: len as usize,
+                        bounced: None,
+                        fetched: len as usize,
                     };
                     self.plan(slot, packet, &pages, source);
                 }

@@ -4,6 +4,7 @@
 mod arrivals;
 mod batch;
 pub mod bell;
+mod bounce;
 mod deliver;
 pub(crate) mod events;
 mod fabric;
@@ -26,6 +27,7 @@ use crate::queue::backlog::BACKLOG_FRAMES;
 use crate::stats::WorkerStats;
 use batch::{Batch, TURN_CHAINS, TURN_RECEIVED};
 use bell::Bell;
+use bounce::Bounce;
 use crossbeam_queue::ArrayQueue;
 use events::Desk;
 use fabric::{FLOOD_COPIES, Fabric};
@@ -42,9 +44,11 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use wire::OUTBOX;
+use xen::grant::GrantedMemory;
 use xsk_bridge::frame::{Frame, FramePool, Rings, Umem};
 use xsk_bridge::packet::MAX_FRAMES;
 
+pub use bounce::BOUNCE_PAGES;
 pub use mailbox::mesh;
 
 /// Messages between control and a worker, each way.
@@ -60,6 +64,8 @@ pub struct WorkerSetup<H: Hypervisor> {
     pub grants: Arc<H::Grants>,
     /// Its own descriptor of evtchn; control binds and unbinds ports on it.
     pub events: Arc<H::Events>,
+    /// At least [`BOUNCE_PAGES`] pages for bounce buffers, where the kernel gives us some.
+    pub granted: Option<Box<dyn GrantedMemory>>,
     /// The process's UMEM.
     pub umem: Umem,
     /// Its share of the frames; [`frames_needed`] says how many are enough.
@@ -205,7 +211,7 @@ impl<H: Hypervisor> Worker<H> {
             events: setup.events,
             memory: UmemMemory(setup.umem),
             fabric,
-            batch: Batch::new(),
+            batch: Batch::new(setup.granted.map(Bounce::new)),
             desk: Desk::new(started),
             sleeper,
             active: Vec::new(),

@@ -141,6 +141,7 @@ impl<H: Hypervisor> Worker<H> {
                 self.fail(n, Call::Heads);
                 continue;
             }
+            self.batch.unload(n, &self.fabric.umem);
             self.ask_switch(n);
             let Way::Port(port) = self.batch.jobs[n].way else {
                 self.batch.plan_tail(n, &mut self.fabric.pool);

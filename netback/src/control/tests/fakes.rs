@@ -1,5 +1,5 @@
 //! A xenstore and a hypervisor in the heap that several daemons, one after the other, can be started on.
-use crate::hypervisor::Hypervisor;
+use crate::hypervisor::{Doors, Hypervisor};
 use ring::page::PageWords;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{self, Read, Write};
@@ -247,16 +247,15 @@ impl Xen {
     pub fn steal(&self, domid: u16, port: u32) {
         lock(&self.0).bound.insert((domid, port), Port(u32::MAX));
     }
-    pub fn doors(&self, count: usize) -> Vec<(Grants, Events)> {
-        let doors = || {
-            (
-                Grants(self.clone()),
-                Events {
-                    xen: self.clone(),
-                    ours: Mutex::default(),
-                    pipe: UnixStream::pair().unwrap(),
-                },
-            )
+    pub fn doors(&self, count: usize) -> Vec<Doors<Fake>> {
+        let doors = || Doors {
+            grants: Grants(self.clone()),
+            events: Events {
+                xen: self.clone(),
+                ours: Mutex::default(),
+                pipe: UnixStream::pair().unwrap(),
+            },
+            granted: None,
         };
         (0..count).map(|_| doors()).collect()
     }

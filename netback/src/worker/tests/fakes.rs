@@ -9,7 +9,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, MutexGuard};
 use xen::event::{EventChannels, Port};
-use xen::grant::{CopySegment, CopyStatus, DomId, GrantRef, GrantTable, LocalMemory, Side};
+use xen::grant::{
+    CopySegment, CopyStatus, DomId, GrantRef, GrantTable, GrantedMemory, LocalMemory, PAGE_SIZE,
+    Side,
+};
 
 /// The test's hypervisor.
 pub enum Fake {}
@@ -45,7 +48,10 @@ struct Table {
 pub struct Call {
     pub segments: usize,
     pub foreign_to_foreign: usize,
-    pub into_local: bool,
+    /// Segments of which a side is given by address.
+    pub by_address: usize,
+    /// Segments of which a side is a page of ours, by reference.
+    pub by_reference: usize,
 }
 
 #[derive(Default)]
@@ -108,14 +114,18 @@ impl GrantTable for FakeGrants {
             .iter()
             .filter(|segment| is_local(segment.dest))
             .count();
-        let foreign = segments
-            .iter()
-            .filter(|s| !is_local(s.source) && !is_local(s.dest))
-            .count();
+        let is_own =
+            |side: Side| matches!(side, Side::Foreign { domid, .. } if domid == FakePages::DOMID);
+        let with = |is: &dyn Fn(Side) -> bool| {
+            let either = segments.iter().filter(|s| is(s.source) || is(s.dest));
+            either.count()
+        };
+        let (by_address, by_reference) = (with(&is_local), with(&is_own));
         let call = Call {
             segments: segments.len(),
-            foreign_to_foreign: foreign,
-            into_local: into_local > 0,
+            foreign_to_foreign: segments.len() - by_address - by_reference,
+            by_address,
+            by_reference,
         };
         table.calls.push(call);
         let in_bounds = segments.iter().all(|segment| {
@@ -191,6 +201,52 @@ impl Table {
             },
         }
         CopyStatus::OKAY
+    }
+}
+
+/// Pages of the driver domain's own, granted to itself.
+pub struct FakePages {
+    grants: Arc<FakeGrants>,
+    grefs: Vec<GrantRef>,
+}
+
+impl FakePages {
+    const DOMID: DomId = DomId(99);
+
+    /// `pages` pages, by references from `first`.
+    pub fn new(grants: &Arc<FakeGrants>, first: u32, pages: usize) -> Self {
+        let grefs: Vec<_> = (first..).map(GrantRef).take(pages).collect();
+        for gref in &grefs {
+            grants.grant(Self::DOMID.0, gref.0, 0, &[], false);
+        }
+        let grants = grants.clone();
+        Self { grants, grefs }
+    }
+
+    /// The bytes from `offset`, in a page.
+    fn with<R>(&self, offset: usize, f: impl FnOnce(&mut [u8]) -> R) -> R {
+        let key = (Self::DOMID.0, self.grefs[offset / PAGE_SIZE].0);
+        let mut table = self.grants.table();
+        let grant = table.grants.get_mut(&key).unwrap();
+        f(&mut grant.bytes[offset % PAGE_SIZE..])
+    }
+}
+
+impl GrantedMemory for FakePages {
+    fn domid(&self) -> DomId {
+        Self::DOMID
+    }
+
+    fn grefs(&self) -> &[GrantRef] {
+        &self.grefs
+    }
+
+    fn read(&self, offset: usize, into: &mut [u8]) {
+        self.with(offset, |bytes| into.copy_from_slice(&bytes[..into.len()]));
+    }
+
+    fn write(&self, offset: usize, from: &[u8]) {
+        self.with(offset, |bytes| bytes[..from.len()].copy_from_slice(from));
     }
 }
 

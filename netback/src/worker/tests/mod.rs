@@ -1,4 +1,5 @@
 //! Workers on fakes: no kernel, no hypervisor, no threads but where a test is about them.
+mod bounce;
 mod cost;
 mod events;
 mod fakes;

@@ -1,5 +1,5 @@
 //! Workers, guests and a wire in one thread: tests turn the workers by hand and look at what came out.
-use super::fakes::{Fake, FakeEvents, FakeGrants, Page, page};
+use super::fakes::{Fake, FakeEvents, FakeGrants, FakePages, Page, page};
 use crate::queue::multicast::Multicast;
 use crate::stats::{QueueStats, UplinkStats, WorkerStats};
 use crate::vif_file::{Identity, RingIdentity, VifFile};
@@ -7,7 +7,7 @@ use crate::worker::bell::Bell;
 use crate::worker::messages::{
     BacklogBounds, Features, FromWorker, PortPlace, QueueId, QueueSetup, ToWorker, VifId,
 };
-use crate::worker::{MESSAGES, Worker, WorkerSetup, mesh};
+use crate::worker::{BOUNCE_PAGES, MESSAGES, Worker, WorkerSetup, mesh};
 use crossbeam_queue::ArrayQueue;
 use ring::front::FrontRing;
 use ring::wire::{
@@ -60,6 +60,13 @@ impl Rig {
         let dir = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&dir).unwrap();
         Self::over(workers, frames, wire, Arc::default(), dir)
+    }
+
+    /// One worker, to which the kernel gave no granted pages.
+    pub fn without_bounce() -> Self {
+        let mut rig = Self::new();
+        rig.workers[0].batch.bounce = None;
+        rig
     }
 
     /// The process has died; another one finds the guests and the vifs' files.
@@ -131,6 +138,11 @@ impl Rig {
             mesh,
             grants: self.grants.clone(),
             events: events.clone(),
+            granted: Some(Box::new(FakePages::new(
+                &self.grants,
+                1_000_000 * (1 + self.started as u32),
+                BOUNCE_PAGES,
+            ))),
             umem: self.umem.clone(),
             frames,
             poll: Duration::ZERO,

@@ -1,0 +1,101 @@
+//! Copies that name our side by reference, and what becomes of the others.
+use super::fakes::Call;
+use super::rig::{Guest, OUTSIDE, Rig, frame, mac};
+
+/// Both guests send to the wire and to each other, and the wire to both; what everybody got.
+fn exchange(rig: &mut Rig) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
+    let mut guests = [rig.guest(1), rig.guest(2)];
+    let sizes = [60, 64, 1514, 2048, 2049, 3000];
+    for guest in &mut guests {
+        guest.post(60);
+        let (own, other) = (guest.mac(), mac(3 - guest.number));
+        for (seed, size) in (0..).zip(sizes) {
+            for to in [OUTSIDE, other] {
+                guest.push(&frame(to, own, size, seed), &[size], 0);
+            }
+            if size < 2048 {
+                rig.arrive_from_wire(&frame(own, OUTSIDE, size, seed));
+            }
+        }
+        let _ = guest.tx.publish();
+    }
+    rig.settle();
+    let mut received: Vec<_> = guests.iter_mut().flat_map(Guest::receive).collect();
+    received.sort_by(|a, b| a.bytes.cmp(&b.bytes));
+    let received = received.into_iter().map(|packet| packet.bytes).collect();
+    assert_eq!(rig.frames_found(), rig.frames);
+    (rig.sent_to_wire(), received)
+}
+
+fn by_address(calls: &[Call]) -> usize {
+    calls.iter().map(|call| call.by_address).sum()
+}
+
+#[test]
+fn everything_arrives_with_and_without_them() {
+    let (mut with, mut without) = (Rig::new(), Rig::without_bounce());
+    let expected = exchange(&mut without);
+    assert_eq!((expected.0.len(), expected.1.len()), (12, 12 + 6));
+    assert!(exchange(&mut with) == expected);
+    let calls = with.grants.take_calls();
+    assert_eq!(
+        by_address(&calls),
+        2 * 2,
+        "the rest of two large packets for the wire each"
+    );
+    let calls = without.grants.take_calls();
+    assert!(calls.iter().all(|call| call.by_reference == 0));
+}
+
+#[test]
+fn where_a_turn_uses_them_up_the_rest_goes_by_address() {
+    let mut rig = Rig::new();
+    let mut receivers: Vec<_> = (1..=3).map(|number| rig.guest(number)).collect();
+    let mut senders = [rig.guest(4), rig.guest(5)];
+    // Before anybody posts: into the backlogs.
+    let mut expected = Vec::new();
+    for receiver in &receivers {
+        let towards = (0..64).map(|seed| frame(receiver.mac(), OUTSIDE, 1514, seed));
+        expected.push(towards.collect::<Vec<_>>());
+    }
+    for packet in expected.iter().flatten() {
+        rig.arrive_from_wire(packet);
+    }
+    rig.settle();
+    for sender in &mut senders {
+        for seed in 0..64 {
+            sender.push(&frame(OUTSIDE, sender.mac(), 1514, seed), &[1514], 0);
+        }
+        let _ = sender.tx.publish();
+    }
+    receivers.iter_mut().for_each(|guest| guest.post(64));
+    rig.grants.take_calls();
+    rig.turns(1);
+    let calls = rig.grants.take_calls();
+    assert_eq!((calls[0].by_reference, calls[0].by_address), (128, 0));
+    // Two to a page.
+    assert_eq!((calls[1].by_reference, calls[1].by_address), (128, 64));
+    for (receiver, expected) in receivers.iter_mut().zip(expected) {
+        let received: Vec<_> = receiver.receive().into_iter().map(|p| p.bytes).collect();
+        assert!(received == expected);
+    }
+    assert_eq!(rig.sent_to_wire().len(), 128);
+}
+
+#[test]
+fn a_head_that_could_not_be_fetched_goes_nowhere() {
+    let mut rig = Rig::new();
+    let (mut a, mut b) = (rig.guest(1), rig.guest(2));
+    b.post(4);
+    let bytes = frame(b.mac(), a.mac(), 60, 1);
+    a.send(&bytes);
+    rig.settle();
+    assert_eq!(b.receive().len(), 1);
+    // The piece still holds the packet before it.
+    let ids = a.push(&bytes, &[60], 0);
+    rig.grants.revoke(1, Guest::tx_gref(ids[0]));
+    let _ = a.tx.publish();
+    rig.settle();
+    assert!(b.receive().is_empty() && rig.sent_to_wire().is_empty());
+    assert_eq!(a.take_statuses(), [0, ring::wire::NETIF_RSP_ERROR]);
+}
