@@ -45,13 +45,14 @@ pub enum HeaderError {
     TooManyExtensions,
 }
 
-/// An Ethernet header with its outermost tag.
+/// An Ethernet header with its outermost tag. An address is the number that its six bytes are in network byte order, which is how
+/// a table holds and compares it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ethernet {
     /// Destination address.
-    pub destination: Mac,
+    pub destination: u64,
     /// Source address.
-    pub source: Mac,
+    pub source: u64,
     /// VLAN of the outermost tag, 1..=4095; 0 without a tag and for a priority tag.
     pub vlan: u16,
 }
@@ -59,18 +60,30 @@ impl Ethernet {
     /// Read it from the first bytes of a frame.
     #[inline]
     pub fn parse(frame: &[u8]) -> Result<Self, HeaderError> {
-        let header: &[u8; ETHERNET_LEN] = frame.first_chunk().ok_or(HeaderError::Truncated)?;
-        let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1] = *header;
-        let vlan = match u16::from_be_bytes([t0, t1]) {
+        // Two loads: the destination and two bytes more; the source and the EtherType.
+        let (Some(first), Some(last)) = (
+            frame.first_chunk(),
+            frame.get(6..ETHERNET_LEN).and_then(<[u8]>::first_chunk),
+        ) else {
+            return Err(HeaderError::Truncated);
+        };
+        let (first, last) = (u64::from_be_bytes(*first), u64::from_be_bytes(*last));
+        let vlan = match last as u16 {
             ETHERTYPE_VLAN | ETHERTYPE_SERVICE_VLAN => u16_at(frame, ETHERNET_LEN)? & 0x0fff,
             _ => 0,
         };
         Ok(Self {
-            destination: [d0, d1, d2, d3, d4, d5],
-            source: [s0, s1, s2, s3, s4, s5],
+            destination: first >> 16,
+            source: last >> 16,
             vlan,
         })
     }
+}
+
+/// An address as [`Ethernet`] has it.
+pub(crate) fn number(mac: Mac) -> u64 {
+    let [a, b, c, d, e, f] = mac;
+    u64::from_be_bytes([0, 0, a, b, c, d, e, f])
 }
 
 /// Version of IP.
@@ -334,8 +347,8 @@ mod tests {
             frame[12..14].copy_from_slice(&u16::to_be_bytes(ethertype));
             frame[14..16].copy_from_slice(&u16::to_be_bytes(tci));
             let ethernet = Ethernet {
-                destination: B,
-                source: A,
+                destination: number(B),
+                source: number(A),
                 vlan,
             };
             assert_eq!(Ethernet::parse(&frame), Ok(ethernet));

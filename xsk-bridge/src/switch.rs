@@ -1,9 +1,10 @@
 //! Where a frame goes: one learning bridge, its ports, and named reasons for a drop.
 mod fdb;
 
-use crate::header::{Ethernet, Mac};
-use arc_swap::ArcSwap;
+use crate::header::{Ethernet, Mac, number};
+use arc_swap::{ArcSwap, Cache};
 use fdb::{Fdb, Learnt};
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -65,8 +66,8 @@ pub struct BridgeStats {
 #[derive(Debug)]
 pub struct Bridge {
     name: String,
-    /// Written by the control thread, loaded by workers for each frame.
-    ports: ArcSwap<Ports>,
+    /// Written by the control thread, looked at by workers for each frame.
+    ports: Arc<ArcSwap<Ports>>,
     fdb: Fdb,
 }
 
@@ -75,7 +76,7 @@ impl Bridge {
     pub fn new(name: &str) -> Self {
         Self {
             name: name.into(),
-            ports: ArcSwap::from_pointee(Ports::new(Vec::new())),
+            ports: Arc::new(ArcSwap::from_pointee(Ports::new(Vec::new()))),
             fdb: Fdb::new(),
         }
     }
@@ -112,22 +113,26 @@ impl Bridge {
         });
     }
 
-    /// Worker: learn the source and decide, from the first bytes (at least 14, 18 with a VLAN tag) of a frame. `now` in seconds.
-    #[inline]
+    /// Learn the source and decide, from the first bytes (at least 14, 18 with a VLAN tag) of a frame. `now` in seconds. A worker
+    /// asks its [`BridgeView`].
     pub fn decide(&self, ingress: PortId, header: &[u8], now: u32) -> Verdict {
+        self.decide_among(&self.ports.load(), ingress, header, now)
+    }
+
+    #[inline]
+    fn decide_among(&self, ports: &Ports, ingress: PortId, header: &[u8], now: u32) -> Verdict {
         let Ok(ethernet) = Ethernet::parse(header) else {
             return Verdict::Drop(DropReason::Runt);
         };
-        let ports = self.ports.load();
-        if let Err(reason) = self.admit(&ports, ingress, &ethernet, now) {
+        if let Err(reason) = self.admit(ports, ingress, &ethernet, now) {
             return Verdict::Drop(reason);
         }
         let Ethernet {
             destination, vlan, ..
         } = ethernet;
-        if destination[0] & 1 != 0 {
-            return match destination {
-                [0x01, 0x80, 0xc2, 0, 0, 0..=0x0f] => Verdict::Drop(DropReason::LinkLocal),
+        if is_group(destination) {
+            return match destination >> 4 {
+                LINK_LOCAL => Verdict::Drop(DropReason::LinkLocal),
                 _ => Verdict::Flood,
             };
         }
@@ -151,7 +156,7 @@ impl Bridge {
         now: u32,
     ) -> Result<(), DropReason> {
         let source = ethernet.source;
-        if source[0] & 1 != 0 || source == [0; 6] {
+        if is_group(source) || source == 0 {
             return Err(DropReason::BadSource);
         }
         match ports.owner(source) {
@@ -193,6 +198,37 @@ impl Bridge {
     }
 }
 
+/// A worker's view of a bridge: it remembers the snapshot of the ports, so that a frame costs a comparison to see that it is the
+/// latest, and no shared word is written.
+#[derive(Debug, Clone)]
+pub struct BridgeView {
+    bridge: Arc<Bridge>,
+    ports: Cache<Arc<ArcSwap<Ports>>, Arc<Ports>>,
+}
+
+impl BridgeView {
+    /// A view of `bridge`, which it keeps.
+    pub fn new(bridge: Arc<Bridge>) -> Self {
+        let ports = Cache::new(bridge.ports.clone());
+        Self { bridge, ports }
+    }
+
+    /// As [`Bridge::decide`].
+    #[inline]
+    pub fn decide(&mut self, ingress: PortId, header: &[u8], now: u32) -> Verdict {
+        self.bridge
+            .decide_among(self.ports.load(), ingress, header, now)
+    }
+}
+
+impl Deref for BridgeView {
+    type Target = Bridge;
+
+    fn deref(&self) -> &Bridge {
+        &self.bridge
+    }
+}
+
 /// One port; shared by successive snapshots.
 #[derive(Debug)]
 struct Port {
@@ -231,9 +267,9 @@ impl Ports {
         let mut owners = vec![0; (list.len() * 2).next_power_of_two().max(2)].into_boxed_slice();
         for port in &list {
             if let PortKind::Guest(mac) = port.kind {
-                let mac = fdb::number(mac);
-                let place = place(&owners, mac);
-                owners[place] = fdb::entry(mac, port.id);
+                let mac = number(mac);
+                let (at, _) = find(&owners, mac);
+                owners[at] = fdb::entry(mac, port.id);
             }
         }
         Self { list, ids, owners }
@@ -241,8 +277,8 @@ impl Ports {
 
     /// The guest port that `mac` belongs to.
     #[inline]
-    fn owner(&self, mac: Mac) -> Option<PortId> {
-        let word = self.owners[place(&self.owners, fdb::number(mac))];
+    fn owner(&self, mac: u64) -> Option<PortId> {
+        let (_, word) = find(&self.owners, mac);
         (word != 0).then(|| fdb::port(word))
     }
 
@@ -262,16 +298,28 @@ impl Ports {
     }
 }
 
-/// Where `mac` is in `owners`, or the free place where it would be. Ends, for at least half of the places are free.
+/// The place and the word of `mac` in `owners`, or the free place where it would be. Ends, for at least half of the places are free.
 #[inline]
-fn place(owners: &[u64], mac: u64) -> usize {
+fn find(owners: &[u64], mac: u64) -> (usize, u64) {
     let mask = owners.len() - 1;
     // Fibonacci hashing: MACs of one vendor differ in their last bytes only.
     let mut at = (mac.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize & mask;
-    while owners[at] != 0 && owners[at] >> 16 != mac {
+    loop {
+        let word = owners[at];
+        if word == 0 || word >> 16 == mac {
+            return (at, word);
+        }
         at = (at + 1) & mask;
     }
-    at
+}
+
+/// The addresses of one link, 01:80:c2:00:00:00 to :0f, without their last four bits.
+const LINK_LOCAL: u64 = 0x0180_c200_0000 >> 4;
+
+/// Multicast or broadcast: the lowest bit of the first byte.
+#[inline]
+fn is_group(mac: u64) -> bool {
+    mac >> 40 & 1 != 0
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use tx::{Answer, TxSide};
 use xen::event::Port;
 use xen::grant::{DomId, GrantTable};
-use xsk_bridge::switch::{Bridge, PortId};
+use xsk_bridge::switch::{BridgeView, PortId};
 
 /// What is left of a queue that a worker gave up: drop it on the control thread, which unmaps the rings (a slow hypercall),
 /// then unbind the ports. The vif's file is untouched.
@@ -67,7 +67,7 @@ pub(crate) struct Queue<H: Hypervisor> {
     pub id: QueueId,
     pub domid: DomId,
     pub port_id: PortId,
-    pub bridge: Arc<Bridge>,
+    pub bridge: BridgeView,
     pub tx: TxSide<H>,
     pub rx: RxSide<H>,
     /// The list that multicast towards the guest may be filtered by.
@@ -120,7 +120,7 @@ impl<H: Hypervisor> Queue<H> {
             id: setup.id,
             domid: setup.id.vif.domid,
             port_id: setup.port_id,
-            bridge: setup.bridge,
+            bridge: BridgeView::new(setup.bridge),
             tx: TxSide::new(tx),
             rx: RxSide::new(rx, setup.features, Backlog::new(setup.backlog)),
             multicast: setup.multicast,

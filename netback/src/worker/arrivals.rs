@@ -29,7 +29,7 @@ impl<H: Hypervisor> Worker<H> {
                 continue;
             }
             worked = true;
-            let (stats, bridge, port) = (wire.stats.clone(), wire.bridge.clone(), wire.port_id);
+            let (stats, mut bridge, port) = (wire.stats.clone(), wire.bridge.clone(), wire.port_id);
             for packet in received.drain(..) {
                 stats.recv_packets.add(1);
                 stats.recv_bytes.add(packet.len.into());

@@ -165,7 +165,7 @@ impl<H: Hypervisor> Worker<H> {
     /// The switch's verdict on one packet, by its private copy.
     fn ask_switch(&mut self, n: usize) {
         let job = &mut self.batch.jobs[n];
-        let Some(queue) = &self.fabric.queues[usize::from(job.queue)] else {
+        let Some(queue) = &mut self.fabric.queues[usize::from(job.queue)] else {
             return;
         };
         let head = &self.fabric.umem.data(&job.packet.frames[0])[..job.fetched.min(DATA_CAPACITY)];

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use xsk_bridge::frame::{FramePool, Umem};
 use xsk_bridge::packet::{Checksum, MAX_FRAMES, Packet};
-use xsk_bridge::switch::{Bridge, PortId};
+use xsk_bridge::switch::{Bridge, BridgeView, PortId};
 use xsk_bridge::uplink::Uplink;
 
 /// Packets that wait for room. Queues stop consuming when there is none; this takes what was on its way already (a turn of queues that
@@ -14,7 +14,7 @@ pub(crate) const OUTBOX: usize = 256;
 /// One uplink queue.
 pub(crate) struct Wire {
     pub port_id: PortId,
-    pub bridge: Arc<Bridge>,
+    pub bridge: BridgeView,
     pub uplink: Box<dyn Uplink>,
     pub stats: Arc<UplinkStats>,
     outbox: VecDeque<Packet>,
@@ -36,7 +36,7 @@ impl Wire {
         let outbox = VecDeque::with_capacity(OUTBOX);
         Self {
             port_id,
-            bridge,
+            bridge: BridgeView::new(bridge),
             uplink,
             stats,
             outbox,

@@ -1,6 +1,5 @@
 //! The learnt part of a forwarding database: a fixed table of atomic words, learnt and aged by all workers without a lock.
 use super::PortId;
-use crate::header::Mac;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -21,9 +20,9 @@ type Word = u64;
 /// All accesses are Relaxed: a word is complete in itself, and an entry that is seen late costs one flooded frame.
 #[derive(Debug)]
 pub struct Fdb {
-    words: Box<[[AtomicU64; WAYS]]>,
+    words: Box<[[AtomicU64; WAYS]; BUCKETS]>,
     /// Second in which the entry was last heard of.
-    heard: Box<[[AtomicU32; WAYS]]>,
+    heard: Box<[[AtomicU32; WAYS]; BUCKETS]>,
     secret: u64,
     /// Addresses that were not learnt because their bucket was full or their port had learnt enough.
     not_learnt: AtomicU64,
@@ -44,8 +43,8 @@ impl Fdb {
     /// An empty table.
     pub fn new() -> Self {
         Self {
-            words: (0..BUCKETS).map(|_| Default::default()).collect(),
-            heard: (0..BUCKETS).map(|_| Default::default()).collect(),
+            words: table(),
+            heard: table(),
             // Odd, so that the multiplication is a permutation.
             secret: RandomState::new().hash_one("fdb") | 1,
             not_learnt: AtomicU64::new(0),
@@ -59,8 +58,7 @@ impl Fdb {
 
     /// The port that `mac` was heard on in `vlan`, unless it is too long ago.
     #[inline]
-    pub fn lookup(&self, mac: Mac, vlan: u16, now: u32) -> Option<PortId> {
-        let mac = number(mac);
+    pub fn lookup(&self, mac: u64, vlan: u16, now: u32) -> Option<PortId> {
         let bucket = self.bucket(mac, vlan);
         for (word, heard) in self.words[bucket].iter().zip(&self.heard[bucket]) {
             let word = word.load(Relaxed);
@@ -75,13 +73,12 @@ impl Fdb {
     #[inline]
     pub fn learn(
         &self,
-        mac: Mac,
+        mac: u64,
         vlan: u16,
         ingress: PortId,
         now: u32,
         may_learn: impl FnOnce() -> bool,
     ) -> Learnt {
-        let mac = number(mac);
         let bucket = self.bucket(mac, vlan);
         for (word, heard) in self.words[bucket].iter().zip(&self.heard[bucket]) {
             let word = word.load(Relaxed);
@@ -178,10 +175,9 @@ impl Fdb {
     }
 }
 
-/// A MAC as the number that words hold.
-pub(super) fn number(mac: Mac) -> u64 {
-    let [a, b, c, d, e, f] = mac;
-    u64::from_be_bytes([0, 0, a, b, c, d, e, f])
+fn table<T: Default>() -> Box<[[T; WAYS]; BUCKETS]> {
+    let buckets: Box<[_]> = (0..BUCKETS).map(|_| Default::default()).collect();
+    buckets.try_into().ok().expect("as many as were made")
 }
 
 pub(super) fn entry(mac: u64, port: PortId) -> Word {
@@ -203,9 +199,8 @@ mod tests {
 
     const P: PortId = PortId(1);
     const Q: PortId = PortId(2);
-    fn mac(n: u32) -> Mac {
-        let [a, b, c, d] = n.to_be_bytes();
-        [2, 0, a, b, c, d]
+    fn mac(n: u32) -> u64 {
+        2 << 40 | u64::from(n)
     }
 
     #[test]
