@@ -130,28 +130,20 @@ impl<H: Hypervisor> Fabric<H> {
     }
 
     /// Put `packet` behind what waits for a queue of ours, if the guest can take it.
+    #[inline]
     fn send_to_queue(&mut self, slot: u16, mut packet: Packet) -> Result<(), DropReason> {
         let Some(queue) = live(&mut self.queues, slot) else {
             return Err(self.free(packet, DropReason::PortGone));
         };
-        let result = match queue.admit(&mut packet, &self.umem) {
-            Err(reason) => Err((packet, reason)),
-            Ok(()) => queue
-                .rx
-                .backlog
-                .push(packet, self.now)
-                .map_err(|packet| (packet, DropReason::BacklogFull)),
-        };
-        match result {
-            Ok(()) if !queue.rx.listed => {
-                queue.rx.listed = true;
-                self.waiting.push(slot);
-            }
-            Ok(()) => {}
-            Err((packet, reason)) => {
-                queue.stats.rx_drops.add(reason, 1);
-                self.free(packet, reason);
-            }
+        if let Err(reason) = queue.admit(&mut packet, &self.umem) {
+            queue.stats.rx_drops.add(reason, 1);
+            self.free(packet, reason);
+            return Ok(());
+        }
+        queue.rx.backlog.push(packet, self.now);
+        if !queue.rx.listed {
+            queue.rx.listed = true;
+            self.waiting.push(slot);
         }
         Ok(())
     }
@@ -192,7 +184,8 @@ pub(crate) fn live<H: Hypervisor>(
 }
 
 impl<H: Hypervisor> Queue<H> {
-    /// Whether the guest can take `packet`; what it cannot complete itself is completed.
+    /// Whether the guest can take `packet`, and its backlog has room; what the guest cannot complete itself is completed.
+    #[inline]
     fn admit(&mut self, packet: &mut Packet, umem: &Umem) -> Result<(), DropReason> {
         if let Some(reason) = self.rx.refuses(packet.len, &packet.offload) {
             return Err(reason);
@@ -210,7 +203,10 @@ impl<H: Hypervisor> Queue<H> {
                 .map_err(|_| DropReason::ChecksumImpossible)?;
             self.stats.checksums_completed.add(1);
         }
-        Ok(())
+        match self.rx.backlog.has_room(packet) {
+            true => Ok(()),
+            false => Err(DropReason::BacklogFull),
+        }
     }
 
     /// Whether its filter lets a packet with this head through.
