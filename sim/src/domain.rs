@@ -23,7 +23,8 @@ pub const PAGE_SIZE: usize = sim_machine::PAGE_SIZE;
 pub struct DomainConfig {
     /// Its name, written to `/local/domain/<id>/name`.
     pub name: String,
-    /// Pages of memory; 0 for a driver domain that is only a name for daemons to run in.
+    /// Pages of memory. A driver domain needs them for what its processes take through `/dev/xen/gntalloc`, and the last
+    /// [`GNTALLOC_LIMIT`](sim_machine::GNTALLOC_LIMIT) are theirs.
     pub pages: u32,
 }
 

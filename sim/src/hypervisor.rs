@@ -1,10 +1,12 @@
 //! The process that all domains stand on: one thread, one epoll, control and xenstore connections.
 mod domains;
 mod events;
+mod pages;
 mod store;
 
 use domains::{Domain, Domains};
 use events::Events;
+use pages::{Pages, Place};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{
@@ -89,6 +91,7 @@ pub struct Hypervisor {
     last: u32,
     domains: Domains,
     events: Events,
+    pages: Pages,
     store: Store,
     interests: HashMap<u32, Interest>,
     /// Dead domains of which a backend directory is left.
@@ -110,6 +113,7 @@ impl Hypervisor {
             last: 0,
             domains: Domains::default(),
             events: Events::default(),
+            pages: Pages::default(),
             store: Store::new(),
             interests: HashMap::new(),
             unswept: Vec::new(),
@@ -158,7 +162,7 @@ impl Hypervisor {
                     self.close_store(id);
                 }
             }
-            Source::Handle(handle) => self.events.release(&self.machine, handle),
+            Source::Handle(handle) => self.release_handle(handle),
         }
     }
 
@@ -280,6 +284,7 @@ impl Hypervisor {
         if !self.domains.destroy(&self.machine, domid) {
             return;
         }
+        self.pages.forget(domid);
         for handle in self.events.handles_of(domid) {
             self.events.release(&self.machine, handle);
         }
@@ -324,7 +329,7 @@ impl Hypervisor {
                 let pipe = self.events.pipe(a).ok_or(Errno::SRCH)?;
                 with_fds([0; 3], [pipe.try_clone_to_owned()]).map_err(errno)
             }
-            _ => self.perform_inside(id, operation, [a, b, c]),
+            _ => self.perform_inside(id, operation, [a, b, c], &text),
         }
     }
 
@@ -334,6 +339,7 @@ impl Hypervisor {
         id: u32,
         operation: Operation,
         [a, b, c]: [u32; 3],
+        text: &str,
     ) -> Result<Reply, Errno> {
         let domid = match self.controls.get(&id).map(|control| control.role) {
             Some(Role::Owner(domid) | Role::Inside(domid)) => domid,
@@ -344,8 +350,8 @@ impl Hypervisor {
             ..Reply::default()
         };
         match operation {
-            Operation::OpenEvents => {
-                let (handle, pipe) = self.open_events(domid).map_err(errno)?;
+            Operation::Open => {
+                let (handle, pipe) = self.open_handle(domid).map_err(errno)?;
                 with_fds([handle, 0, 0], [Ok(pipe)]).map_err(errno)
             }
             Operation::Bind => self
@@ -362,6 +368,8 @@ impl Hypervisor {
                 .map(|()| Reply::default()),
             Operation::Map => self.map(id, domid, a, b, c != 0),
             Operation::Unmap => self.unmap(id, number(a)?, b),
+            Operation::Grant => self.grant(domid, a, number(b)?, c),
+            Operation::EndGrants => self.end_grants(domid, a, text),
             Operation::OpenStore => self.open_store(domid).map_err(errno),
             _ => Err(Errno::INVAL),
         }
@@ -381,7 +389,7 @@ impl Hypervisor {
             control.role = Role::Owner(domid);
         }
         self.store.introduce(domid, &name);
-        let (handle, pipe) = self.open_events(domid)?;
+        let (handle, pipe) = self.open_handle(domid)?;
         let memory = self
             .domains
             .get(domid)
@@ -406,7 +414,7 @@ impl Hypervisor {
         with_fds([0; 3], [self.machine_fd.try_clone()]).map_err(errno)
     }
 
-    fn open_events(&mut self, domid: u16) -> io::Result<(u32, OwnedFd)> {
+    fn open_handle(&mut self, domid: u16) -> io::Result<(u32, OwnedFd)> {
         let (handle, pipe) = self.events.open(domid)?;
         if let Some(write) = self.events.pipe(handle) {
             // No flag: only the error that says the last reader is gone.
@@ -461,6 +469,56 @@ impl Hypervisor {
         control.maps.swap_remove(index);
         self.domains.unmap(&self.machine, domid, gref);
         Ok(Reply::default())
+    }
+
+    /// Pages of a domain's own, granted. Where there are none left, first those of processes whose death was not noticed yet.
+    fn grant(&mut self, domid: u16, handle: u32, to: u16, count: u32) -> Result<Reply, Errno> {
+        self.events.check(handle, domid)?;
+        let mut granted = self.grant_now(domid, handle, to, count);
+        if granted == Err(Errno::NOSPC) {
+            for handle in self.events.handles_of(domid) {
+                if self.events.is_dead(handle) {
+                    self.release_handle(handle);
+                }
+            }
+            granted = self.grant_now(domid, handle, to, count);
+        }
+        let lines = granted?
+            .into_iter()
+            .map(|(frame, gref)| format!("{frame} {gref}"));
+        Ok(Reply {
+            text: lines.collect::<Vec<_>>().join("\n"),
+            ..Reply::default()
+        })
+    }
+
+    fn grant_now(
+        &mut self,
+        domid: u16,
+        handle: u32,
+        to: u16,
+        count: u32,
+    ) -> Result<Vec<(u32, u32)>, Errno> {
+        let place = Place::find(&self.domains, &self.machine, domid).ok_or(Errno::SRCH)?;
+        self.pages.grant(&place, handle, to, count)
+    }
+
+    fn end_grants(&mut self, domid: u16, handle: u32, frames: &str) -> Result<Reply, Errno> {
+        self.events.check(handle, domid)?;
+        let place = Place::find(&self.domains, &self.machine, domid).ok_or(Errno::SRCH)?;
+        let frames = frames.split(' ').filter_map(|frame| frame.parse().ok());
+        self.pages.end(&place, handle, frames);
+        Ok(Reply::default())
+    }
+
+    /// Nobody has the handle any more: its pages and ports go.
+    fn release_handle(&mut self, handle: u32) {
+        let domid = self.events.domain_of(handle);
+        let place = domid.and_then(|domid| Place::find(&self.domains, &self.machine, domid));
+        if let Some(place) = place {
+            self.pages.release(&place, handle);
+        }
+        self.events.release(&self.machine, handle);
     }
 
     /// A line a domain from number `from` on, one for the store: `key=value` fields, the name last.

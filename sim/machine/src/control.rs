@@ -25,8 +25,9 @@ pub enum Operation {
     Create = 1,
     /// Act as domain `a`, until the connection closes. Reply: machine.
     Attach,
-    /// Open event channels. Reply: handle; pipe. The handle lives as long as somebody has the pipe's read end.
-    OpenEvents,
+    /// Open a handle, to which ports and granted pages belong. Reply: handle; pipe. It lives as long as somebody has the pipe's
+    /// read end.
+    Open,
     /// Bind `handle a` to port `c` of domain `b`. Reply: local port.
     Bind,
     /// Take a port for `handle a` that domain `b` may bind. Reply: local port.
@@ -41,6 +42,11 @@ pub enum Operation {
     Map,
     /// Unmap grant `b` of domain `a`.
     Unmap,
+    /// Take `c` pages of zeros out of our domain's memory for `handle a`, and grant them to domain `b` for reading and writing.
+    /// Reply: text, a line for each with frame and grant.
+    Grant,
+    /// Take back the grants of `handle a` to the frames that the text lists, and the pages.
+    EndGrants,
     /// Reply: a xenstore connection as the domain we are.
     OpenStore,
     /// Reply: the number of the next domain to ask from, 0 for none; text, a line for each of some domains from `a` on, and one
@@ -51,10 +57,10 @@ pub enum Operation {
 }
 
 impl Operation {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 15] = [
         Self::Create,
         Self::Attach,
-        Self::OpenEvents,
+        Self::Open,
         Self::Bind,
         Self::AllocUnbound,
         Self::Close,
@@ -62,6 +68,8 @@ impl Operation {
         Self::Memory,
         Self::Map,
         Self::Unmap,
+        Self::Grant,
+        Self::EndGrants,
         Self::OpenStore,
         Self::Counts,
         Self::Destroy,

@@ -13,6 +13,8 @@ pub use waker::Wakers;
 
 /// Bytes of a page.
 pub const PAGE_SIZE: usize = 4096;
+/// Pages that all processes of a domain together may take through `/dev/xen/gntalloc`: the driver's parameter `limit`.
+pub const GNTALLOC_LIMIT: u32 = 1024;
 /// The hypervisor's control socket in SIM_DIR.
 pub const CONTROL_SOCKET: &str = "hypervisor.sock";
 /// Dom0's xenstore socket in SIM_DIR; a domain's connection comes through [`control`].

@@ -18,6 +18,8 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 pub enum Kind {
     /// `/dev/xen/gntdev`.
     Gntdev,
+    /// `/dev/xen/gntalloc`.
+    Gntalloc,
     /// `/dev/xen/evtchn`.
     Evtchn,
     /// `/dev/xen/xenbus`.
@@ -29,14 +31,27 @@ impl Kind {
     pub fn of_path(path: &CStr) -> Option<Self> {
         match path.to_bytes() {
             b"/dev/xen/gntdev" => Some(Self::Gntdev),
+            b"/dev/xen/gntalloc" => Some(Self::Gntalloc),
             b"/dev/xen/evtchn" => Some(Self::Evtchn),
             b"/dev/xen/xenbus" | b"/proc/xen/xenbus" => Some(Self::Xenbus),
             _ => None,
         }
     }
+
+    /// Whether the device is there: a module that nobody has loaded is a file `without-<its name>` in SIM_DIR.
+    pub fn is_present(self) -> bool {
+        let name = match self {
+            Self::Gntdev => "gntdev",
+            Self::Gntalloc => "gntalloc",
+            Self::Evtchn => "evtchn",
+            Self::Xenbus => "xenbus",
+        };
+        let without = |dir| PathBuf::from(dir).join(format!("without-{name}"));
+        std::env::var_os("SIM_DIR").is_some_and(|dir| !without(dir).exists())
+    }
 }
 
-/// An open device: its kind and, for evtchn, its handle, in a word; 0 is none.
+/// An open device: its kind and, for evtchn and gntalloc, its handle, in a word; 0 is none.
 #[derive(Debug, Clone, Copy)]
 pub struct Device(u64);
 
@@ -46,6 +61,7 @@ impl Device {
             Kind::Gntdev => 1,
             Kind::Evtchn => 2,
             Kind::Xenbus => 3,
+            Kind::Gntalloc => 4,
         };
         Self(kind << 32 | u64::from(handle))
     }
@@ -55,11 +71,12 @@ impl Device {
         match self.0 >> 32 {
             1 => Kind::Gntdev,
             2 => Kind::Evtchn,
+            4 => Kind::Gntalloc,
             _ => Kind::Xenbus,
         }
     }
 
-    /// Evtchn's handle.
+    /// The handle of evtchn or gntalloc.
     pub fn handle(self) -> u32 {
         self.0 as u32
     }
@@ -125,6 +142,9 @@ pub fn open(kind: Kind, flags: c_int) -> Option<io::Result<c_int>> {
 }
 
 fn open_device(kind: Kind, flags: c_int) -> io::Result<c_int> {
+    if !kind.is_present() {
+        return Err(io::Error::from_raw_os_error(libc::ENOENT));
+    }
     let simulation = connect()?;
     let (fd, handle) = match kind {
         Kind::Gntdev => (
@@ -136,8 +156,8 @@ fn open_device(kind: Kind, flags: c_int) -> io::Result<c_int> {
             )?,
             0,
         ),
-        Kind::Evtchn => {
-            let mut reply = simulation.control.call(Operation::OpenEvents, [0; 3], "")?;
+        Kind::Evtchn | Kind::Gntalloc => {
+            let mut reply = simulation.control.call(Operation::Open, [0; 3], "")?;
             (reply.take_fd()?, reply.words[0])
         }
         Kind::Xenbus => (

@@ -1,13 +1,13 @@
 //! `/dev/xen/gntdev` (include/uapi/xen/gntdev.h): mapping; copying is in [`crate::copy`].
 use crate::copy;
 use crate::device::{Simulation, simulation};
+use crate::memory::{self, error};
 use libc::{c_int, c_ulong, c_void};
-use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+use rustix::mm::munmap;
 use sim_machine::PAGE_SIZE;
 use sim_machine::control::Operation;
 use std::collections::BTreeMap;
 use std::io;
-use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -46,10 +46,6 @@ fn with_maps<R>(body: impl FnOnce(&mut Maps) -> R) -> R {
             .unwrap_or_else(PoisonError::into_inner)
             .get_or_insert_default(),
     )
-}
-
-fn error<T>(errno: c_int) -> io::Result<T> {
-    Err(io::Error::from_raw_os_error(errno))
 }
 
 /// # Safety
@@ -117,15 +113,7 @@ pub fn map(len: usize, protection: c_int, flags: c_int, index: u64) -> io::Resul
     if write && flags & libc::MAP_SHARED == 0 {
         return error(libc::EINVAL);
     }
-    // SAFETY: a new reservation where the kernel likes.
-    let at = unsafe {
-        mmap_anonymous(
-            ptr::null_mut(),
-            len,
-            ProtFlags::empty(),
-            MapFlags::PRIVATE | MapFlags::NORESERVE,
-        )
-    }?;
+    let at = memory::reserve(len)?;
     for (i, grant) in refs.iter().enumerate() {
         // SAFETY: inside the reservation, of `refs.len()` pages.
         let result = unsafe { map_page(simulation, *grant, write, at.add(i * PAGE_SIZE)) };
@@ -157,27 +145,9 @@ unsafe fn map_page(
     if status != 0 {
         return error(libc::EINVAL);
     }
-    let protection = if write {
-        ProtFlags::READ | ProtFlags::WRITE
-    } else {
-        ProtFlags::READ
-    };
-    let result = call(Operation::Memory, [grant.domid, 0, 0])
-        .and_then(|mut reply| reply.take_fd())
-        .and_then(|memory| {
-            // SAFETY: over the caller's reservation only.
-            unsafe {
-                mmap(
-                    at,
-                    PAGE_SIZE,
-                    protection,
-                    MapFlags::SHARED | MapFlags::FIXED,
-                    memory,
-                    u64::from(frame) * PAGE_SIZE as u64,
-                )
-            }?;
-            Ok(())
-        });
+    let result = memory::of_domain(simulation, grant.domid)
+        // SAFETY: the caller's reservation.
+        .and_then(|memory| unsafe { memory::place(&memory, frame, write, at) });
     if result.is_err() {
         release(simulation, grant);
     }

@@ -2,14 +2,17 @@
 //!
 //! The functions here stand before libc's. What is not about `/dev/xen` goes to the kernel as it came, by a raw system call.
 //! Descriptors are real: evtchn's is the read end of a pipe of port numbers, xenbus's a socket to the simulated xenstored, so
-//! that poll, read, io_uring and close are the kernel's own; gntdev's is a socket that nobody ever uses. A grant copy is a
-//! memcpy in the calling thread between memfds, after a look at the shared grant tables: no lock, no system call.
+//! that poll, read, io_uring and close are the kernel's own; gntdev's is a socket that nobody ever uses, gntalloc's a pipe by
+//! whose end the hypervisor sees that its pages are nobody's any more. A grant copy is a memcpy in the calling thread between
+//! memfds, after a look at the shared grant tables: no lock, no system call.
 // Functions that C calls with raw pointers, and raw system calls.
 #![allow(unsafe_code)]
 mod copy;
 mod device;
 mod evtchn;
+mod gntalloc;
 mod gntdev;
+mod memory;
 
 use device::Kind;
 use libc::{c_char, c_int, c_ulong, c_void, mode_t, off_t, size_t, ssize_t};
@@ -97,7 +100,7 @@ unsafe fn kind_of(path: *const c_char) -> Option<Kind> {
 unsafe fn stand_in(path: *const c_char) -> *const c_char {
     // SAFETY: by the caller.
     match unsafe { kind_of(path) } {
-        Some(_) if device::configured() => c"/dev/null".as_ptr(),
+        Some(kind) if device::configured() && kind.is_present() => c"/dev/null".as_ptr(),
         _ => path,
     }
 }
@@ -166,6 +169,7 @@ pub unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: *mut c_voi
         Some(device) => answer(unsafe {
             match device.kind() {
                 Kind::Gntdev => gntdev::ioctl(request, argument),
+                Kind::Gntalloc => gntalloc::ioctl(device.handle(), request, argument),
                 Kind::Evtchn => evtchn::ioctl(device.handle(), request, argument),
                 Kind::Xenbus => Err(io::Error::from_raw_os_error(libc::ENOTTY)),
             }
@@ -211,8 +215,16 @@ pub unsafe extern "C" fn mmap(
     fd: c_int,
     offset: off_t,
 ) -> *mut c_void {
-    if device::find_fast(fd).is_some_and(|device| device.kind() == Kind::Gntdev) {
-        return gntdev::map(len, protection, flags, offset as u64).unwrap_or_else(|e| {
+    let ours = device::find_fast(fd).and_then(|device| match device.kind() {
+        Kind::Gntdev => Some(gntdev::map(len, protection, flags, offset as u64)),
+        Kind::Gntalloc => {
+            let pages = (device.handle(), offset as u64);
+            Some(gntalloc::map(fd, pages, len, protection, flags))
+        }
+        Kind::Evtchn | Kind::Xenbus => None,
+    });
+    if let Some(mapped) = ours {
+        return mapped.unwrap_or_else(|e| {
             set_errno(e.raw_os_error().unwrap_or(libc::EIO));
             libc::MAP_FAILED
         });
@@ -244,6 +256,7 @@ pub unsafe extern "C" fn munmap(at: *mut c_void, len: size_t) -> c_int {
     let result = unsafe { libc::syscall(libc::SYS_munmap, at, len) as c_int };
     if result == 0 {
         gntdev::unmapped(at as usize);
+        gntalloc::unmapped(at as usize);
     }
     result
 }

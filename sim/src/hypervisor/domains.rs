@@ -167,19 +167,24 @@ impl Domain {
         let mut from = 0;
         for end in kept.into_iter().chain([self.pages]) {
             if end > from {
-                let (offset, len) = (
-                    u64::from(from) * PAGE_SIZE as u64,
-                    u64::from(end - from) * PAGE_SIZE as u64,
-                );
-                // A failure leaves the memory to the last close.
-                let _ = fallocate(
-                    &self.memory,
-                    FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
-                    offset,
-                    len,
-                );
+                self.clear(from, end - from);
             }
             from = from.max(end + 1);
         }
+    }
+
+    /// Give back pages, which are zeros then.
+    pub fn clear(&self, first: u32, count: u32) {
+        let (offset, len) = (
+            u64::from(first) * PAGE_SIZE as u64,
+            u64::from(count) * PAGE_SIZE as u64,
+        );
+        // A failure leaves the memory to the last close.
+        let _ = fallocate(
+            &self.memory,
+            FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
+            offset,
+            len,
+        );
     }
 }

@@ -126,6 +126,11 @@ impl Events {
         Ok(())
     }
 
+    /// The domain that a handle is of.
+    pub fn domain_of(&self, handle: u32) -> Option<u16> {
+        self.handles.get(&handle).map(|handle| handle.domid)
+    }
+
     /// A handle is gone, and with it its ports.
     pub fn release(&mut self, machine: &Machine, handle: u32) {
         let Some(Handle { domid, .. }) = self.handles.remove(&handle) else {
@@ -167,7 +172,8 @@ impl Events {
         (ports().count(), ports().filter(bound).count())
     }
 
-    fn check(&self, handle: u32, domid: u16) -> Result<(), Errno> {
+    /// Whether the handle is the domain's.
+    pub fn check(&self, handle: u32, domid: u16) -> Result<(), Errno> {
         self.handles
             .get(&handle)
             .filter(|handle| handle.domid == domid)
@@ -194,24 +200,28 @@ impl Events {
         Ok(port)
     }
 
-    /// A process that was killed may not have been noticed yet: its pipe says so.
+    /// A process that was killed may not have been noticed yet.
     fn reap_if_dead(&mut self, machine: &Machine, peer: Peer) {
         let handle = machine
             .domain(peer.domid)
             .and_then(|area| area.port(peer.port))
             .map_or(0, |slot| slot.handle());
+        if self.is_dead(handle) {
+            self.release(machine, handle);
+        }
+    }
+
+    /// Whether nobody has the handle any more, noticed or not: its pipe says so.
+    pub fn is_dead(&self, handle: u32) -> bool {
         let Some(pipe) = self.pipe(handle) else {
-            return;
+            return false;
         };
         let mut polls = [PollFd::new(&pipe, PollFlags::empty())];
         let now = Timespec {
             tv_sec: 0,
             tv_nsec: 0,
         };
-        let dead = poll(&mut polls, Some(&now)).is_ok_and(|ready| ready > 0);
-        if dead {
-            self.release(machine, handle);
-        }
+        poll(&mut polls, Some(&now)).is_ok_and(|ready| ready > 0)
     }
 
     fn wake(&self, handle: u32, port: u32) {

@@ -19,6 +19,7 @@ use guest::{Guest, GuestConfig};
 use namespace::Namespace;
 use outside::Outside;
 use process::Process;
+use sim_machine::GNTALLOC_LIMIT;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -106,7 +107,7 @@ impl Lab {
             directory.path(),
             DomainConfig {
                 name: "driver-domain".into(),
-                pages: 0,
+                pages: GNTALLOC_LIMIT,
             },
         )?;
         Ok(Self {

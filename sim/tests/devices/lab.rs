@@ -2,6 +2,7 @@
 use sim::client::{Counts, DomainCounts, Hypervisor};
 use sim::domain::{Domain, DomainConfig};
 use sim::toolstack::Toolstack;
+use sim_machine::GNTALLOC_LIMIT;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -39,7 +40,7 @@ impl Lab {
             &dir,
             DomainConfig {
                 name: "driver".into(),
-                pages: 0,
+                pages: GNTALLOC_LIMIT,
             },
         )
         .unwrap();

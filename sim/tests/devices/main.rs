@@ -1,5 +1,7 @@
 //! The device code of `xen` in a process of its own, under the preload library, against the hypervisor process.
 mod agent;
+mod gntalloc;
+mod granted;
 mod lab;
 
 use lab::Lab;
@@ -461,7 +463,15 @@ fn duplicates_and_probes_are_the_devices_too() {
     assert_eq!(agent.ask(&format!("notify {near}")), "ok");
     assert_eq!(lab.pending(&guest), [far]);
     assert_eq!(agent.ask("exists /dev/xen/gntdev"), "true");
+    assert_eq!(agent.ask("exists /dev/xen/gntalloc"), "true");
     assert_eq!(agent.ask("exists /dev/xen/other"), "false");
+    // A module that is not loaded.
+    let without = lab.dir().join("without-gntalloc");
+    std::fs::write(&without, "").unwrap();
+    assert_eq!(agent.ask("exists /dev/xen/gntalloc"), "false");
+    assert_eq!(agent.ask("open"), "err 2");
+    std::fs::remove_file(&without).unwrap();
+    assert_eq!(agent.ask("exists /dev/xen/gntalloc"), "true");
 }
 
 #[test]
