@@ -79,9 +79,12 @@ pub struct Slots {
     pub extras: u8,
 }
 
+/// Where [`next_chain`] puts a packet's fragments, so that the packet itself stays small enough to be passed on.
+pub type Fragments = ArrayVec<Fragment, MAX_DATA_SLOTS>;
+
 /// A well-formed Tx packet: `size` bytes in [`Self::fragments`].
-#[derive(Debug, Clone)]
-pub struct TxPacket {
+#[derive(Debug, Clone, Copy)]
+pub struct TxPacket<'a> {
     /// Its slots, to be answered in order.
     pub slots: Slots,
     /// Bytes of the whole packet.
@@ -94,24 +97,23 @@ pub struct TxPacket {
     pub gso: Option<Gso>,
     /// The sender's hash, as netback.c takes it: types beyond 0..=3 are ignored, the algorithm is not looked at.
     pub hash: Option<Hash>,
-    fragments: ArrayVec<Fragment, MAX_DATA_SLOTS>,
+    fragments: &'a [Fragment],
 }
 
-impl TxPacket {
+impl<'a> TxPacket<'a> {
     /// Data fragments in wire order; sizes add up to `size`, at least one, the first at least [`MIN_HEAD`]. Zero-size slots
     /// are not here: they are answered OKAY and their grant is never touched (XSA-448).
     #[inline]
-    pub fn fragments(&self) -> &[Fragment] {
-        &self.fragments
+    pub fn fragments(&self) -> &'a [Fragment] {
+        self.fragments
     }
 }
 
 /// What the next chain of slots turned out to be. Its slots were consumed and must be answered in order ([`answer`]).
-#[derive(Debug, Clone)]
-#[allow(clippy::large_enum_variant)] // The large one is the common one, and nothing is allocated for a packet.
-pub enum Chain {
+#[derive(Debug, Clone, Copy)]
+pub enum Chain<'a> {
     /// Forward it, then answer OKAY, ERROR where a grant copy failed.
-    Packet(TxPacket),
+    Packet(TxPacket<'a>),
     /// Answer ERROR: known buggy guests do it.
     Rejected {
         /// To be answered.
@@ -130,7 +132,7 @@ pub enum Chain {
     },
 }
 
-impl Chain {
+impl Chain<'_> {
     /// The slots to answer.
     #[inline]
     pub fn slots(&self) -> Slots {
@@ -153,14 +155,15 @@ pub enum Fatal {
 }
 
 /// Take the next chain out of the ring. `Ok(None)`: nothing to consume. Where [`BackRing::known`] is not 0, the size of
-/// the next packet is `ring.look(0).size` before it is taken (credit).
+/// the next packet is `ring.look(0).size` before it is taken (credit). `fragments` is written over.
 ///
 /// # Errors
 /// [`Fatal`]: nothing was consumed, and nothing of this ring may be trusted any more.
 #[inline]
-pub fn next_chain<P: SharedPage, S: Shadow<Tx>>(
+pub fn next_chain<'a, P: SharedPage, S: Shadow<Tx>>(
     ring: &mut BackRing<Tx, P, S>,
-) -> Result<Option<Chain>, Fatal> {
+    fragments: &'a mut Fragments,
+) -> Result<Option<Chain<'a>>, Fatal> {
     if ring.known() == 0 && ring.unconsumed()? == 0 {
         return Ok(None);
     }
@@ -185,7 +188,7 @@ pub fn next_chain<P: SharedPage, S: Shadow<Tx>>(
             add,
         }));
     }
-    let mut data = Data::new(&head);
+    let mut data = Data::new(&head, fragments);
     if head.flags & wire::NETTXF_MORE_DATA != 0 {
         data.take_rest(ring, 1 + u16::from(extras.count))?;
     }
@@ -328,8 +331,8 @@ fn available<P: SharedPage, S: Shadow<Tx>>(
 }
 
 /// The data slots of a chain while they are read.
-struct Data {
-    fragments: ArrayVec<Fragment, MAX_DATA_SLOTS>,
+struct Data<'a> {
+    fragments: &'a mut Fragments,
     /// Total less the fragments so far: the head's own length in the end.
     remaining: u16,
     /// Data slots behind the head.
@@ -338,10 +341,10 @@ struct Data {
     rejected: Option<Malformation>,
 }
 
-impl Data {
+impl<'a> Data<'a> {
     #[inline]
-    fn new(head: &TxRequest) -> Self {
-        let mut fragments = ArrayVec::new();
+    fn new(head: &TxRequest, fragments: &'a mut Fragments) -> Self {
+        fragments.clear();
         fragments.push(Fragment {
             gref: head.gref,
             offset: head.offset,

@@ -1,7 +1,7 @@
 //! Each malformation and outcome of a Tx chain, one row each (netif.md section 5: Linux's contract).
 #![cfg(not(loom))]
 mod common;
-use common::{Slot, data, ends, push};
+use common::{Slot, data, ends, push, scratch};
 use ring::malformation::Malformation as M;
 use ring::packet::{Chain, Checksum, Fatal, Gso, GsoKind, TxPacket, answer, next_chain};
 use ring::wire::{
@@ -12,10 +12,10 @@ use ring::wire::{
 /// Index near the wrap, so that every row crosses it.
 const START: u32 = u32::MAX - 2;
 
-fn chain_of(slots: &[Slot]) -> Result<Option<Chain>, Fatal> {
+fn chain_of(slots: &[Slot]) -> Result<Option<Chain<'static>>, Fatal> {
     let (mut front, mut back) = ends(START);
     push(&mut front, slots);
-    let chain = next_chain(&mut back);
+    let chain = next_chain(&mut back, scratch());
     if chain.is_err() {
         assert_eq!(back.req_cons(), START, "a fatal chain is not consumed");
     }
@@ -36,7 +36,7 @@ fn fatal(slots: &[Slot]) -> M {
 fn rejected(slots: &[Slot]) -> M {
     let (mut front, mut back) = ends(START);
     push(&mut front, slots);
-    let Ok(Some(Chain::Rejected { slots: taken, why })) = next_chain(&mut back) else {
+    let Ok(Some(Chain::Rejected { slots: taken, why })) = next_chain(&mut back, scratch()) else {
         panic!("not rejected")
     };
     assert!(!why.is_fatal(), "{why}");
@@ -57,7 +57,7 @@ fn rejected(slots: &[Slot]) -> M {
     why
 }
 
-fn packet(slots: &[Slot]) -> TxPacket {
+fn packet(slots: &[Slot]) -> TxPacket<'static> {
     match chain_of(slots) {
         Ok(Some(Chain::Packet(packet))) => {
             assert_eq!(usize::from(packet.slots.count), slots.len());
@@ -136,7 +136,7 @@ fn chain_ends_where_the_packet_ends() {
         &[data(1, 0, 100, MORE), data(2, 0, 40, 0), data(3, 0, 60, 0)],
     );
     let mut counts = vec![];
-    while let Some(chain) = next_chain(&mut back).unwrap() {
+    while let Some(chain) = next_chain(&mut back, scratch()).unwrap() {
         counts.push(chain.slots().count);
     }
     assert_eq!(counts, [2, 1]);
@@ -186,7 +186,7 @@ fn zero_size_slots_are_answered_and_not_touched() {
     ];
     let (mut front, mut back) = ends(START);
     push(&mut front, &mixed);
-    let Ok(Some(Chain::Packet(packet))) = next_chain(&mut back) else {
+    let Ok(Some(Chain::Packet(packet))) = next_chain(&mut back, scratch()) else {
         panic!()
     };
     let touched: Vec<_> = packet
@@ -324,7 +324,7 @@ fn chain_past_the_requests_is_fatal_at_once() {
         front.push(request);
     }
     assert_eq!(
-        next_chain(&mut back).unwrap_err(),
+        next_chain(&mut back, scratch()).unwrap_err(),
         Fatal::Chain(M::Incomplete { available: 1 })
     );
 }
@@ -336,7 +336,11 @@ fn chain_published_since_the_last_look_is_seen() {
     assert_eq!(back.unconsumed(), Ok(1));
     push(&mut front, &[data(2, 0, 40, 0)]);
     assert_eq!(
-        next_chain(&mut back).unwrap().expect("whole").slots().count,
+        next_chain(&mut back, scratch())
+            .unwrap()
+            .expect("whole")
+            .slots()
+            .count,
         2
     );
 }
@@ -529,10 +533,13 @@ fn multicast_chain_ends_with_its_extras() {
         &[data(0, 0, 0, EXTRA | MORE), add, data(1, 0, 60, 0)],
     );
     assert!(matches!(
-        next_chain(&mut back),
+        next_chain(&mut back, scratch()),
         Ok(Some(Chain::Multicast { .. }))
     ));
-    assert!(matches!(next_chain(&mut back), Ok(Some(Chain::Packet(_)))));
+    assert!(matches!(
+        next_chain(&mut back, scratch()),
+        Ok(Some(Chain::Packet(_)))
+    ));
 }
 
 #[test]
@@ -559,7 +566,7 @@ fn answer_by_slot() {
     ];
     let (mut front, mut back) = ends(START);
     push(&mut front, &slots);
-    let Ok(Some(Chain::Packet(packet))) = next_chain(&mut back) else {
+    let Ok(Some(Chain::Packet(packet))) = next_chain(&mut back, scratch()) else {
         panic!()
     };
     answer(&mut back, packet.slots, |slot| {

@@ -4,7 +4,7 @@ use super::bounce::{BOUNCED, Bounce, Piece};
 use crate::queue::copy::{CopyPlan, InFragments, InFrames, Span};
 use crate::queue::rx::Placed;
 use crate::queue::tx::Answer;
-use ring::packet::{Checksum as TxChecksum, GsoKind, MAX_DATA_SLOTS, TxPacket};
+use ring::packet::{Checksum as TxChecksum, Fragment, GsoKind, MAX_DATA_SLOTS, TxPacket};
 use ring::wire::NETIF_RSP_OKAY;
 use xen::grant::DomId;
 use xsk_bridge::frame::{DATA_CAPACITY, FramePool, Umem};
@@ -57,18 +57,16 @@ pub(crate) struct Job {
     /// And in the second, if it is in it.
     pub tail: Option<Span>,
     pub packet: Packet,
-    pub chain: TxPacket,
+    /// Its fragments, by place in the batch: the first one, and how many.
+    fragments: (u32, u32),
 }
 
 impl Job {
-    /// The slot that the byte at `position` came from.
-    pub fn slot_of(&self, position: usize) -> u8 {
-        let mut end = 0;
-        let holds = self.chain.fragments().iter().find(|fragment| {
-            end += usize::from(fragment.size);
-            position < end
-        });
-        holds.map_or(0, |fragment| fragment.slot)
+    /// Its fragments, out of all of the batch.
+    #[inline]
+    pub fn fragments<'a>(&self, all: &'a [Fragment]) -> &'a [Fragment] {
+        let (first, count) = (self.fragments.0 as usize, self.fragments.1 as usize);
+        &all[first..first + count]
     }
 
     /// Take the packet out.
@@ -81,6 +79,16 @@ impl Job {
             offload: self.packet.offload,
         }
     }
+}
+
+/// The slot that the byte at `position` of the packet in `fragments` came from.
+pub(crate) fn slot_of(fragments: &[Fragment], position: usize) -> u8 {
+    let mut end = 0;
+    let holds = fragments.iter().find(|fragment| {
+        end += usize::from(fragment.size);
+        position < end
+    });
+    holds.map_or(0, |fragment| fragment.slot)
 }
 
 /// How much of a packet the first call fetches: what a bounce buffer takes, at most.
@@ -109,6 +117,8 @@ fn offload(chain: &TxPacket) -> Offload {
 /// The work of one turn.
 pub(crate) struct Batch {
     pub jobs: Vec<Job>,
+    /// Of all jobs.
+    pub fragments: Vec<Fragment>,
     /// By chain, in the order they were taken; the queue each belongs to.
     pub answers: Vec<(u16, Answer)>,
     /// First call: heads into frames.
@@ -136,6 +146,7 @@ impl Batch {
         Self {
             bounce,
             jobs: Vec::with_capacity(TURN_CHAINS),
+            fragments: Vec::with_capacity(TURN_CHAINS * MAX_DATA_SLOTS),
             answers: Vec::with_capacity(TURN_CHAINS),
             heads: CopyPlan::with_capacity(TURN_CHAINS * (MAX_DATA_SLOTS + 1)),
             tails: CopyPlan::with_capacity(TURN_CHAINS * (MAX_DATA_SLOTS + MAX_FRAMES)),
@@ -153,6 +164,7 @@ impl Batch {
             self.jobs.iter().all(|job| job.packet.frames.is_empty()) && self.placed.is_empty()
         );
         self.jobs.clear();
+        self.fragments.clear();
         self.answers.clear();
         self.heads.clear();
         self.tails.clear();
@@ -166,13 +178,26 @@ impl Batch {
 
     /// Put a packet into the batch; the pool has the frames for it.
     #[inline]
-    pub fn admit(&mut self, queue: u16, domid: DomId, chain: TxPacket, pool: &mut FramePool) {
+    pub fn admit(&mut self, queue: u16, domid: DomId, chain: &TxPacket, pool: &mut FramePool) {
         let len = usize::from(chain.size);
         let fetched = first_fetch(len);
+        let frames_missing = len.div_ceil(DATA_CAPACITY) - 1;
+        self.frames_missing += frames_missing;
         let packet = Packet {
-            frames: Default::default(),
+            frames: pool.take().into_iter().collect(),
             len: len as u32,
-            offload: offload(&chain),
+            offload: offload(chain),
+        };
+        let fragments = (self.fragments.len() as u32, chain.fragments().len() as u32);
+        self.fragments.extend_from_slice(chain.fragments());
+        let source = InFragments::new(domid, chain.fragments());
+        // With bounce buffers there is room for every head, so that one call never has both kinds.
+        let bounced = self.bounce.as_mut().and_then(|bounce| bounce.take(fetched));
+        let head = match bounced {
+            Some(piece) => self.heads.copy(source, piece, 0..fetched),
+            None => self
+                .heads
+                .copy(source, InFrames(&packet.frames), 0..fetched),
         };
         let answer = self.answers.len() as u16;
         self.answers.push((
@@ -191,28 +216,13 @@ impl Batch {
             hash: 0,
             len: len as u32,
             fetched,
-            frames_missing: len.div_ceil(DATA_CAPACITY) - 1,
-            bounced: None,
-            head: Span::default(),
+            frames_missing,
+            bounced,
+            head,
             tail: None,
             packet,
-            chain,
+            fragments,
         });
-        let Some(job) = self.jobs.last_mut() else {
-            return;
-        };
-        self.frames_missing += job.frames_missing;
-        job.packet.frames.extend(pool.take());
-        let source = InFragments::new(domid, job.chain.fragments());
-        // With bounce buffers there is room for every head, so that one call never has both kinds.
-        job.bounced = self.bounce.as_mut().and_then(|bounce| bounce.take(fetched));
-        job.head = match job.bounced {
-            Some(piece) => self.heads.copy(source, piece, 0..fetched),
-            None => {
-                let frames = InFrames(&job.packet.frames);
-                self.heads.copy(source, frames, 0..fetched)
-            }
-        };
     }
 
     /// Bring what the first call fetched of packet `n` into its frame.
@@ -247,7 +257,7 @@ impl Batch {
             .extend((0..job.frames_missing).filter_map(|_| pool.take()));
         self.frames_missing -= job.frames_missing;
         job.frames_missing = 0;
-        let source = InFragments::new(job.domid, job.chain.fragments());
+        let source = InFragments::new(job.domid, job.fragments(&self.fragments));
         job.tail = Some(self.tails.copy(
             source,
             InFrames(&job.packet.frames),

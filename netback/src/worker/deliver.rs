@@ -1,5 +1,6 @@
 //! The way into guests' pages: straight from the sender's, or from frames, in one copy call a turn.
 use super::Worker;
+use super::batch::slot_of;
 use super::bounce::Piece;
 use super::fabric::live;
 
@@ -98,7 +99,7 @@ impl<H: Hypervisor> Worker<H> {
         let from_pages = match source.sender {
             Some(n) => {
                 let job = &batch.jobs[usize::from(n)];
-                let fragments = InFragments::new(job.domid, job.chain.fragments());
+                let fragments = InFragments::new(job.domid, job.fragments(&batch.fragments));
                 batch.rx.copy(fragments, dest(), source.fetched..len)
             }
             None => Span::default(),
@@ -221,7 +222,7 @@ impl<H: Hypervisor> Worker<H> {
         let job = &self.batch.jobs[usize::from(n)];
         let answer = &mut self.batch.answers[usize::from(job.answer)].1;
         for (position, _) in self.batch.rx.failures(placed.spans[1]) {
-            answer.fail(job.slot_of(position));
+            answer.fail(slot_of(job.fragments(&self.batch.fragments), position));
         }
         if answer.errors != 0
             && let Some(sender) = &mut self.fabric.queues[usize::from(job.queue)]

@@ -1,6 +1,6 @@
 //! A worker's turn: the life of its packets, from the rings and the wire to the rings and the wire.
 use super::Worker;
-use super::batch::{TURN_CHAINS, Way};
+use super::batch::{TURN_CHAINS, Way, slot_of};
 use super::fabric::{Origin, live};
 use super::flow;
 use super::ports::Hop;
@@ -8,7 +8,7 @@ use crate::crash_point;
 use crate::hypervisor::Hypervisor;
 use crate::queue::tx::Exit;
 use crate::stats::DropReason;
-use ring::packet::Chain;
+use ring::packet::{Chain, Fragments};
 use ring::wire::NETIF_RSP_DROPPED;
 use xsk_bridge::frame::DATA_CAPACITY;
 use xsk_bridge::packet::MAX_FRAMES;
@@ -71,6 +71,7 @@ impl<H: Hypervisor> Worker<H> {
             return 0;
         };
         let mut taken = 0;
+        let mut fragments = Fragments::new();
         // Until the ring says otherwise there may be more than we are able to take.
         queue.events.held = true;
         while taken < allowance && self.batch.answers.len() < TURN_CHAINS {
@@ -78,13 +79,13 @@ impl<H: Hypervisor> Worker<H> {
             if self.fabric.pool.len() < self.batch.frames_missing + MAX_FRAMES {
                 break;
             }
-            match queue.tx.next() {
+            match queue.tx.next(&mut fragments) {
                 Ok(Some(Chain::Packet(packet))) => {
                     if packet.checksum_fixup {
                         queue.stats.checksum_fixups.add(1);
                     }
                     self.batch
-                        .admit(slot, queue.domid, packet, &mut self.fabric.pool)
+                        .admit(slot, queue.domid, &packet, &mut self.fabric.pool)
                 }
                 Ok(Some(other)) => self.batch.answers.push((slot, queue.answer_for(&other))),
                 Ok(None) => {
@@ -261,7 +262,7 @@ impl<H: Hypervisor> Worker<H> {
             Call::Tails => (&batch.tails, job.tail.unwrap_or_default()),
         };
         for (position, _) in plan.failures(span) {
-            answer.fail(job.slot_of(position));
+            answer.fail(slot_of(job.fragments(&batch.fragments), position));
         }
         if let Some(queue) = &self.fabric.queues[usize::from(job.queue)] {
             queue.stats.tx_drops.add(DropReason::CopyFailed, 1);

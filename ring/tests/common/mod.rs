@@ -2,6 +2,7 @@
 #![allow(dead_code)] // Each test binary uses its part.
 use ring::back::BackRing;
 use ring::front::FrontRing;
+use ring::packet::Fragments;
 use ring::page::PageWords;
 use ring::shadow::{HeapShadow, RegionShadow, shadow_words};
 use ring::wire::{Extra, Protocol, Tx, TxRequest};
@@ -24,6 +25,11 @@ pub fn kept<D: Protocol>() -> Kept {
 
 pub fn shadow<D: Protocol>(region: &Kept) -> RegionShadow<D, Kept> {
     RegionShadow::new(region.clone()).expect("long enough")
+}
+
+/// Room for a chain's fragments that a test may keep.
+pub fn scratch() -> &'static mut Fragments {
+    Box::leak(Box::default())
 }
 
 pub type Front<D> = FrontRing<D, Page>;

@@ -3,7 +3,7 @@
 use crate::{Recording, recordings};
 use ring::back::BackRing;
 use ring::front::FrontRing;
-use ring::packet::{Chain, Checksum, GsoKind, TxPacket, answer, next_chain};
+use ring::packet::{Chain, Checksum, Fragments, GsoKind, TxPacket, answer, next_chain};
 use ring::page::PageWords;
 use ring::shadow::HeapShadow;
 use ring::wire::{NETIF_RSP_NULL, NETIF_RSP_OKAY, Protocol, Rx, Tx, Words};
@@ -32,14 +32,19 @@ fn chain(line: &str) -> Vec<Words> {
     line.split(',').map(words).collect()
 }
 
+/// Room for a chain's fragments that a test may keep.
+fn scratch() -> &'static mut Fragments {
+    Box::leak(Box::default())
+}
+
 /// What `ring` makes of a chain, alone in a ring; its answers are checked on the way.
-fn packet(recording: &Recording, slots: &[Words]) -> TxPacket {
+fn packet(recording: &Recording, slots: &[Words]) -> TxPacket<'static> {
     let (mut front, mut back) = rings();
     for slot in slots {
         front.push_words(slot);
     }
     assert!(front.publish(), "an armed backend is to be notified");
-    let found = next_chain(&mut back)
+    let found = next_chain(&mut back, scratch())
         .expect("a stock chain is not fatal")
         .expect("a chain is there");
     let Chain::Packet(packet) = found else {
@@ -146,13 +151,17 @@ fn chains_in_one_ring_come_out_in_order() {
         }
         assert!(front.publish(), "an armed backend is to be notified");
         for slots in &pushed {
-            let chain = next_chain(&mut back)
+            let chain = next_chain(&mut back, scratch())
                 .expect("no chain is fatal")
                 .expect("as many as were pushed");
             assert_eq!(usize::from(chain.slots().count), slots.len());
             answer(&mut back, chain.slots(), |_| NETIF_RSP_OKAY);
         }
-        assert!(next_chain(&mut back).expect("no chain is fatal").is_none());
+        assert!(
+            next_chain(&mut back, scratch())
+                .expect("no chain is fatal")
+                .is_none()
+        );
         assert!(back.publish(), "netfront asked to be told");
     }
 }
