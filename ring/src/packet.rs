@@ -167,13 +167,25 @@ pub fn next_chain<'a, P: SharedPage, S: Shadow<Tx>>(
     if ring.known() == 0 && ring.unconsumed()? == 0 {
         return Ok(None);
     }
-    let first = ring.req_cons();
     let head = ring.look(0);
-    let extras = if head.flags & wire::NETTXF_EXTRA_INFO == 0 {
-        Extras::default()
+    // Two calls, so that of a packet without extras nobody asks what is in them.
+    if head.flags & wire::NETTXF_EXTRA_INFO == 0 {
+        take_chain(ring, head, Extras::default(), fragments)
     } else {
-        take_extras(ring)?
-    };
+        let extras = take_extras(ring)?;
+        take_chain(ring, head, extras, fragments)
+    }
+}
+
+/// Take the chain whose head and extras were looked at.
+#[inline(always)]
+fn take_chain<'a, P: SharedPage, S: Shadow<Tx>>(
+    ring: &mut BackRing<Tx, P, S>,
+    head: TxRequest,
+    extras: Extras,
+    fragments: &'a mut Fragments,
+) -> Result<Option<Chain<'a>>, Fatal> {
+    let first = ring.req_cons();
     // As in Linux, a multicast request ends with its extras, whatever the head says of more data.
     if let Some((add, address)) = extras.multicast() {
         let slots = Slots {

@@ -6,6 +6,7 @@ use crate::crash_point;
 use crate::hypervisor::Hypervisor;
 use crate::stats::DropReason;
 use crate::worker::messages::Features;
+use arrayvec::ArrayVec;
 use ring::packet::Fatal;
 use ring::wire::{
     Extra, GSO_TYPE_TCPV4, GSO_TYPE_TCPV6, NETRXF_CSUM_BLANK, NETRXF_DATA_VALIDATED,
@@ -29,24 +30,18 @@ pub(crate) struct Placed {
     pub queue: u16,
     /// The Tx job it comes from straight out of the sender's pages, to which failures are reported too.
     pub sender: Option<u16>,
-    pub len: u32,
-    pub offload: Offload,
     /// Its copies in the Rx plan: from frames, then from the sender's pages.
     pub spans: [Span; 2],
-    /// The frames, to be given back once the copies are done.
+    /// Its frames are given back once the copies are done.
     pub packet: Packet,
-}
-
-/// The grants of the pages a packet goes to.
-pub(crate) struct Pages {
-    pub grefs: [u32; MAX_DATA_SLOTS],
-    pub count: usize,
 }
 
 /// The Rx ring of a queue.
 pub(crate) struct RxSide<H: Hypervisor> {
     ring: RxRing<H>,
     features: Features,
+    /// Grants of the pages taken last.
+    pages: ArrayVec<u32, MAX_DATA_SLOTS>,
     pub backlog: Backlog,
     /// The turn in which a packet was last destined for the backlog: nothing of that turn may overtake it.
     pub barrier: u64,
@@ -59,6 +54,7 @@ impl<H: Hypervisor> RxSide<H> {
         Self {
             ring,
             features,
+            pages: ArrayVec::new(),
             backlog,
             barrier: 0,
             listed: false,
@@ -103,79 +99,72 @@ impl<H: Hypervisor> RxSide<H> {
         self.backlog.is_empty() && self.barrier != turn
     }
 
-    /// Take the requests for a whole packet; `None` where the guest has not posted enough.
+    /// Take the requests for a whole packet, into [`Self::pages`]; false where the guest has not posted enough.
     #[inline]
-    pub fn take(&mut self, len: u32, offload: &Offload) -> Result<Option<Pages>, Fatal> {
+    pub fn take(&mut self, len: u32, offload: &Offload) -> Result<bool, Fatal> {
         let needed = slots(len, offload);
         if self.ring.known() < needed && self.ring.unconsumed()? < needed {
-            return Ok(None);
+            return Ok(false);
         }
-        let mut pages = Pages {
-            grefs: [0; MAX_DATA_SLOTS],
-            count: 0,
-        };
+        self.pages.clear();
         for slot in 0..needed {
-            if slot == 1 && offload.gso.is_some() {
-                continue;
+            let gref = self.ring.look(slot).gref;
+            // The second request takes the extra.
+            if slot != 1 || offload.gso.is_none() {
+                self.pages.push(gref);
             }
-            pages.grefs[pages.count] = self.ring.look(slot).gref;
-            pages.count += 1;
         }
         self.ring.consume(needed);
         crash_point!("consumed");
-        Ok(Some(pages))
+        Ok(true)
+    }
+
+    /// The grants of the pages that were taken last, where a packet's data goes.
+    #[inline]
+    pub fn pages(&self) -> &[u32] {
+        &self.pages
     }
 
     /// Write the responses of the oldest placed packet; true where all of it was copied.
+    #[inline]
     pub fn respond(&mut self, placed: &Placed, plan: &CopyPlan) -> bool {
-        let mut failed = [0i16; MAX_DATA_SLOTS];
-        let okay = placed.spans.iter().all(|&span| plan.succeeded(span));
-        if !okay {
-            for (position, status) in placed.spans.iter().flat_map(|&span| plan.failures(span)) {
-                // Whatever Xen says, towards the guest it is an error: negative.
-                failed[position / PAGE_SIZE] = status.0.min(-1);
-            }
+        if placed.spans.iter().all(|&span| plan.succeeded(span)) {
+            self.respond_with(&placed.packet, |_| None);
+            return true;
         }
-        let count = (placed.len as usize).div_ceil(PAGE_SIZE);
-        for (slot, failed) in failed.iter().enumerate().take(count) {
-            let size = (placed.len as usize - slot * PAGE_SIZE).min(PAGE_SIZE) as i16;
-            let more = if slot + 1 < count {
-                NETRXF_MORE_DATA
-            } else {
-                0
-            };
-            let first = if slot == 0 {
-                first_flags(&placed.offload)
-            } else {
-                0
-            };
+        let mut failed = [None; MAX_DATA_SLOTS];
+        for (position, status) in placed.spans.iter().flat_map(|&span| plan.failures(span)) {
+            // Whatever Xen says, towards the guest it is an error: negative.
+            failed[position / PAGE_SIZE] = Some(status.0.min(-1));
+        }
+        self.respond_with(&placed.packet, |slot| failed[slot]);
+        false
+    }
+
+    /// `failed` says with which error a data slot is answered, if with one.
+    #[inline]
+    fn respond_with(&mut self, packet: &Packet, failed: impl Fn(usize) -> Option<i16>) {
+        let len = packet.len as usize;
+        let mut flags = first_flags(&packet.offload);
+        for slot in 0..len.div_ceil(PAGE_SIZE) {
+            let rest = len - slot * PAGE_SIZE;
+            if rest > PAGE_SIZE {
+                flags |= NETRXF_MORE_DATA;
+            }
             let id = self.ring.consumed_request(self.ring.next_response()).id;
-            let status = if *failed != 0 { *failed } else { size };
             self.ring.respond(RxResponse {
                 id,
                 offset: 0,
-                flags: first | more,
-                status,
+                flags,
+                status: failed(slot).unwrap_or(rest.min(PAGE_SIZE) as i16),
             });
             crash_point!("rx-response");
-            if let (0, Some(gso)) = (slot, placed.offload.gso) {
-                let kind = if gso.ipv6 {
-                    GSO_TYPE_TCPV6
-                } else {
-                    GSO_TYPE_TCPV4
-                };
-                self.ring.respond_words(
-                    Extra::Gso {
-                        size: gso.segment,
-                        kind,
-                        features: 0,
-                    }
-                    .to_words(false),
-                );
+            if let (0, Some(gso)) = (slot, packet.offload.gso) {
+                self.ring.respond_words(gso_extra(gso).to_words(false));
                 crash_point!("rx-response");
             }
+            flags = 0;
         }
-        okay
     }
 
     /// Publish the turn's responses, all whole packets. True: the guest asked to be notified.
@@ -202,8 +191,20 @@ impl<H: Hypervisor> RxSide<H> {
 }
 
 /// Rx requests a packet takes, extras included.
+#[inline]
 fn slots(len: u32, offload: &Offload) -> u32 {
     len.div_ceil(PAGE_SIZE as u32) + u32::from(offload.gso.is_some())
+}
+
+fn gso_extra(gso: Gso) -> Extra {
+    Extra::Gso {
+        size: gso.segment,
+        kind: match gso.ipv6 {
+            true => GSO_TYPE_TCPV6,
+            false => GSO_TYPE_TCPV4,
+        },
+        features: 0,
+    }
 }
 
 /// Flags of a packet's first response.

@@ -31,7 +31,7 @@ impl Answer {
 
     #[inline]
     fn status(&self, slot: u8) -> i16 {
-        if self.errors & 1 << self.data_slot(slot) != 0 {
+        if self.errors != 0 && self.errors & 1 << self.data_slot(slot) != 0 {
             NETIF_RSP_ERROR
         } else {
             self.status

@@ -7,7 +7,7 @@ use super::fabric::live;
 use crate::crash_point;
 use crate::hypervisor::Hypervisor;
 use crate::queue::copy::{InFragments, InFrames, InPages, Span};
-use crate::queue::rx::{Pages, Placed};
+use crate::queue::rx::Placed;
 use crate::stats::DropReason;
 use std::mem;
 use xsk_bridge::frame::DATA_CAPACITY;
@@ -52,7 +52,7 @@ impl<H: Hypervisor> Worker<H> {
             return false;
         }
         match queue.rx.take(len, &offload) {
-            Ok(Some(pages)) => {
+            Ok(true) => {
                 let job = &mut self.batch.jobs[n];
                 let source = Source {
                     sender: (!whole).then_some(n as u16),
@@ -61,11 +61,11 @@ impl<H: Hypervisor> Worker<H> {
                 };
                 self.batch.frames_missing -= mem::take(&mut job.frames_missing);
                 let packet = job.take_packet();
-                self.plan(receiver, packet, &pages, source);
+                self.plan(receiver, packet, source);
                 self.account(n, Ok(()));
                 true
             }
-            Ok(None) => {
+            Ok(false) => {
                 queue.rx.barrier = self.turn_number;
                 false
             }
@@ -77,13 +77,13 @@ impl<H: Hypervisor> Worker<H> {
     }
 
     /// Plan the copies of a packet whose pages were taken.
-    fn plan(&mut self, receiver: u16, packet: Packet, pages: &Pages, source: Source) {
+    fn plan(&mut self, receiver: u16, packet: Packet, source: Source) {
         let Some(queue) = &self.fabric.queues[usize::from(receiver)] else {
             return;
         };
         let dest = || InPages {
             domid: queue.domid,
-            grefs: &pages.grefs[..pages.count],
+            grefs: queue.rx.pages(),
         };
         let (len, batch) = (packet.len as usize, &mut self.batch);
         let bounced = source
@@ -104,13 +104,10 @@ impl<H: Hypervisor> Worker<H> {
             }
             None => Span::default(),
         };
-        let (len, offload) = (packet.len, packet.offload);
         let spans = [from_us, from_pages];
         batch.placed.push(Placed {
             queue: receiver,
             sender: source.sender,
-            len,
-            offload,
             spans,
             packet,
         });
@@ -158,16 +155,11 @@ impl<H: Hypervisor> Worker<H> {
     }
 
     fn drain_backlog(&mut self, slot: u16) {
-        let now = self.fabric.now;
+        self.drop_expired(slot);
         for _ in 0..BACKLOG_QUOTA {
             let Some(queue) = live(&mut self.fabric.queues, slot) else {
                 return;
             };
-            if let Some(expired) = queue.rx.backlog.pop_expired(now) {
-                queue.stats.rx_drops.add(DropReason::BacklogExpired, 1);
-                self.fabric.pool.extend(expired.frames);
-                continue;
-            }
             let Some((len, offload)) = queue
                 .rx
                 .backlog
@@ -180,7 +172,7 @@ impl<H: Hypervisor> Worker<H> {
                 return;
             }
             match queue.rx.take(len, &offload) {
-                Ok(Some(pages)) => {
+                Ok(true) => {
                     let Some(packet) = queue.rx.backlog.pop() else {
                         return;
                     };
@@ -189,14 +181,25 @@ impl<H: Hypervisor> Worker<H> {
                         bounced: None,
                         fetched: len as usize,
                     };
-                    self.plan(slot, packet, &pages, source);
+                    self.plan(slot, packet, source);
                 }
-                Ok(None) => return,
+                Ok(false) => return,
                 Err(fatal) => {
                     queue.rogue = Some(fatal);
                     return;
                 }
             }
+        }
+    }
+
+    /// Drop what waited for too long; those behind it are younger.
+    fn drop_expired(&mut self, slot: u16) {
+        let Some(queue) = live(&mut self.fabric.queues, slot) else {
+            return;
+        };
+        while let Some(expired) = queue.rx.backlog.pop_expired(self.fabric.now) {
+            queue.stats.rx_drops.add(DropReason::BacklogExpired, 1);
+            self.fabric.pool.extend(expired.frames);
         }
     }
 
@@ -207,7 +210,7 @@ impl<H: Hypervisor> Worker<H> {
         };
         if queue.rx.respond(&placed, &self.batch.rx) {
             queue.stats.rx_packets.add(1);
-            queue.stats.rx_bytes.add(placed.len.into());
+            queue.stats.rx_bytes.add(placed.packet.len.into());
         } else {
             queue.stats.rx_errors.add(1);
             queue.stats.rx_drops.add(DropReason::CopyFailed, 1);

@@ -65,6 +65,7 @@ impl<H: Hypervisor> Fabric<H> {
     }
 
     /// Send `packet` to `port`. An error is to be counted by whoever sent it; what the receiver refuses is counted there.
+    #[inline]
     pub fn send(&mut self, port: PortId, packet: Packet, hash: u32) -> Result<(), DropReason> {
         match self.ports.hop(port, hash) {
             Hop::Queue(slot) => self.send_to_queue(slot, packet),
@@ -112,6 +113,7 @@ impl<H: Hypervisor> Fabric<H> {
     }
 
     /// Give the packet's frames back.
+    #[inline(never)]
     pub fn free(&mut self, packet: Packet, reason: DropReason) -> DropReason {
         self.pool.extend(packet.frames);
         reason

@@ -17,6 +17,8 @@ pub(crate) struct Wire {
     pub bridge: BridgeView,
     pub uplink: Box<dyn Uplink>,
     pub stats: Arc<UplinkStats>,
+    /// Longest frame that the uplink carries.
+    max_frame: usize,
     outbox: VecDeque<Packet>,
     /// Packets the uplink still takes this turn.
     room: usize,
@@ -34,11 +36,13 @@ impl Wire {
         stats: Arc<UplinkStats>,
     ) -> Self {
         let outbox = VecDeque::with_capacity(OUTBOX);
+        let max_frame = uplink.max_frame();
         Self {
             port_id,
             bridge: BridgeView::new(bridge),
             uplink,
             stats,
+            max_frame,
             outbox,
             room: 0,
             claimed: 0,
@@ -80,7 +84,7 @@ impl Wire {
         if packet.offload.gso.is_some() {
             return Err(DropReason::GsoUnsupported);
         }
-        if packet.frames.len() != 1 || packet.len as usize > self.uplink.max_frame() {
+        if packet.frames.len() != 1 || packet.len as usize > self.max_frame {
             return Err(DropReason::TooLong);
         }
         if self.room == 0 && self.is_full() {
