@@ -158,3 +158,38 @@ fn a_nic_that_is_pulled_and_put_back_serves_again() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn without_gntalloc_it_serves_and_with_it_a_restart_leaves_no_page_behind() -> Result<()> {
+    let mut lab = prepare::wired(1)?;
+    let without = lab.directory().file("without-gntalloc");
+    std::fs::write(&without, "")?;
+    for name in ["guest-a", "guest-b"] {
+        lab.add_guest(GuestConfig::new(name))?;
+    }
+    let config = prepare::config(&lab, "");
+    lab.start_daemon(&config)?;
+    lab.connect_guests()?;
+    let talk = |lab: &mut Lab| -> Result<u64> {
+        prepare::settle(lab)?;
+        ping(&lab.guests[0].host, &lab.outside[0].host.ipv4, 10, &[])?;
+        ping(&lab.guests[0].host, &lab.guests[1].host.ipv6, 10, &[])?;
+        Ok(lab.driver_counts()?.granted)
+    };
+    ensure!(talk(&mut lab)? == 0);
+    wait_logged(&lab, "no bounce buffers")?;
+    std::fs::remove_file(&without)?;
+    lab.daemon()?.kill_and_restart()?;
+    let granted = talk(&mut lab)?;
+    ensure!(granted > 0, "no page is granted to ourselves");
+    lab.daemon()?.kill_and_restart()?;
+    let again = talk(&mut lab)?;
+    ensure!(
+        again == granted,
+        "{granted} pages before a kill, {again} after"
+    );
+    lab.daemon()?.process().kill();
+    wait_for("all pages are given back", || {
+        Ok(lab.driver_counts()?.granted == 0)
+    })
+}

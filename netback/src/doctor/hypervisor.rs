@@ -1,7 +1,9 @@
-//! Xen itself: are we in a domain, and are its three doors there?
+//! Xen itself: are we in a domain, and are its doors there?
 
-use super::Finding;
 use super::view::View;
+use super::{Finding, Severity};
+use crate::config::Config;
+use crate::worker::BOUNCE_PAGES;
 
 /// A device node that netback opens.
 struct Door {
@@ -13,28 +15,51 @@ struct Door {
     check: &'static str,
     /// What goes without it.
     loss: &'static str,
+    /// How much that matters.
+    severity: Severity,
+    /// What else is to be done once it is there: a running netback that did without it does not look again.
+    then: &'static str,
 }
 
-const DOORS: [Door; 3] = [
+const DOORS: [Door; 4] = [
     Door {
         node: "gntdev",
         module: Some("xen-gntdev"),
         check: "no-gntdev",
         loss: "guests' pages cannot be reached",
+        severity: Severity::Error,
+        then: "",
     },
     Door {
         node: "evtchn",
         module: Some("xen-evtchn"),
         check: "no-evtchn",
         loss: "guests cannot be notified",
+        severity: Severity::Error,
+        then: "",
     },
     Door {
         node: "xenbus",
         module: None,
         check: "no-xenbus",
         loss: "xenstore cannot be reached",
+        severity: Severity::Error,
+        then: "",
+    },
+    Door {
+        node: "gntalloc",
+        module: Some("xen-gntalloc"),
+        check: "no-gntalloc",
+        loss: "small packets take a sixth to a half more processor time",
+        severity: Severity::Warning,
+        then: RESTART,
     },
 ];
+
+/// Guests do not notice it.
+const RESTART: &str = ", then `systemctl try-restart netback`";
+/// How many pages the driver grants for all who ask.
+const GNTALLOC_LIMIT: &str = "/sys/module/xen_gntalloc/parameters/limit";
 
 /// Bits of a file's mode by which its owner reads and writes. The unit leaves root nothing beyond them.
 const OWNER_READS_WRITES: u32 = 0o600;
@@ -78,7 +103,8 @@ fn missing_door(view: &View, door: &Door) -> Option<Finding> {
         }
         (false, None) => "boot a kernel that is built for domains of Xen".into(),
     };
-    Some(Finding::error(door.check, what, cure))
+    let cure = cure + door.then;
+    Some(Finding::new(door.severity, door.check, what, cure))
 }
 
 /// The unit has no capability to pass over a file's permissions.
@@ -92,11 +118,24 @@ fn closed_door(view: &View, door: &Door) -> Option<Finding> {
         "{path} has mode {:03o}: its owner may not read and write",
         mode & 0o777
     );
-    Some(Finding::error(
-        "door-closed",
-        what,
-        format!("`chmod 600 {path}`"),
-    ))
+    let cure = format!("`chmod 600 {path}`{}", door.then);
+    Some(Finding::new(door.severity, "door-closed", what, cure))
+}
+
+/// Whether gntalloc has a worker's pages for each worker.
+pub(super) fn granted_pages(view: &View, config: &Config) -> Option<Finding> {
+    let (workers, limit) = (config.worker_count(), view.number(GNTALLOC_LIMIT)?);
+    let wanted = u64::from(workers) * BOUNCE_PAGES as u64;
+    if wanted <= limit {
+        return None;
+    }
+    let what = format!(
+        "xen-gntalloc grants {limit} pages at most, and {workers} workers want {wanted}: some take more processor time for small packets"
+    );
+    let cure = format!(
+        "`echo {wanted} > {GNTALLOC_LIMIT}`, with the line options xen-gntalloc limit={wanted} in /etc/modprobe.d for the next boot{RESTART}"
+    );
+    Some(Finding::warning("gntalloc-limit", what, cure))
 }
 
 /// A PV domain has no IOMMU of its own to look at: all that can be said there is what to ask in dom0.

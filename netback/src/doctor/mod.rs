@@ -127,6 +127,7 @@ pub fn examine(view: &View) -> Report {
     findings.extend(process::check(view, config.as_ref()));
     findings.extend(guests::check(view, config.as_ref()));
     if let Some(config) = &config {
+        findings.extend(hypervisor::granted_pages(view, config));
         let check = |bridge| uplink::check(view, &config.daemon.bpf_dir, bridge);
         findings.extend(config.bridges.iter().flat_map(check));
     }

@@ -44,6 +44,7 @@ impl Machine {
             ("/sys/hypervisor/guest_type", "PV\n"),
             ("/sys/class/iommu/ivhd0/uevent", ""),
             ("/dev/xen/gntdev", ""),
+            ("/dev/xen/gntalloc", ""),
             ("/dev/xen/evtchn", ""),
             ("/dev/xen/xenbus", ""),
             ("/proc/sys/kernel/osrelease", "6.1.0-18-amd64\n"),
@@ -183,18 +184,52 @@ fn names_a_machine_without_xen() {
 
 #[test]
 fn names_each_missing_door() {
-    for (node, check, cure) in [
-        ("gntdev", "no-gntdev", "modprobe xen-gntdev"),
-        ("evtchn", "no-evtchn", "modprobe xen-evtchn"),
-        ("xenbus", "no-xenbus", "built for domains of Xen"),
+    for (severity, node, check, cure) in [
+        (Error, "gntdev", "no-gntdev", "modprobe xen-gntdev"),
+        (Error, "evtchn", "no-evtchn", "modprobe xen-evtchn"),
+        (Error, "xenbus", "no-xenbus", "built for domains of Xen"),
+        (Warning, "gntalloc", "no-gntalloc", "modprobe xen-gntalloc"),
     ] {
         let machine = Machine::healthy();
         machine.remove(&format!("/dev/xen/{node}"));
-        machine.must_find(Error, check, cure);
+        machine.must_find(severity, check, cure);
         // The kernel has the device, and its node was removed.
         machine.write(&format!("/sys/class/misc/xen!{node}/dev"), "10:121\n");
-        machine.must_find(Error, check, &format!("mknod -m 600 /dev/xen/{node} c"));
+        machine.must_find(severity, check, &format!("mknod -m 600 /dev/xen/{node} c"));
     }
+}
+
+#[test]
+fn a_door_that_netback_does_without_takes_effect_by_a_restart() {
+    let restart = "then `systemctl try-restart netback`";
+    let machine = Machine::healthy();
+    machine.remove("/dev/xen/gntalloc");
+    machine.must_find(Warning, "no-gntalloc", restart);
+}
+
+#[test]
+fn names_more_workers_than_gntalloc_has_pages_for() {
+    let limit = "/sys/module/xen_gntalloc/parameters/limit";
+    let machine = Machine::healthy();
+    let config = "[workers]\ncount = 9\n[[bridge]]\nname = \"xenbr0\"\nuplink = \"eth0\"\n";
+    machine.write(CONFIG, config);
+    machine.write(limit, "1151\n");
+    machine.must_find(Warning, "gntalloc-limit", &format!("`echo 1152 > {limit}`"));
+    machine.write(limit, "1152\n");
+    let report = machine.examine();
+    assert!(report.findings.is_empty(), "{report}");
+}
+
+#[test]
+fn the_package_s_limit_of_gntalloc_is_enough_for_as_many_workers_as_it_says() {
+    let text = include_str!("../../../packaging/modprobe.conf");
+    let number_after = |word: &str| -> usize {
+        let (_, rest) = text.split_once(word).unwrap();
+        let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap();
+        rest[..end].parse().unwrap()
+    };
+    let limit = number_after("options xen-gntalloc limit=");
+    assert_eq!(number_after("up to ") * crate::worker::BOUNCE_PAGES, limit);
 }
 
 #[test]

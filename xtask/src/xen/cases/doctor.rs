@@ -103,6 +103,25 @@ const TABLE: &[Broken] = &[
         &[(HERE, "systemctl stop netback && modprobe -r xen-evtchn")],
         &[START],
     ),
+    // It runs without, so it is running when the doctor is asked.
+    broken(
+        "no-gntalloc",
+        "no-gntalloc",
+        &[(
+            HERE,
+            "systemctl stop netback && modprobe -r xen-gntalloc && systemctl start netback",
+        )],
+        &[],
+    ),
+    broken(
+        "gntalloc-limit",
+        "gntalloc-limit",
+        &[(HERE, "echo 1 > /sys/module/xen_gntalloc/parameters/limit")],
+        &[(
+            HERE,
+            "echo 4096 > /sys/module/xen_gntalloc/parameters/limit",
+        )],
+    ),
     broken(
         "no-xenbus",
         "no-xenbus",
