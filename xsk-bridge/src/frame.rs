@@ -28,6 +28,7 @@ impl Frame {
     }
 
     /// Byte offset in the UMEM of the frame's data start.
+    #[inline]
     pub fn data_offset(&self) -> u64 {
         self.0 as u64 * FRAME_SIZE as u64 + DATA_OFFSET as u64
     }
@@ -181,17 +182,20 @@ impl Umem {
     }
 
     /// The frame's data area, DATA_CAPACITY bytes.
+    #[inline]
     pub fn data<'a>(&'a self, frame: &'a Frame) -> &'a [u8] {
         // SAFETY: the token says that nobody writes to this frame while it is borrowed, and `start` is in the mapping.
         unsafe { slice::from_raw_parts(self.start(frame).as_ptr(), DATA_CAPACITY) }
     }
 
     /// The frame's data area, writable.
+    #[inline]
     pub fn data_mut<'a>(&'a self, frame: &'a mut Frame) -> &'a mut [u8] {
         // SAFETY: there is one token a frame and it is borrowed mutably, so this is the only reference; in the mapping.
         unsafe { slice::from_raw_parts_mut(self.start(frame).as_ptr(), DATA_CAPACITY) }
     }
 
+    #[inline]
     fn start(&self, frame: &Frame) -> NonNull<u8> {
         let offset = frame.data_offset() as usize;
         assert!(offset < self.0.len, "a frame of another UMEM");
@@ -330,16 +334,19 @@ impl FramePool {
     }
 
     /// A free frame; the one given back last, whose lines are still in the cache.
+    #[inline]
     pub fn take(&mut self) -> Option<Frame> {
         self.free.pop()
     }
 
     /// Give a frame back.
+    #[inline]
     pub fn give(&mut self, frame: Frame) {
         self.free.push(frame)
     }
 
     /// Free frames.
+    #[inline]
     pub fn len(&self) -> usize {
         self.free.len()
     }

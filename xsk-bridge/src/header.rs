@@ -80,6 +80,12 @@ impl Ethernet {
     }
 }
 
+/// Whether a VLAN tag follows.
+pub(crate) fn is_tagged(header: &[u8; ETHERNET_LEN]) -> bool {
+    let ethertype = u16::from_be_bytes([header[12], header[13]]);
+    matches!(ethertype, ETHERTYPE_VLAN | ETHERTYPE_SERVICE_VLAN)
+}
+
 /// An address as [`Ethernet`] has it.
 pub(crate) fn number(mac: Mac) -> u64 {
     let [a, b, c, d, e, f] = mac;

@@ -1,7 +1,7 @@
 //! Where a frame goes: one learning bridge, its ports, and named reasons for a drop.
 mod fdb;
 
-use crate::header::{Ethernet, Mac, number};
+use crate::header::{self, ETHERNET_LEN, Ethernet, Mac, number};
 use arc_swap::{ArcSwap, Cache};
 use fdb::{Fdb, Learnt};
 use std::ops::Deref;
@@ -226,6 +226,50 @@ impl Deref for BridgeView {
 
     fn deref(&self) -> &Bridge {
         &self.bridge
+    }
+}
+
+/// What the switch said of the last frame of a burst: most go where the one before them went, and are not decided anew. Good for
+/// as long as nothing is to be noticed meanwhile, a worker's turn.
+#[derive(Debug, Default)]
+pub struct Recent(Option<(PortId, [u8; ETHERNET_LEN], PortId)>);
+
+impl Recent {
+    /// As [`BridgeView::decide`].
+    #[inline]
+    pub fn decide(
+        &mut self,
+        bridge: &mut BridgeView,
+        ingress: PortId,
+        header: &[u8],
+        now: u32,
+    ) -> Verdict {
+        if let (Some((from, last, to)), Some(first)) = (&self.0, header.first_chunk())
+            && *from == ingress
+            && last == first
+        {
+            return Verdict::Unicast(*to);
+        }
+        self.decide_anew(bridge, ingress, header, now)
+    }
+
+    #[inline(never)]
+    fn decide_anew(
+        &mut self,
+        bridge: &mut BridgeView,
+        ingress: PortId,
+        header: &[u8],
+        now: u32,
+    ) -> Verdict {
+        let verdict = bridge.decide(ingress, header, now);
+        self.0 = match (verdict, header.first_chunk()) {
+            // Behind a tag more than these bytes decides.
+            (Verdict::Unicast(to), Some(first)) if !header::is_tagged(first) => {
+                Some((ingress, *first, to))
+            }
+            _ => None,
+        };
+        verdict
     }
 }
 

@@ -7,7 +7,7 @@ use crate::hypervisor::Hypervisor;
 use std::mem;
 use xsk_bridge::frame::{DATA_CAPACITY, Umem};
 use xsk_bridge::packet::Packet;
-use xsk_bridge::switch::Verdict;
+use xsk_bridge::switch::{Recent, Verdict};
 
 /// Most packets taken from one other worker in one turn.
 const PARCEL_QUOTA: usize = 64;
@@ -30,11 +30,13 @@ impl<H: Hypervisor> Worker<H> {
             }
             worked = true;
             let (stats, mut bridge, port) = (wire.stats.clone(), wire.bridge.clone(), wire.port_id);
+            let mut recent = Recent::default();
+            stats.recv_packets.add(received.len() as u64);
+            let bytes = received.iter().map(|packet| u64::from(packet.len));
+            stats.recv_bytes.add(bytes.sum());
             for packet in received.drain(..) {
-                stats.recv_packets.add(1);
-                stats.recv_bytes.add(packet.len.into());
                 let (head, len) = (head(&self.fabric.umem, &packet), packet.len as usize);
-                let result = match bridge.decide(port, head, self.seconds) {
+                let result = match recent.decide(&mut bridge, port, head, self.seconds) {
                     Verdict::Unicast(to) => {
                         let hash = if self.fabric.ports.has_queues(to) {
                             flow::hash(head, len)

@@ -189,7 +189,11 @@ impl Batch {
             offload: offload(chain),
         };
         let fragments = (self.fragments.len() as u32, chain.fragments().len() as u32);
-        self.fragments.extend_from_slice(chain.fragments());
+        // Not as a slice: most have one, which a call to copy memory costs more than.
+        chain
+            .fragments()
+            .iter()
+            .for_each(|&fragment| self.fragments.push(fragment));
         let source = InFragments::new(domid, chain.fragments());
         // With bounce buffers there is room for every head, so that one call never has both kinds.
         let bounced = self.bounce.as_mut().and_then(|bounce| bounce.take(fetched));

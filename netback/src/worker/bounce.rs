@@ -16,6 +16,9 @@ const ALIGN: usize = 64;
 /// A worker's bounce buffers, used from the beginning each turn.
 pub(crate) struct Bounce {
     memory: Box<dyn GrantedMemory>,
+    /// The memory's, asked for once.
+    domid: DomId,
+    grefs: Box<[GrantRef]>,
     /// First byte not given out this turn.
     free: usize,
 }
@@ -26,13 +29,18 @@ pub(crate) struct Piece {
     domid: DomId,
     gref: GrantRef,
     /// First byte, counted over all pages.
-    start: usize,
+    start: u32,
 }
 
 impl Bounce {
     /// Over all of `memory`.
     pub fn new(memory: Box<dyn GrantedMemory>) -> Self {
-        Self { memory, free: 0 }
+        Self {
+            domid: memory.domid(),
+            grefs: memory.grefs().into(),
+            memory,
+            free: 0,
+        }
     }
 
     /// A turn begins: nobody uses what was given out.
@@ -52,12 +60,12 @@ impl Bounce {
         } else {
             self.free + left
         };
-        let gref = *self.memory.grefs().get(start / PAGE_SIZE)?;
+        let gref = *self.grefs.get(start / PAGE_SIZE)?;
         self.free = (start + len).next_multiple_of(ALIGN);
         Some(Piece {
-            domid: self.memory.domid(),
+            domid: self.domid,
             gref,
-            start,
+            start: start as u32,
         })
     }
 
@@ -65,21 +73,21 @@ impl Bounce {
     #[inline]
     pub fn hold(&mut self, bytes: &[u8]) -> Option<Piece> {
         let piece = self.take(bytes.len())?;
-        self.memory.write(piece.start, bytes);
+        self.memory.write(piece.start as usize, bytes);
         Some(piece)
     }
 
     /// Copy the first bytes of `piece` out.
     #[inline]
     pub fn read(&self, piece: Piece, into: &mut [u8]) {
-        self.memory.read(piece.start, into);
+        self.memory.read(piece.start as usize, into);
     }
 }
 
 impl Runs for Piece {
     #[inline]
     fn at(&mut self, position: usize) -> (Side, usize) {
-        let offset = self.start % PAGE_SIZE + position;
+        let offset = self.start as usize % PAGE_SIZE + position;
         let side = Side::Foreign {
             domid: self.domid,
             gref: self.gref,
@@ -137,12 +145,13 @@ mod tests {
                     prop_assert!(end > (16 - 1) * PAGE_SIZE, "there was room");
                     break;
                 };
-                prop_assert!(piece.start >= end);
-                end = piece.start + len;
+                let start = piece.start as usize;
+                prop_assert!(start >= end);
+                end = start + len;
                 let (side, run) = piece.at(0);
                 prop_assert!(run >= len);
                 let Side::Foreign { gref, offset, .. } = side else { panic!("by address") };
-                prop_assert_eq!(gref.0 as usize * PAGE_SIZE + usize::from(offset), piece.start);
+                prop_assert_eq!(gref.0 as usize * PAGE_SIZE + usize::from(offset), start);
             }
         }
     }

@@ -12,7 +12,7 @@ use ring::packet::{Chain, Fragments};
 use ring::wire::NETIF_RSP_DROPPED;
 use xsk_bridge::frame::DATA_CAPACITY;
 use xsk_bridge::packet::MAX_FRAMES;
-use xsk_bridge::switch::Verdict;
+use xsk_bridge::switch::{Recent, Verdict};
 
 /// Most chains taken from one queue in one turn, so that none starves the others.
 pub(crate) const QUEUE_QUOTA: usize = 64;
@@ -136,6 +136,7 @@ impl<H: Hypervisor> Worker<H> {
 
     /// Ask the switch about each packet, and plan the rest of its way.
     fn decide(&mut self) {
+        let mut recent = Recent::default();
         for n in 0..self.batch.jobs.len() {
             let job = &self.batch.jobs[n];
             if !self.batch.heads.succeeded(job.head) {
@@ -143,7 +144,7 @@ impl<H: Hypervisor> Worker<H> {
                 continue;
             }
             self.batch.unload(n, &self.fabric.umem);
-            self.ask_switch(n);
+            self.ask_switch(n, &mut recent);
             let Way::Port(port) = self.batch.jobs[n].way else {
                 self.batch.plan_tail(n, &mut self.fabric.pool);
                 continue;
@@ -164,13 +165,15 @@ impl<H: Hypervisor> Worker<H> {
     }
 
     /// The switch's verdict on one packet, by its private copy.
-    fn ask_switch(&mut self, n: usize) {
+    #[inline]
+    fn ask_switch(&mut self, n: usize, recent: &mut Recent) {
         let job = &mut self.batch.jobs[n];
         let Some(queue) = &mut self.fabric.queues[usize::from(job.queue)] else {
             return;
         };
         let head = &self.fabric.umem.data(&job.packet.frames[0])[..job.fetched.min(DATA_CAPACITY)];
-        let (way, hashed) = match queue.bridge.decide(queue.port_id, head, self.seconds) {
+        let verdict = recent.decide(&mut queue.bridge, queue.port_id, head, self.seconds);
+        let (way, hashed) = match verdict {
             // Only where there is a choice is the flow looked at.
             Verdict::Unicast(port) => (Way::Port(port), self.fabric.ports.has_queues(port)),
             Verdict::Flood => (Way::Flood, true),
