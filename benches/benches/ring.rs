@@ -3,7 +3,7 @@
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use ring::back::BackRing;
 use ring::front::FrontRing;
-use ring::packet::{Chain, Fragments, answer, next_chain};
+use ring::packet::{Chain, TxPacket, answer, next_chain};
 use ring::page::PageWords;
 use ring::shadow::HeapShadow;
 use ring::wire::{NETTXF_MORE_DATA, Rx, RxRequest, RxResponse, Tx, TxRequest};
@@ -106,8 +106,8 @@ fn fill(front: &mut FrontRing<Tx, Arc<PageWords>>, packets: u32, slots: u32, eac
 }
 
 fn serve(back: &mut BackRing<Tx, Arc<PageWords>, HeapShadow<Tx>>) {
-    let mut fragments = Fragments::new();
-    while let Some(chain) = next_chain(back, &mut fragments).expect("honest") {
+    let mut room = TxPacket::default();
+    while let Some(chain) = next_chain(back, &mut room).expect("honest") {
         let Chain::Packet(packet) = &chain else {
             unreachable!("well-formed")
         };

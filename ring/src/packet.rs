@@ -69,7 +69,7 @@ pub enum GsoKind {
 pub type Hash = (u8, u32);
 
 /// The ring slots of one chain. Extras sit right behind the head: slots `1..=extras`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Slots {
     /// Ring index of the head.
     pub first: u32,
@@ -79,12 +79,10 @@ pub struct Slots {
     pub extras: u8,
 }
 
-/// Where [`next_chain`] puts a packet's fragments, so that the packet itself stays small enough to be passed on.
-pub type Fragments = ArrayVec<Fragment, MAX_DATA_SLOTS>;
-
-/// A well-formed Tx packet: `size` bytes in [`Self::fragments`].
-#[derive(Debug, Clone, Copy)]
-pub struct TxPacket<'a> {
+/// A well-formed Tx packet: `size` bytes in [`Self::fragments`]. An empty one ([`Default`]) is room for [`next_chain`] to write one
+/// into: with that of its fragments it is too large to be passed on by value for each packet.
+#[derive(Debug, Clone, Default)]
+pub struct TxPacket {
     /// Its slots, to be answered in order.
     pub slots: Slots,
     /// Bytes of the whole packet.
@@ -97,15 +95,15 @@ pub struct TxPacket<'a> {
     pub gso: Option<Gso>,
     /// The sender's hash, as netback.c takes it: types beyond 0..=3 are ignored, the algorithm is not looked at.
     pub hash: Option<Hash>,
-    fragments: &'a [Fragment],
+    fragments: ArrayVec<Fragment, MAX_DATA_SLOTS>,
 }
 
-impl<'a> TxPacket<'a> {
+impl TxPacket {
     /// Data fragments in wire order; sizes add up to `size`, at least one, the first at least [`MIN_HEAD`]. Zero-size slots
     /// are not here: they are answered OKAY and their grant is never touched (XSA-448).
     #[inline]
-    pub fn fragments(&self) -> &'a [Fragment] {
-        self.fragments
+    pub fn fragments(&self) -> &[Fragment] {
+        &self.fragments
     }
 }
 
@@ -113,7 +111,7 @@ impl<'a> TxPacket<'a> {
 #[derive(Debug, Clone, Copy)]
 pub enum Chain<'a> {
     /// Forward it, then answer OKAY, ERROR where a grant copy failed.
-    Packet(TxPacket<'a>),
+    Packet(&'a TxPacket),
     /// Answer ERROR: known buggy guests do it.
     Rejected {
         /// To be answered.
@@ -155,14 +153,14 @@ pub enum Fatal {
 }
 
 /// Take the next chain out of the ring. `Ok(None)`: nothing to consume. Where [`BackRing::known`] is not 0, the size of
-/// the next packet is `ring.look(0).size` before it is taken (credit). `fragments` is written over.
+/// the next packet is `ring.look(0).size` before it is taken (credit). `room` is written over.
 ///
 /// # Errors
 /// [`Fatal`]: nothing was consumed, and nothing of this ring may be trusted any more.
 #[inline]
 pub fn next_chain<'a, P: SharedPage, S: Shadow<Tx>>(
     ring: &mut BackRing<Tx, P, S>,
-    fragments: &'a mut Fragments,
+    room: &'a mut TxPacket,
 ) -> Result<Option<Chain<'a>>, Fatal> {
     if ring.known() == 0 && ring.unconsumed()? == 0 {
         return Ok(None);
@@ -170,10 +168,10 @@ pub fn next_chain<'a, P: SharedPage, S: Shadow<Tx>>(
     let head = ring.look(0);
     // Two calls, so that of a packet without extras nobody asks what is in them.
     if head.flags & wire::NETTXF_EXTRA_INFO == 0 {
-        take_chain(ring, head, Extras::default(), fragments)
+        take_chain(ring, head, Extras::default(), room)
     } else {
         let extras = take_extras(ring)?;
-        take_chain(ring, head, extras, fragments)
+        take_chain(ring, head, extras, room)
     }
 }
 
@@ -183,7 +181,7 @@ fn take_chain<'a, P: SharedPage, S: Shadow<Tx>>(
     ring: &mut BackRing<Tx, P, S>,
     head: TxRequest,
     extras: Extras,
-    fragments: &'a mut Fragments,
+    room: &'a mut TxPacket,
 ) -> Result<Option<Chain<'a>>, Fatal> {
     let first = ring.req_cons();
     // As in Linux, a multicast request ends with its extras, whatever the head says of more data.
@@ -200,7 +198,7 @@ fn take_chain<'a, P: SharedPage, S: Shadow<Tx>>(
             add,
         }));
     }
-    let mut data = Data::new(&head, fragments);
+    let mut data = Data::new(&head, &mut room.fragments);
     if head.flags & wire::NETTXF_MORE_DATA != 0 {
         data.take_rest(ring, 1 + u16::from(extras.count))?;
     }
@@ -214,21 +212,13 @@ fn take_chain<'a, P: SharedPage, S: Shadow<Tx>>(
     if let Some(why) = data.rejected {
         return Ok(Some(Chain::Rejected { slots, why }));
     }
-    let Offload {
-        checksum,
-        fixup: checksum_fixup,
-        gso,
-    } = offload;
-    let packet = TxPacket {
-        slots,
-        size: head.size,
-        checksum,
-        checksum_fixup,
-        gso,
-        hash: extras.hash,
-        fragments: data.fragments,
-    };
-    Ok(Some(Chain::Packet(packet)))
+    room.slots = slots;
+    room.size = head.size;
+    room.checksum = offload.checksum;
+    room.checksum_fixup = offload.fixup;
+    room.gso = offload.gso;
+    room.hash = extras.hash;
+    Ok(Some(Chain::Packet(room)))
 }
 
 /// Answer the next chain in order: extras NULL, every other slot with what `status` says of it (`NETIF_RSP_*`, by slot
@@ -344,7 +334,7 @@ fn available<P: SharedPage, S: Shadow<Tx>>(
 
 /// The data slots of a chain while they are read.
 struct Data<'a> {
-    fragments: &'a mut Fragments,
+    fragments: &'a mut ArrayVec<Fragment, MAX_DATA_SLOTS>,
     /// Total less the fragments so far: the head's own length in the end.
     remaining: u16,
     /// Data slots behind the head.
@@ -355,7 +345,7 @@ struct Data<'a> {
 
 impl<'a> Data<'a> {
     #[inline]
-    fn new(head: &TxRequest, fragments: &'a mut Fragments) -> Self {
+    fn new(head: &TxRequest, fragments: &'a mut ArrayVec<Fragment, MAX_DATA_SLOTS>) -> Self {
         fragments.clear();
         fragments.push(Fragment {
             gref: head.gref,

@@ -57,7 +57,7 @@ fn rejected(slots: &[Slot]) -> M {
     why
 }
 
-fn packet(slots: &[Slot]) -> TxPacket<'static> {
+fn packet(slots: &[Slot]) -> &'static TxPacket {
     match chain_of(slots) {
         Ok(Some(Chain::Packet(packet))) => {
             assert_eq!(usize::from(packet.slots.count), slots.len());

@@ -8,7 +8,7 @@ use arbitrary::{Outcome, tx_chain};
 use common::{page, shadow};
 use proptest::prelude::*;
 use ring::back::BackRing;
-use ring::packet::{Chain, Fragments, answer, next_chain};
+use ring::packet::{Chain, TxPacket, answer, next_chain};
 use ring::page::{FIRST_SLOT, PageWords, REQ_PROD, RSP_PROD};
 use ring::wire::{Extra, NETTXF_EXTRA_INFO, NETTXF_MORE_DATA, Protocol, Tx, TxRequest};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
@@ -176,7 +176,7 @@ fn slots_flip_while_we_look() {
         let _stop = StopOnDrop(&stop);
         scope.spawn(|| flip(&page, &passes, &stop));
         let mut round = 0u32;
-        let mut fragments = Fragments::new();
+        let mut room = TxPacket::default();
         // Ends when enough was seen, however the machine schedules the two of us.
         while passes.load(Relaxed) < 1000 || packets < 1000 || fatal < 100 {
             round = round.wrapping_add(1);
@@ -186,7 +186,7 @@ fn slots_flip_while_we_look() {
             let mut ring = BackRing::<Tx, _, _>::connect(page.clone(), shadow(&region))
                 .expect("sound indices");
             loop {
-                match next_chain(&mut ring, &mut fragments) {
+                match next_chain(&mut ring, &mut room) {
                     Ok(None) => break,
                     Err(_) => {
                         fatal += 1;

@@ -3,7 +3,7 @@ use super::TxRing;
 use crate::crash_point;
 use crate::hypervisor::Hypervisor;
 use crate::worker::ports::Hop;
-use ring::packet::{self, Chain, Fatal, Fragments, Slots};
+use ring::packet::{self, Chain, Fatal, Slots, TxPacket};
 use ring::wire::NETIF_RSP_ERROR;
 
 /// How a chain is to be answered.
@@ -80,8 +80,8 @@ impl<H: Hypervisor> TxSide<H> {
 
     /// Take the next chain out of the ring.
     #[inline]
-    pub fn next<'a>(&mut self, fragments: &'a mut Fragments) -> Result<Option<Chain<'a>>, Fatal> {
-        packet::next_chain(&mut self.ring, fragments)
+    pub fn next<'a>(&mut self, room: &'a mut TxPacket) -> Result<Option<Chain<'a>>, Fatal> {
+        packet::next_chain(&mut self.ring, room)
     }
 
     /// Write the answer to the oldest unanswered chain.

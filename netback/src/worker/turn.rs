@@ -8,7 +8,7 @@ use crate::crash_point;
 use crate::hypervisor::Hypervisor;
 use crate::queue::tx::Exit;
 use crate::stats::DropReason;
-use ring::packet::{Chain, Fragments};
+use ring::packet::{Chain, TxPacket};
 use ring::wire::NETIF_RSP_DROPPED;
 use xsk_bridge::frame::DATA_CAPACITY;
 use xsk_bridge::packet::MAX_FRAMES;
@@ -71,7 +71,7 @@ impl<H: Hypervisor> Worker<H> {
             return 0;
         };
         let mut taken = 0;
-        let mut fragments = Fragments::new();
+        let mut room = TxPacket::default();
         // Until the ring says otherwise there may be more than we are able to take.
         queue.events.held = true;
         while taken < allowance && self.batch.answers.len() < TURN_CHAINS {
@@ -79,13 +79,13 @@ impl<H: Hypervisor> Worker<H> {
             if self.fabric.pool.len() < self.batch.frames_missing + MAX_FRAMES {
                 break;
             }
-            match queue.tx.next(&mut fragments) {
+            match queue.tx.next(&mut room) {
                 Ok(Some(Chain::Packet(packet))) => {
                     if packet.checksum_fixup {
                         queue.stats.checksum_fixups.add(1);
                     }
                     self.batch
-                        .admit(slot, queue.domid, &packet, &mut self.fabric.pool)
+                        .admit(slot, queue.domid, packet, &mut self.fabric.pool)
                 }
                 Ok(Some(other)) => self.batch.answers.push((slot, queue.answer_for(&other))),
                 Ok(None) => {

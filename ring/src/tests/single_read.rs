@@ -2,7 +2,7 @@
 use super::page;
 use crate::back::BackRing;
 use crate::front::FrontRing;
-use crate::packet::{Chain, Fragments, answer, next_chain};
+use crate::packet::{Chain, TxPacket, answer, next_chain};
 use crate::page::{FIRST_SLOT, REQ_PROD, slot_word};
 use crate::shadow::HeapShadow;
 use crate::sync::Ordering::Relaxed;
@@ -49,8 +49,8 @@ fn a_chain_reads_each_word_once() {
     count_loads();
     assert_eq!(back.unconsumed(), Ok(4));
     assert_eq!(back.look(0).size, 900);
-    let mut fragments = Fragments::new();
-    let Ok(Some(Chain::Packet(packet))) = next_chain(&mut back, &mut fragments) else {
+    let mut room = TxPacket::default();
+    let Ok(Some(Chain::Packet(packet))) = next_chain(&mut back, &mut room) else {
         panic!("not a packet")
     };
     assert_eq!(packet.fragments().len(), 3);

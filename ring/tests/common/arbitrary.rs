@@ -1,6 +1,6 @@
 //! One body for property test and fuzzer: whatever a guest writes into its Tx ring, we end, and answer each slot once.
 use ring::back::BackRing;
-use ring::packet::{Chain, Fragments, MAX_DATA_SLOTS, MIN_HEAD, answer, next_chain};
+use ring::packet::{Chain, MAX_DATA_SLOTS, MIN_HEAD, TxPacket, answer, next_chain};
 use ring::page::{FIRST_SLOT, PageWords, REQ_PROD, RSP_PROD};
 use ring::shadow::HeapShadow;
 use ring::wire::Tx;
@@ -50,9 +50,9 @@ fn drain(page: Arc<PageWords>, start: u32, ahead: u32) -> Outcome {
         };
     };
     let mut slots = 0;
-    let mut fragments = Fragments::new();
+    let mut room = TxPacket::default();
     loop {
-        let chain = match next_chain(&mut ring, &mut fragments) {
+        let chain = match next_chain(&mut ring, &mut room) {
             Ok(Some(chain)) => chain,
             Ok(None) => break,
             Err(_) => {

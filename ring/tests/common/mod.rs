@@ -2,7 +2,7 @@
 #![allow(dead_code)] // Each test binary uses its part.
 use ring::back::BackRing;
 use ring::front::FrontRing;
-use ring::packet::Fragments;
+use ring::packet::TxPacket;
 use ring::page::PageWords;
 use ring::shadow::{HeapShadow, RegionShadow, shadow_words};
 use ring::wire::{Extra, Protocol, Tx, TxRequest};
@@ -27,8 +27,8 @@ pub fn shadow<D: Protocol>(region: &Kept) -> RegionShadow<D, Kept> {
     RegionShadow::new(region.clone()).expect("long enough")
 }
 
-/// Room for a chain's fragments that a test may keep.
-pub fn scratch() -> &'static mut Fragments {
+/// Room for a packet that a test may keep.
+pub fn scratch() -> &'static mut TxPacket {
     Box::leak(Box::default())
 }
 

@@ -4,7 +4,7 @@
 #![allow(unsafe_code)]
 use anyhow::{Context, Result};
 use ring::back::BackRing;
-use ring::packet::{Chain, Checksum, Fragments, answer, next_chain};
+use ring::packet::{Chain, Checksum, TxPacket, answer, next_chain};
 use ring::shadow::HeapShadow;
 use ring::wire::{
     NETIF_RSP_ERROR, NETIF_RSP_OKAY, NETRXF_CSUM_BLANK, NETRXF_DATA_VALIDATED, NETRXF_MORE_DATA,
@@ -187,8 +187,8 @@ impl Hub {
 
     /// Take one packet of queue `from` to every other guest; false: there was none.
     fn forward(&mut self, from: usize) -> Result<bool> {
-        let mut fragments = Fragments::new();
-        let Some(chain) = next_chain(&mut self.queues[from].tx, &mut fragments)? else {
+        let mut room = TxPacket::default();
+        let Some(chain) = next_chain(&mut self.queues[from].tx, &mut room)? else {
             return Ok(false);
         };
         let packet = match &chain {

@@ -5,7 +5,7 @@ use crate::memory::Page;
 use crate::sink::Sink;
 use anyhow::{Context, Result, ensure};
 use ring::back::BackRing;
-use ring::packet::{Chain, Fragments, answer, next_chain};
+use ring::packet::{Chain, TxPacket, answer, next_chain};
 use ring::shadow::HeapShadow;
 use ring::wire::{NETIF_RSP_OKAY, NETTXF_EXTRA_INFO, Rx, RxResponse, Tx, Words};
 use std::collections::VecDeque;
@@ -90,10 +90,10 @@ impl Rings {
     }
 
     fn take_chains(&mut self, log: &mut Log) -> Result<()> {
-        let mut fragments = Fragments::new();
+        let mut room = TxPacket::default();
         loop {
             let first = self.tx.req_cons();
-            let Some(chain) = next_chain(&mut self.tx, &mut fragments)? else {
+            let Some(chain) = next_chain(&mut self.tx, &mut room)? else {
                 break;
             };
             let slots = chain.slots();
