@@ -259,6 +259,25 @@ proptest! {
     }
 }
 
+proptest! {
+    /// Bursts of frames, decided once each and frame by frame, alternate at will: the same verdict for each.
+    #[test]
+    fn a_burst_is_decided_as_its_frames_are(
+        bursts in proptest::collection::vec((1..4usize, 1..4u16, 0..8u8, 0..8u8, prop_oneof![Just(None), Just(Some(1)), Just(Some(2))]), 1..60),
+    ) {
+        let (one, other) = (Arc::new(bridge()), bridge());
+        let (mut view, mut recent) = (BridgeView::new(one), Recent::default());
+        for (frames, ingress, to, from, vlan) in bursts {
+            let address = |n: u8| [MAC_A, MAC_B, PEER].get(usize::from(n)).copied().unwrap_or_else(|| mac(n - 3));
+            let header = frame(address(to), address(from), vlan);
+            for _ in 0..frames {
+                let got = recent.decide(&mut view, PortId(ingress), &header, 7);
+                prop_assert_eq!(got, other.decide(PortId(ingress), &header, 7));
+            }
+        }
+    }
+}
+
 /// Four workers learn, move and look up while the control thread attaches, detaches and sweeps: a guest's own address never leads
 /// anywhere but to it, a learnt one never to a port that did not send it.
 #[test]
