@@ -227,5 +227,6 @@ fn a_vif_is_detached_and_attached_by_the_toolstack() -> Result<()> {
     lab.toolstack.create_vif(backend, domid, 0, &config)?;
     lab.guests[0].command("reconnect")?;
     lab.connect_guests()?;
+    prepare::settle(&lab)?;
     ping(&lab.guests[0].host, &lab.outside[0].host.ipv4, 10, &[])
 }
