@@ -58,6 +58,20 @@ fn killed(machine: &Machine) -> Result<String> {
     let restarts = machine.must(Place::DriverDomain, &rounds)?;
     let restarts: u32 = restarts.trim().parse().context("systemd counts restarts")?;
     ensure!(restarts >= KILLS, "systemd started it {restarts} times");
+    // The pages that the killed ones had granted came back, so that the last one has its own; the package gives room for many more.
+    let pages = "grep /dev/xen/gntalloc /proc/$(systemctl show -p MainPID --value netback)/maps";
+    machine
+        .must(Place::DriverDomain, pages)
+        .context("no page is granted")?;
+    let limit = machine.must(
+        Place::DriverDomain,
+        "cat /sys/module/xen_gntalloc/parameters/limit",
+    )?;
+    let packaged = include_str!("../../../../packaging/modprobe.conf");
+    ensure!(
+        packaged.contains(&format!("xen-gntalloc limit={}\n", limit.trim())),
+        "gntalloc's limit is {limit}"
+    );
     let ping = ping_both_families(machine, Place::Guest(1), Place::Peer)?;
     Ok(format!(
         "killed {KILLS} times in a row, served again each time; {ping}"
