@@ -10,6 +10,7 @@ const PATIENCE: u32 = 2;
 pub(crate) struct Polling {
     limit: Duration,
     idle_since: Option<Instant>,
+    asleep_since: Option<Instant>,
     /// Sleeps in a row that were longer than the limit.
     long_sleeps: u32,
 }
@@ -20,6 +21,7 @@ impl Polling {
         Self {
             limit,
             idle_since: None,
+            asleep_since: None,
             long_sleeps: 0,
         }
     }
@@ -29,16 +31,25 @@ impl Polling {
         self.idle_since = None;
     }
 
-    /// There was none; whether to look again rather than sleep.
+    /// Whether to look again rather than sleep. Where no sleep is to be spared, not even after work: a turn in vain costs what a
+    /// sleep does.
     pub fn goes_on(&mut self, now: Instant) -> bool {
         let since = *self.idle_since.get_or_insert(now);
         self.long_sleeps < PATIENCE && now.saturating_duration_since(since) < self.limit
     }
 
-    /// The worker slept for `slept`, or found that it could not, which is a sleep of no time.
-    pub fn slept(&mut self, slept: Duration) {
+    /// The worker is about to sleep, or to find that it cannot, which is a sleep of no time.
+    pub fn sleeps(&mut self, now: Instant) {
+        self.asleep_since = Some(now);
+    }
+
+    /// A turn begins. The clock is read once a turn, for on some domains it is a system call (the clocksource `xen`).
+    pub fn woke(&mut self, now: Instant) {
+        let Some(since) = self.asleep_since.take() else {
+            return;
+        };
         self.idle_since = None;
-        if slept <= self.limit {
+        if now.saturating_duration_since(since) <= self.limit {
             self.long_sleeps = 0;
         } else {
             self.long_sleeps = (self.long_sleeps + 1).min(PATIENCE);
@@ -66,21 +77,26 @@ mod tests {
 
     #[test]
     fn long_sleeps_end_it_and_a_short_one_brings_it_back() {
-        let (mut polling, now) = (Polling::new(LIMIT), Instant::now());
-        polling.slept(LONG);
-        assert!(polling.goes_on(now), "a pause between two bursts");
-        polling.slept(LONG);
-        assert!(!polling.goes_on(now));
-        polling.slept(LONG);
-        assert!(!polling.goes_on(now));
-        polling.slept(LIMIT / 2);
-        assert!(polling.goes_on(now));
+        let (mut polling, mut now) = (Polling::new(LIMIT), Instant::now());
+        let mut after = |polling: &mut Polling, sleep| {
+            polling.sleeps(now);
+            now += sleep;
+            polling.woke(now);
+            polling.goes_on(now)
+        };
+        assert!(after(&mut polling, LONG), "a pause between two bursts");
+        assert!(!after(&mut polling, LONG));
+        polling.worked();
+        assert!(!after(&mut polling, LONG));
+        assert!(after(&mut polling, LIMIT / 2));
     }
 
     #[test]
     fn zero_never_polls() {
         let mut polling = Polling::new(Duration::ZERO);
-        polling.slept(Duration::ZERO);
-        assert!(!polling.goes_on(Instant::now()));
+        let now = Instant::now();
+        polling.sleeps(now);
+        polling.woke(now);
+        assert!(!polling.goes_on(now));
     }
 }

@@ -19,42 +19,44 @@ const RESERVE: usize = TURN_CHAINS + MAX_FRAMES;
 impl<H: Hypervisor> Worker<H> {
     /// Turn until told to stop.
     pub(crate) fn run(&mut self) {
-        while !self.stopping {
-            if self.turn() {
+        loop {
+            let worked = self.turn();
+            if worked {
                 self.polling.worked();
-            } else if self.polling.goes_on(self.fabric.now) {
+            }
+            if self.stopping {
+                break;
+            }
+            if !self.polling.goes_on(self.fabric.now) {
+                self.sleep();
+            } else if !worked {
                 std::hint::spin_loop();
-            } else {
-                let slept = self.sleep();
-                self.polling.slept(slept);
             }
         }
         self.reply(FromWorker::Stopped);
     }
 
-    /// Sleep until there may be work, unless there is some; for how long.
-    fn sleep(&mut self) -> Duration {
-        let mut slept = Duration::ZERO;
+    /// Sleep until there may be work, unless there is some.
+    fn sleep(&mut self) {
         self.bell.before_sleep();
         let resting = self.rest(0);
-        let held = self.active.iter().all(|&slot| self.is_held(slot));
+        // After a turn with work more of the same may be there already.
+        let held = !self.busy && self.active.iter().all(|&slot| self.is_held(slot));
         let quiet = self.inbox.is_empty() && self.fabric.mesh.is_empty();
         let pending = self
             .fabric
             .wires
             .iter_mut()
             .flatten()
-            .any(|wire| wire.uplink.pending());
+            .any(|wire| wire.uplink.pending() || (self.busy && wire.waits()));
+        self.polling.sleeps(Instant::now());
         if (resting || held) && quiet && !pending {
             self.stats.sleeps.add(1);
             self.show();
             let timeout = self.timeout();
-            let start = Instant::now();
             self.sleeper.sleep(timeout);
-            slept = start.elapsed();
         }
         self.bell.awake();
-        slept
     }
 
     /// Its requests wait for something that takes a while.
@@ -103,6 +105,7 @@ impl<H: Hypervisor> Worker<H> {
         self.turn_number += 1;
         self.batch.clear();
         self.fabric.begin();
+        self.polling.woke(self.fabric.now);
         self.seconds = self
             .fabric
             .now
