@@ -10,6 +10,10 @@ use std::process::Command;
 
 /// The release whose Xen, kernels and user space the rig runs.
 const RELEASE: &str = "bookworm";
+/// Newer kernels and QEMU for it.
+pub const BACKPORTS: &str = "bookworm-backports";
+/// Newer kernels for the release after it.
+pub const NEXT_BACKPORTS: &str = "trixie-backports";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// apt with a state directory of its own, which knows backports too.
@@ -18,21 +22,21 @@ pub struct Archive {
 }
 
 impl Archive {
-    /// Set up at the first use: sources, then lists.
+    /// Set up at the first use, and when this version wants other sources: sources, then lists.
     pub fn open(cache: &Cache) -> Result<Self> {
         let archive = Self {
             directory: cache.path("apt"),
         };
         fs::create_dir_all(archive.directory.join("lists/partial"))?;
         fs::create_dir_all(archive.directory.join("debs"))?;
-        if !archive.sources().exists() {
-            let targets = output(Command::new("apt-get").args([
-                "indextargets",
-                "--format",
-                "$(RELEASE) $(REPO_URI)",
-                "Created-By: Packages",
-            ]))?;
-            let sources = sources_list(&targets)?;
+        let targets = output(Command::new("apt-get").args([
+            "indextargets",
+            "--format",
+            "$(RELEASE) $(REPO_URI)",
+            "Created-By: Packages",
+        ]))?;
+        let sources = sources_list(&targets)?;
+        if fs::read_to_string(archive.sources()).ok().as_ref() != Some(&sources) {
             archive.refresh_with(&sources)?;
         }
         Ok(archive)
@@ -82,24 +86,27 @@ impl Archive {
         command
     }
 
-    /// The version of `package` that is newest in backports, or newest outside of it.
-    pub fn version(&self, package: &str, backports: bool) -> Result<String> {
+    /// The version of `package` that is newest in these backports, or newest outside of any.
+    pub fn version(&self, package: &str, backports: Option<&str>) -> Result<String> {
         let madison = output(self.apt("apt-cache").args(["madison", package]))?;
-        newest(&madison, backports)
-            .with_context(|| format!("Debian's archive has no {package} (backports: {backports})"))
+        newest(&madison, backports).with_context(|| {
+            format!(
+                "Debian's archive has no {package} in {}",
+                backports.unwrap_or(RELEASE)
+            )
+        })
     }
 
-    /// The package that metapackage `package` of `version` depends on first.
-    pub fn first_dependency(&self, package: &str, version: &str) -> Result<String> {
+    /// The packages that `package` of `version` depends on; of alternatives the first.
+    pub fn dependencies(&self, package: &str, version: &str) -> Result<Vec<String>> {
         let show = output(
             self.apt("apt-cache")
                 .args(["show", &format!("{package}={version}")]),
         )?;
         let depends = show.lines().find_map(|line| line.strip_prefix("Depends: "));
-        depends
-            .and_then(|depends| depends.split([' ', ',']).next())
-            .map(String::from)
-            .with_context(|| format!("{package} {version} depends on nothing"))
+        let names = depends.unwrap_or_default().split(", ");
+        let first = |name: &str| name.split(' ').next().map(String::from);
+        Ok(names.filter_map(first).collect())
     }
 
     /// Download one package file; lists that name a version the mirror has replaced are read anew once.
@@ -130,15 +137,14 @@ impl Archive {
 
     /// Install a package from backports on this machine.
     pub fn install_from_backports(&self, package: &str) -> Result<()> {
-        eprintln!("xen: installing {package} from {RELEASE}-backports");
-        let suite = format!("{RELEASE}-backports");
+        eprintln!("xen: installing {package} from {BACKPORTS}");
         let mut install = self.apt("apt-get");
         install.args([
             "-q",
             "-y",
             "--no-install-recommends",
             "-t",
-            &suite,
+            BACKPORTS,
             "install",
             package,
         ]);
@@ -158,10 +164,9 @@ fn sources_list(targets: &str) -> Result<String> {
                 "deb [signed-by={KEYRING}] {uri} {RELEASE}-security main\n"
             ));
         } else if matches!(suite, "bookworm" | "trixie" | "stable" | "oldstable") {
-            for suffix in ["", "-updates", "-backports"] {
-                lines.insert(format!(
-                    "deb [signed-by={KEYRING}] {uri} {RELEASE}{suffix} main\n"
-                ));
+            let updates = format!("{RELEASE}-updates");
+            for suite in [RELEASE, &updates, BACKPORTS, NEXT_BACKPORTS] {
+                lines.insert(format!("deb [signed-by={KEYRING}] {uri} {suite} main\n"));
             }
         }
     }
@@ -173,31 +178,37 @@ fn sources_list(targets: &str) -> Result<String> {
     Ok(lines.into_iter().collect())
 }
 
-/// The first version of `apt-cache madison` (newest first) that is, or is not, from backports.
-fn newest(madison: &str, backports: bool) -> Option<String> {
+/// The first version of `apt-cache madison` (newest first) that is from these backports, or from none.
+fn newest(madison: &str, backports: Option<&str>) -> Option<String> {
     let mut rows = madison.lines().filter_map(|line| {
         let mut columns = line.split('|').map(str::trim);
         Some((columns.nth(1)?, columns.next()?))
     });
-    rows.find(|(_, source)| source.contains("-backports/") == backports)
-        .map(|(version, _)| version.into())
+    rows.find(|(_, source)| match backports {
+        Some(suite) => source.contains(&format!(" {suite}/")),
+        None => !source.contains("-backports/"),
+    })
+    .map(|(version, _)| version.into())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{newest, sources_list};
+    use super::{BACKPORTS, NEXT_BACKPORTS, newest, sources_list};
 
     const MADISON: &str = "\
+linux-image-amd64 | 7.3.4-1~bpo13+1 | http://mirror trixie-backports/main amd64 Packages
 linux-image-amd64 | 6.12.95-1~bpo12+1 | http://mirror bookworm-backports/main amd64 Packages
 linux-image-amd64 |  6.1.192-2 | http://mirror bookworm-security/main amd64 Packages
 linux-image-amd64 |  6.1.176-1 | http://mirror bookworm/main amd64 Packages
 ";
 
     #[test]
-    fn the_two_generations_of_kernel_are_told_apart() {
-        assert_eq!(newest(MADISON, true).unwrap(), "6.12.95-1~bpo12+1");
-        assert_eq!(newest(MADISON, false).unwrap(), "6.1.192-2");
-        assert_eq!(newest("", false), None);
+    fn the_generations_of_kernel_are_told_apart() {
+        let from = |backports| newest(MADISON, backports).unwrap();
+        assert_eq!(from(Some(NEXT_BACKPORTS)), "7.3.4-1~bpo13+1");
+        assert_eq!(from(Some(BACKPORTS)), "6.12.95-1~bpo12+1");
+        assert_eq!(from(None), "6.1.192-2");
+        assert_eq!(newest("", None), None);
     }
 
     #[test]
@@ -214,6 +225,7 @@ linux-image-amd64 |  6.1.176-1 | http://mirror bookworm/main amd64 Packages
                 "bookworm",
                 "bookworm-backports",
                 "bookworm-updates",
+                "trixie-backports",
                 "bookworm-security"
             ]
         );

@@ -19,7 +19,7 @@ pub fn start_driver_domain(machine: &Machine) -> Result<()> {
         "{}vif=['mac=00:16:3e:00:00:02,bridge=xenbr0']\npci=['{NIC},permissive=1']\ndriver_domain=1\n",
         base(
             Place::DriverDomain,
-            Generation::Stock,
+            machine.options.driver_kernel,
             512,
             &format!("rig.backend={backend} iommu=soft swiotlb=8192")
         )
@@ -99,7 +99,7 @@ fn base(place: Place, kernel: Generation, memory: u16, arguments: &str) -> Strin
     };
     format!(
         "name='{place}'\ntype='pv'\nkernel='/rig/boot/vmlinux-{kernel}'\nramdisk='/rig/boot/initramfs-{kernel}'\n\
-         extra='{LINUX} rig.role={role} rig.ip=10.0.2.{address} {arguments}'\nmemory={memory}\nvcpus=1\n\
+         extra='{LINUX} rig.role={role} rig.ip=10.0.2.{address} {arguments}'\nmemory={memory}\nvcpus=1\ntsc_mode='native'\n\
          disk=['phy:/dev/vdb,xvda,r']\non_crash='preserve'\non_reboot='restart'\n",
         kernel = kernel.name(),
         address = place.management(),

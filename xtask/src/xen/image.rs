@@ -162,7 +162,7 @@ impl Image {
         let mut kernels = self.kernels.iter();
         kernels
             .find(|kernel| kernel.generation == generation)
-            .expect("both generations are opened")
+            .expect("all generations are opened")
     }
 
     /// The initramfs that goes with `kernel`.

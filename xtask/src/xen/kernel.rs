@@ -1,11 +1,12 @@
 //! The kernels of the domains: Debian's packages unpacked, never installed on the host.
 
 use super::cache::Cache;
-use super::debian::Archive;
+use super::debian::{Archive, BACKPORTS, NEXT_BACKPORTS};
 use super::shell::{bash, output};
 use anyhow::{Context, Result, bail};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -16,17 +17,32 @@ pub enum Generation {
     Stock,
     /// The newest in backports: a later netfront.
     Backports,
+    /// The newest that Debian builds for its next release: drivers that had no AF_XDP without copies before have it (igb since Linux
+    /// 6.14).
+    Latest,
 }
 
 impl Generation {
-    /// Both, in the order in which guests get them.
-    pub const ALL: [Self; 2] = [Self::Stock, Self::Backports];
+    /// All there are.
+    pub const ALL: [Self; 3] = [Self::Stock, Self::Backports, Self::Latest];
+    /// Those that guests of the tests run, in the order in which they get them.
+    pub const GUESTS: [Self; 2] = [Self::Stock, Self::Backports];
 
     /// As on the command line and in the names of cases.
     pub fn name(self) -> &'static str {
         match self {
             Self::Stock => "stock",
             Self::Backports => "backports",
+            Self::Latest => "latest",
+        }
+    }
+
+    /// The backports that it is from, if from any.
+    fn backports(self) -> Option<&'static str> {
+        match self {
+            Self::Stock => None,
+            Self::Backports => Some(BACKPORTS),
+            Self::Latest => Some(NEXT_BACKPORTS),
         }
     }
 }
@@ -42,11 +58,12 @@ pub struct Kernel {
 impl Kernel {
     /// Download and unpack once; later calls find it there.
     pub fn open(cache: &Cache, archive: &Archive, generation: Generation) -> Result<Self> {
-        let version = archive.version("linux-image-amd64", generation == Generation::Backports)?;
-        let package = archive.first_dependency("linux-image-amd64", &version)?;
-        let abi = package
-            .strip_prefix("linux-image-")
-            .with_context(|| format!("{package} is not the name of a kernel package"))?
+        let version = archive.version("linux-image-amd64", generation.backports())?;
+        let depends = archive.dependencies("linux-image-amd64", &version)?;
+        let abi = depends
+            .iter()
+            .find_map(|package| package.strip_prefix("linux-image-"))
+            .with_context(|| format!("linux-image-amd64 {version} brings no kernel"))?
             .to_owned();
         let kernel = Self {
             generation,
@@ -54,9 +71,9 @@ impl Kernel {
             abi,
         };
         if !kernel.image().exists() {
-            let deb = archive.download(&format!("{package}={version}"))?;
+            let debs = kernel.download(archive, &version)?;
             eprintln!("xen: unpacking Linux {}", kernel.abi);
-            kernel.unpack(&deb)?;
+            kernel.unpack(&debs)?;
         }
         Ok(kernel)
     }
@@ -66,17 +83,45 @@ impl Kernel {
         self.directory.join("vmlinux")
     }
 
-    fn unpack(&self, deb: &Path) -> Result<()> {
+    /// The packages that hold image and modules: one, or with Debian 13's later kernels those that it depends on.
+    fn download(&self, archive: &Archive, version: &str) -> Result<Vec<PathBuf>> {
+        let package = format!("linux-image-{}", self.abi);
+        let mut parts = archive.dependencies(&package, version)?;
+        parts.retain(|part| {
+            ["linux-base-", "linux-binary-", "linux-modules-"]
+                .iter()
+                .any(|kind| part.starts_with(kind))
+        });
+        if parts.is_empty() {
+            parts.push(package);
+        }
+        let download = |part: &String| archive.download(&format!("{part}={version}"));
+        parts.iter().map(download).collect()
+    }
+
+    fn unpack(&self, debs: &[PathBuf]) -> Result<()> {
         let unpacked = self.directory.join("package");
         fs::create_dir_all(&unpacked)?;
-        output(Command::new("dpkg").arg("-x").arg(deb).arg(&unpacked))?;
+        for deb in debs {
+            output(Command::new("dpkg").arg("-x").arg(deb).arg(&unpacked))?;
+        }
+        // Since Debian 13 everything is below usr, and the image beside its modules.
+        if !unpacked.join("lib").exists() {
+            symlink("usr/lib", unpacked.join("lib"))?;
+        }
+        let images = [
+            unpacked.join(format!("boot/vmlinuz-{}", self.abi)),
+            unpacked.join(format!("lib/modules/{}/vmlinuz", self.abi)),
+        ];
+        let image = images.iter().find(|path| path.exists());
+        let image = image.with_context(|| format!("Linux {} has no image", self.abi))?;
         output(
             Command::new("depmod")
                 .arg("-b")
                 .arg(&unpacked)
                 .arg(&self.abi),
         )?;
-        let compressed = fs::read(unpacked.join(format!("boot/vmlinuz-{}", self.abi)))?;
+        let compressed = fs::read(image)?;
         let fresh = self.directory.join("vmlinux.new");
         decompress(
             payload(&compressed)?,

@@ -21,6 +21,9 @@ pub struct Options {
     /// The guests' kernels, dealt out in turn: `stock,backports` gives guest the one and guest2 the other.
     #[arg(long, value_delimiter = ',', default_value = "stock")]
     pub guest_kernel: Vec<Generation>,
+    /// The driver domain's kernel.
+    #[arg(long, default_value = "stock")]
+    pub driver_kernel: Generation,
     /// Virtual time is instructions executed: figures repeat whatever else the machine does. The peer is then a namespace of dom0.
     #[arg(long)]
     pub icount: bool,
@@ -66,6 +69,7 @@ impl Options {
             "backend": value_name(self.backend),
             "guests": self.guests,
             "guest_kernel": kernels.join(","),
+            "driver_kernel": self.driver_kernel.name(),
             "icount": self.icount,
             "patient": self.patient,
         });
@@ -87,6 +91,8 @@ impl Options {
                     .split(',')
                     .map(|name| Generation::from_str(name, false).ok())
                     .collect::<Option<_>>()?,
+                driver_kernel: Generation::from_str(value["driver_kernel"].as_str()?, false)
+                    .ok()?,
                 icount: value["icount"].as_bool()?,
                 patient: value["patient"].as_bool()?,
             })

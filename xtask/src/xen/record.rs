@@ -40,12 +40,13 @@ pub fn run(cache: &Cache, instance: u8) -> Result<()> {
         ])
         .current_dir(build::workspace());
     command::must_succeed(&mut cargo, "building the recorder")?;
-    for generation in Generation::ALL {
+    for generation in Generation::GUESTS {
         let options = Options {
             nic: Nic::Igb,
             backend: Backend::Netback,
             guests: 1,
             guest_kernel: vec![generation],
+            driver_kernel: Generation::Stock,
             icount: true,
             patient: true,
         };

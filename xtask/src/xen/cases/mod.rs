@@ -97,6 +97,7 @@ struct Boot {
     nic: Nic,
     /// One for each guest.
     kernels: &'static [Generation],
+    driver_kernel: Generation,
     /// From its package, as an operator installs it.
     packaged: bool,
 }
@@ -106,16 +107,21 @@ const fn boot(name: &'static str, nic: Nic, kernels: &'static [Generation]) -> B
         name,
         nic,
         kernels,
+        driver_kernel: Generation::Stock,
         packaged: false,
     }
 }
 
 /// The longest first.
-const BOOTS: [Boot; 4] = [
-    boot("igb", Nic::Igb, &Generation::ALL),
+const BOOTS: [Boot; 5] = [
+    boot("igb", Nic::Igb, &Generation::GUESTS),
     Boot {
         packaged: true,
         ..boot("package", Nic::Igb, &[Generation::Stock])
+    },
+    Boot {
+        driver_kernel: Generation::Latest,
+        ..boot("zerocopy", Nic::Igb, &[Generation::Stock])
     },
     boot("e1000", Nic::E1000, &[Generation::Stock]),
     boot("virtio", Nic::Virtio, &[Generation::Stock]),
@@ -137,6 +143,7 @@ impl Boot {
     fn of(machine: &Machine) -> Self {
         let fits = |boot: &&Self| {
             boot.nic == machine.options.nic
+                && boot.driver_kernel == machine.options.driver_kernel
                 && boot.packaged == (machine.options.backend == Backend::Package)
         };
         *BOOTS.iter().find(fits).unwrap_or(&BOOTS[0])
@@ -147,7 +154,7 @@ impl Boot {
         let mut cases = if self.packaged {
             packaged()?
         } else {
-            cases(self.nic)
+            cases(self.nic, self.driver_kernel)
         };
         for case in &mut cases {
             case.name = format!("{}/{}", self.name, case.name);
@@ -165,17 +172,23 @@ fn packaged() -> Result<Vec<Case>> {
     Ok(cases.into_iter().map(Case::ours_only).collect())
 }
 
-/// Those of a machine with `nic`.
-fn cases(nic: Nic) -> Vec<Case> {
-    match nic {
-        Nic::Igb => {
+/// Those of a machine with `nic`, and this kernel in its driver domain.
+fn cases(nic: Nic, driver_kernel: Generation) -> Vec<Case> {
+    match (nic, driver_kernel) {
+        (Nic::Igb, Generation::Latest) => {
+            let mut cases = vec![traffic::without_copies()];
+            cases.extend(traffic::short());
+            cases.extend(restart::cases());
+            cases
+        }
+        (Nic::Igb, _) => {
             let mut cases = traffic::full();
             cases.extend(restart::cases());
             cases.extend(lifecycle::cases());
             cases.extend(residue::cases());
             cases
         }
-        Nic::E1000 | Nic::Virtio => traffic::short(),
+        (Nic::E1000 | Nic::Virtio, _) => traffic::short(),
     }
 }
 
@@ -278,6 +291,7 @@ impl Request {
             },
             guests: u8::try_from(boot.kernels.len())?,
             guest_kernel: boot.kernels.to_vec(),
+            driver_kernel: boot.driver_kernel,
             // Virtual time: a machine that does much else changes no outcome.
             icount: true,
             patient: true,

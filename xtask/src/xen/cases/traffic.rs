@@ -87,6 +87,20 @@ pub fn short() -> Vec<Case> {
     ]
 }
 
+/// The driver sends and receives without a copy: what the other cases of that machine are about.
+pub fn without_copies() -> Case {
+    let check = |machine: &Machine| {
+        let said = machine.must(Place::DriverDomain, "netback status --json")?;
+        let status: Value = serde_json::from_str(&said)?;
+        let uplink = &status["uplinks"][0];
+        ensure!(uplink["zero_copy"] == true, "the uplink is {uplink}");
+        machine
+            .must(Place::DriverDomain, "uname -r")
+            .map(|kernel| format!("Linux {}", kernel.trim()))
+    };
+    Case::new("zero-copy", check).ours_only()
+}
+
 /// Pings over IPv4 and IPv6, none lost.
 pub fn ping_both_families(machine: &Machine, from: Place, to: Place) -> Result<String> {
     let four = ping(machine, from, &format!("10.9.0.{}", to.tested()))?;
