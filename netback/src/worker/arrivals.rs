@@ -3,6 +3,7 @@ use super::Worker;
 use super::batch::TURN_RECEIVED;
 use super::fabric::Origin;
 use super::flow;
+use super::ports::Hop;
 use crate::hypervisor::Hypervisor;
 use std::mem;
 use xsk_bridge::frame::{DATA_CAPACITY, Umem};
@@ -43,7 +44,10 @@ impl<H: Hypervisor> Worker<H> {
                         } else {
                             0
                         };
-                        self.fabric.send(to, packet, hash)
+                        match self.fabric.ports.hop(to, hash) {
+                            Hop::Queue(receiver) => self.hand_over(packet, receiver),
+                            _ => self.fabric.send(to, packet, hash),
+                        }
                     }
                     Verdict::Flood => {
                         let hash = flow::hash(head, len);

@@ -6,6 +6,7 @@ use super::fabric::live;
 
 use crate::crash_point;
 use crate::hypervisor::Hypervisor;
+use crate::queue::Queue;
 use crate::queue::copy::{InFragments, InFrames, InPages, Span};
 use crate::queue::rx::Placed;
 use crate::stats::DropReason;
@@ -74,6 +75,39 @@ impl<H: Hypervisor> Worker<H> {
                 false
             }
         }
+    }
+
+    /// Bring a packet from the wire into pages that a queue of ours has posted, behind what waits for them.
+    pub(crate) fn hand_over(
+        &mut self,
+        mut packet: Packet,
+        receiver: u16,
+    ) -> Result<(), DropReason> {
+        let clear = |queue: &&mut Queue<H>| queue.rx.is_clear(self.turn_number);
+        let queue = live(&mut self.fabric.queues, receiver).filter(clear);
+        let Some(queue) = queue.filter(|_| self.batch.can_place()) else {
+            return self.fabric.send_to_queue(receiver, packet);
+        };
+        if let Err(reason) = queue.admit(&mut packet, &self.fabric.umem) {
+            self.fabric.free(packet, reason);
+            return Ok(());
+        }
+        match queue.rx.take(packet.len, &packet.offload) {
+            Ok(true) => {
+                let source = Source {
+                    sender: None,
+                    bounced: None,
+                    fetched: packet.len as usize,
+                };
+                self.plan(receiver, packet, source);
+                return Ok(());
+            }
+            Ok(false) => {}
+            // It goes with the queue.
+            Err(fatal) => queue.rogue = Some(fatal),
+        }
+        queue.wait(packet, receiver, self.fabric.now, &mut self.fabric.waiting);
+        Ok(())
     }
 
     /// Plan the copies of a packet whose pages were taken.

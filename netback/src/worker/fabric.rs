@@ -133,19 +133,13 @@ impl<H: Hypervisor> Fabric<H> {
 
     /// Put `packet` behind what waits for a queue of ours, if the guest can take it.
     #[inline]
-    fn send_to_queue(&mut self, slot: u16, mut packet: Packet) -> Result<(), DropReason> {
+    pub fn send_to_queue(&mut self, slot: u16, mut packet: Packet) -> Result<(), DropReason> {
         let Some(queue) = live(&mut self.queues, slot) else {
             return Err(self.free(packet, DropReason::PortGone));
         };
-        if let Err(reason) = queue.admit(&mut packet, &self.umem) {
-            queue.stats.rx_drops.add(reason, 1);
-            self.free(packet, reason);
-            return Ok(());
-        }
-        queue.rx.backlog.push(packet, self.now);
-        if !queue.rx.listed {
-            queue.rx.listed = true;
-            self.waiting.push(slot);
+        match queue.admit(&mut packet, &self.umem) {
+            Ok(()) => queue.wait(packet, slot, self.now, &mut self.waiting),
+            Err(reason) => drop(self.free(packet, reason)),
         }
         Ok(())
     }
@@ -186,9 +180,29 @@ pub(crate) fn live<H: Hypervisor>(
 }
 
 impl<H: Hypervisor> Queue<H> {
-    /// Whether the guest can take `packet`, and its backlog has room; what the guest cannot complete itself is completed.
+    /// Whether the guest can take `packet`, and its backlog has room; what the guest cannot complete itself is completed. What it cannot
+    /// take is counted.
     #[inline]
-    fn admit(&mut self, packet: &mut Packet, umem: &Umem) -> Result<(), DropReason> {
+    pub fn admit(&mut self, packet: &mut Packet, umem: &Umem) -> Result<(), DropReason> {
+        let result = self.prepare(packet, umem);
+        if let Err(reason) = result {
+            self.stats.rx_drops.add(reason, 1);
+        }
+        result
+    }
+
+    /// Put an admitted packet, for the queue in `slot`, behind what waits already.
+    #[inline]
+    pub fn wait(&mut self, packet: Packet, slot: u16, now: Instant, waiting: &mut Vec<u16>) {
+        self.rx.backlog.push(packet, now);
+        if !self.rx.listed {
+            self.rx.listed = true;
+            waiting.push(slot);
+        }
+    }
+
+    #[inline]
+    fn prepare(&mut self, packet: &mut Packet, umem: &Umem) -> Result<(), DropReason> {
         if let Some(reason) = self.rx.refuses(packet.len, &packet.offload) {
             return Err(reason);
         }
