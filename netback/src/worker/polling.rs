@@ -38,7 +38,8 @@ impl Polling {
         self.long_sleeps < PATIENCE && now.saturating_duration_since(since) < self.limit
     }
 
-    /// The worker is about to sleep, or to find that it cannot, which is a sleep of no time.
+    /// The worker is about to sleep, or to find that it cannot, which is a sleep of no time. `now` may be when its last turn began: that
+    /// makes a sleep seem longer by a turn at most.
     pub fn sleeps(&mut self, now: Instant) {
         self.asleep_since = Some(now);
     }

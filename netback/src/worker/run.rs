@@ -4,7 +4,7 @@ use super::batch::TURN_CHAINS;
 use super::messages::FromWorker;
 use crate::crash_point;
 use crate::hypervisor::Hypervisor;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use xsk_bridge::packet::MAX_FRAMES;
 
 /// Turns between two showings of the levels in `status` while there is work.
@@ -49,7 +49,7 @@ impl<H: Hypervisor> Worker<H> {
             .iter_mut()
             .flatten()
             .any(|wire| wire.uplink.pending() || (self.busy && wire.waits()));
-        self.polling.sleeps(Instant::now());
+        self.polling.sleeps(self.fabric.now);
         if (resting || held) && quiet && !pending {
             self.stats.sleeps.add(1);
             self.show();
