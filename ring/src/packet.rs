@@ -73,6 +73,8 @@ pub type Hash = (u8, u32);
 pub struct Slots {
     /// Ring index of the head.
     pub first: u32,
+    /// The head's id: what its answer needs of it, so that nobody reads it a second time.
+    pub id: u16,
     /// How many, head and extras included (1..=256).
     pub count: u16,
     /// How many of them are extras, answered NULL.
@@ -188,6 +190,7 @@ fn take_chain<'a, P: SharedPage, S: Shadow<Tx>>(
     if let Some((add, address)) = extras.multicast() {
         let slots = Slots {
             first,
+            id: head.id,
             count: 1 + u16::from(extras.count),
             extras: extras.count,
         };
@@ -204,6 +207,7 @@ fn take_chain<'a, P: SharedPage, S: Shadow<Tx>>(
     }
     let slots = Slots {
         first,
+        id: head.id,
         count: 1 + u16::from(extras.count) + data.later,
         extras: extras.count,
     };
@@ -238,9 +242,13 @@ pub fn answer<P: SharedPage, S: Shadow<Tx>>(
         slots.first,
         ring.next_response()
     );
-    for slot in 0..slots.count {
+    ring.respond(TxResponse {
+        id: slots.id,
+        status: status(0),
+    });
+    for slot in 1..slots.count {
         let index = slots.first.wrapping_add(u32::from(slot));
-        let response = if slot == 0 || slot > u16::from(slots.extras) {
+        let response = if slot > u16::from(slots.extras) {
             TxResponse {
                 id: ring.consumed_request(index).id,
                 status: status(slot as u8),
