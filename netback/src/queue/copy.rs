@@ -136,18 +136,13 @@ impl CopyPlan {
         range: Range<usize>,
     ) -> Span {
         let first = self.segments.len() as u32;
-        let mut position = range.start;
-        while position < range.end {
-            let (from, from_run) = source.at(position);
-            let (to, to_run) = dest.at(position);
-            let len = from_run.min(to_run).min(range.end - position);
-            self.segments.push(CopySegment {
-                source: from,
-                dest: to,
-                len: len as u16,
-                status: CopyStatus::OKAY,
-            });
-            position += len;
+        let mut rest = range.clone();
+        if !rest.is_empty() {
+            rest.start += self.push(&mut source, &mut dest, &rest);
+        }
+        // Most packets are one run of bytes: what others need stays out of their way.
+        if !rest.is_empty() {
+            self.copy_rest(source, dest, rest);
         }
         let count = self.segments.len() as u32 - first;
         Span {
@@ -155,6 +150,33 @@ impl CopyPlan {
             count,
             start: range.start as u32,
         }
+    }
+
+    #[inline(never)]
+    fn copy_rest(&mut self, mut source: impl Runs, mut dest: impl Runs, mut rest: Range<usize>) {
+        while !rest.is_empty() {
+            rest.start += self.push(&mut source, &mut dest, &rest);
+        }
+    }
+
+    /// Plan the longest run from the beginning of `range` that neither side interrupts: its length.
+    #[inline]
+    fn push(
+        &mut self,
+        source: &mut impl Runs,
+        dest: &mut impl Runs,
+        range: &Range<usize>,
+    ) -> usize {
+        let (from, from_run) = source.at(range.start);
+        let (to, to_run) = dest.at(range.start);
+        let len = from_run.min(to_run).min(range.len());
+        self.segments.push(CopySegment {
+            source: from,
+            dest: to,
+            len: len as u16,
+            status: CopyStatus::OKAY,
+        });
+        len
     }
 
     /// Issue the plan. Every status says what became of its segment; where the call itself failed, none was copied as far as anybody can

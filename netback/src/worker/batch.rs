@@ -183,17 +183,7 @@ impl Batch {
         let fetched = first_fetch(len);
         let frames_missing = len.div_ceil(DATA_CAPACITY) - 1;
         self.frames_missing += frames_missing;
-        let packet = Packet {
-            frames: pool.take().into_iter().collect(),
-            len: len as u32,
-            offload: offload(chain),
-        };
-        let fragments = (self.fragments.len() as u32, chain.fragments().len() as u32);
-        // Not as a slice: most have one, which a call to copy memory costs more than.
-        chain
-            .fragments()
-            .iter()
-            .for_each(|&fragment| self.fragments.push(fragment));
+        let frame = pool.take();
         let source = InFragments::new(domid, chain.fragments());
         // With bounce buffers there is room for every head, so that one call never has both kinds.
         let bounced = self.bounce.as_mut().and_then(|bounce| bounce.take(fetched));
@@ -201,8 +191,14 @@ impl Batch {
             Some(piece) => self.heads.copy(source, piece, 0..fetched),
             None => self
                 .heads
-                .copy(source, InFrames(&packet.frames), 0..fetched),
+                .copy(source, InFrames(frame.as_slice()), 0..fetched),
         };
+        let fragments = (self.fragments.len() as u32, chain.fragments().len() as u32);
+        // Not as a slice: most have one, which a call to copy memory costs more than.
+        chain
+            .fragments()
+            .iter()
+            .for_each(|&fragment| self.fragments.push(fragment));
         let answer = self.answers.len() as u16;
         self.answers.push((
             queue,
@@ -224,7 +220,11 @@ impl Batch {
             bounced,
             head,
             tail: None,
-            packet,
+            packet: Packet {
+                frames: frame.into_iter().collect(),
+                len: len as u32,
+                offload: offload(chain),
+            },
             fragments,
         });
     }
