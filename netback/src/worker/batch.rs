@@ -69,6 +69,16 @@ impl Job {
         &all[first..first + count]
     }
 
+    /// Bring what the first call fetched into the packet's frame.
+    #[inline]
+    pub fn unload(&mut self, bounce: Option<&Bounce>, umem: &Umem) {
+        if let (Some(bounce), Some(piece)) = (bounce, self.bounced)
+            && let Some(frame) = self.packet.frames.first_mut()
+        {
+            bounce.read(piece, &mut umem.data_mut(frame)[..self.fetched]);
+        }
+    }
+
     /// Take the packet out.
     pub fn take_packet(&mut self) -> Packet {
         self.way = Way::Done;
@@ -227,17 +237,6 @@ impl Batch {
             },
             fragments,
         });
-    }
-
-    /// Bring what the first call fetched of packet `n` into its frame.
-    #[inline]
-    pub fn unload(&mut self, n: usize, umem: &Umem) {
-        let job = &mut self.jobs[n];
-        if let (Some(bounce), Some(piece)) = (&self.bounce, job.bounced)
-            && let Some(frame) = job.packet.frames.first_mut()
-        {
-            bounce.read(piece, &mut umem.data_mut(frame)[..job.fetched]);
-        }
     }
 
     /// Bring a packet for a guest into a bounce buffer, if it fits one.

@@ -11,7 +11,7 @@ use crate::stats::DropReason;
 use ring::packet::{Chain, TxPacket};
 use ring::wire::NETIF_RSP_DROPPED;
 use xsk_bridge::frame::DATA_CAPACITY;
-use xsk_bridge::packet::MAX_FRAMES;
+use xsk_bridge::packet::{MAX_FRAMES, Packet};
 use xsk_bridge::switch::{Recent, Verdict};
 
 /// Most chains taken from one queue in one turn, so that none starves the others.
@@ -138,52 +138,48 @@ impl<H: Hypervisor> Worker<H> {
     fn decide(&mut self) {
         let mut recent = Recent::default();
         for n in 0..self.batch.jobs.len() {
-            let job = &self.batch.jobs[n];
+            let job = &mut self.batch.jobs[n];
             if !self.batch.heads.succeeded(job.head) {
                 self.fail(n, Call::Heads);
                 continue;
             }
-            self.batch.unload(n, &self.fabric.umem);
-            self.ask_switch(n, &mut recent);
-            let Way::Port(port) = self.batch.jobs[n].way else {
-                self.batch.plan_tail(n, &mut self.fabric.pool);
-                continue;
-            };
-            let job = &self.batch.jobs[n];
-            let hop = self.fabric.ports.hop(port, job.hash);
-            let sender = usize::from(job.queue);
-            if let Some(exit) = Exit::of(hop)
-                && let Some(queue) = &mut self.fabric.queues[sender]
-            {
-                queue.tx.exit = Some(exit);
-            }
-            match hop {
+            job.unload(self.batch.bounce.as_ref(), &self.fabric.umem);
+            match self.ask_switch(n, &mut recent) {
                 Hop::Queue(receiver) if self.place(n, receiver) => {}
                 _ => self.batch.plan_tail(n, &mut self.fabric.pool),
             }
         }
     }
 
-    /// The switch's verdict on one packet, by its private copy.
+    /// The switch's verdict on one packet, by its private copy, and the next step that follows from it where that is one.
     #[inline]
-    fn ask_switch(&mut self, n: usize, recent: &mut Recent) {
+    fn ask_switch(&mut self, n: usize, recent: &mut Recent) -> Hop {
         let job = &mut self.batch.jobs[n];
         let Some(queue) = &mut self.fabric.queues[usize::from(job.queue)] else {
-            return;
+            return Hop::Nowhere;
         };
         let head = &self.fabric.umem.data(&job.packet.frames[0])[..job.fetched.min(DATA_CAPACITY)];
-        let verdict = recent.decide(&mut queue.bridge, queue.port_id, head, self.seconds);
-        let (way, hashed) = match verdict {
-            // Only where there is a choice is the flow looked at.
-            Verdict::Unicast(port) => (Way::Port(port), self.fabric.ports.has_queues(port)),
-            Verdict::Flood => (Way::Flood, true),
-            Verdict::Drop(reason) => return self.discard(n, reason.into()),
-        };
-        job.way = way;
-        if hashed {
-            job.hash = flow::hash(head, job.len as usize);
+        match recent.decide(&mut queue.bridge, queue.port_id, head, self.seconds) {
+            Verdict::Unicast(port) => {
+                job.way = Way::Port(port);
+                // Only where there is a choice is the flow looked at.
+                if self.fabric.ports.has_queues(port) {
+                    job.hash = flow::hash(head, job.len as usize);
+                }
+                let hop = self.fabric.ports.hop(port, job.hash);
+                if let Some(exit) = Exit::of(hop) {
+                    queue.tx.exit = Some(exit);
+                }
+                return hop;
+            }
+            Verdict::Flood => {
+                job.way = Way::Flood;
+                job.hash = flow::hash(head, job.len as usize);
+                self.batch.flooded = true;
+            }
+            Verdict::Drop(reason) => self.discard(n, reason.into()),
         }
-        self.batch.flooded |= way == Way::Flood;
+        Hop::Nowhere
     }
 
     /// Second copy call: the rest of those that go on in frames.
@@ -215,20 +211,24 @@ impl<H: Hypervisor> Worker<H> {
                 self.fail(n, Call::Tails);
                 continue;
             }
-            let (way, hash) = (job.way, job.hash);
+            let (way, hash, sender) = (job.way, job.hash, job.queue);
             let packet = job.take_packet();
-            let slot = usize::from(job.queue);
-            let result = match (way, &self.fabric.queues[slot]) {
-                (Way::Port(port), _) => self.fabric.send(port, packet, hash),
-                (_, Some(queue)) => {
-                    let (bridge, port) = (queue.bridge.clone(), queue.port_id);
-                    self.fabric.flood(&bridge, packet, Origin { port, hash })
-                }
-                (_, None) => Err(self.fabric.free(packet, DropReason::PortGone)),
+            let result = match way {
+                Way::Port(port) => self.fabric.send(port, packet, hash),
+                _ => self.flood(sender, packet, hash),
             };
             self.account(n, result);
         }
         crash_point!("forwarded");
+    }
+
+    /// Send a queue's packet to every other port of its bridge.
+    fn flood(&mut self, sender: u16, packet: Packet, hash: u32) -> Result<(), DropReason> {
+        let Some(queue) = &self.fabric.queues[usize::from(sender)] else {
+            return Err(self.fabric.free(packet, DropReason::PortGone));
+        };
+        let (bridge, port) = (queue.bridge.clone(), queue.port_id);
+        self.fabric.flood(&bridge, packet, Origin { port, hash })
     }
 
     /// Count a packet as sent on, or as dropped.
@@ -286,8 +286,7 @@ impl<H: Hypervisor> Worker<H> {
 
     /// Answer what every queue's chains came to, in their order, and publish it.
     fn answer(&mut self) {
-        for n in 0..self.batch.answers.len() {
-            let (slot, answer) = self.batch.answers[n];
+        for &(slot, answer) in &self.batch.answers {
             if let Some(queue) = &mut self.fabric.queues[usize::from(slot)] {
                 queue.tx.answer(answer);
             }
