@@ -250,10 +250,15 @@ impl Batch {
     /// Plan to fetch the rest of a packet that goes on in frames.
     #[inline]
     pub fn plan_tail(&mut self, n: usize, pool: &mut FramePool) {
-        let job = &mut self.jobs[n];
-        if job.way == Way::Done || job.fetched == job.len as usize {
-            return;
+        let job = &self.jobs[n];
+        if job.way != Way::Done && job.fetched < job.len as usize {
+            self.plan_rest(n, pool);
         }
+    }
+
+    #[inline(never)]
+    fn plan_rest(&mut self, n: usize, pool: &mut FramePool) {
+        let job = &mut self.jobs[n];
         // They were counted before the chain was taken.
         job.packet
             .frames

@@ -232,6 +232,7 @@ impl<H: Hypervisor> Worker<H> {
     }
 
     /// Count a packet as sent on, or as dropped.
+    #[inline]
     pub(crate) fn account(&mut self, n: usize, result: Result<(), DropReason>) {
         let job = &self.batch.jobs[n];
         let Some(queue) = &self.fabric.queues[usize::from(job.queue)] else {
