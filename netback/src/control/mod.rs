@@ -450,10 +450,14 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
                     )?;
                     self.observe(vif, Observation::Rogue)?;
                 }
-                // Where it was the only queue, `Rogue` has seen to the rest.
+                // Where it was the only queue, `Rogue` has seen to the rest; where another one broke the protocol before, this was the last.
                 let leaves = matches!(
                     self.vifs.get(&vif).map(|vif| vif.state),
-                    Some(State::Closing { leaving: true } | State::Gone { leaving: true })
+                    Some(
+                        State::Disabled { leaving: true }
+                            | State::Closing { leaving: true }
+                            | State::Gone { leaving: true }
+                    )
                 );
                 (last && leaves).then_some(vif)
             }

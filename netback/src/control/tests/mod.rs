@@ -396,6 +396,37 @@ fn a_rogue_is_disabled_with_its_reason_others_go_on_and_a_reconnect_revives_it()
 }
 
 #[test]
+fn a_guest_rogue_on_all_of_its_queues_at_once_can_close() {
+    let house = House::new();
+    let rogue = Guest::new(3, 2);
+    house.make(&rogue);
+    let mut daemon = house.daemon();
+    until(&mut daemon, "InitWait", |_| {
+        house.own_state(&rogue).as_deref() == Some("2")
+    });
+    for rings in house.prepare(&rogue) {
+        rings[1][0].store(1 << 31, Relaxed);
+    }
+    house.world.set(&format!("{}/state", rogue.front()), "4");
+    until(&mut daemon, "Connected", |_| {
+        house.own_state(&rogue).as_deref() == Some("4")
+    });
+    // Both workers have time to tell before control listens to either.
+    std::thread::sleep(Duration::from_millis(100));
+    until(&mut daemon, "the workers' notice", |daemon| {
+        service(daemon, &rogue).is_some_and(|(service, _)| service == "disabled")
+    });
+    for state in ["5", "6"] {
+        house.world.set(&format!("{}/state", rogue.front()), state);
+        until(&mut daemon, state, |_| {
+            house.own_state(&rogue).as_deref() == Some(state)
+        });
+    }
+    assert_eq!(house.xen.held(), (0, 0));
+    daemon.stop().unwrap();
+}
+
+#[test]
 fn an_unknown_bridge_is_refused_by_name_until_a_reload_brings_it() {
     let house = House::new();
     let (lost, other) = (
