@@ -11,7 +11,7 @@ mod vif;
 use crate::config::{self, Config};
 use crate::hypervisor::{Doors, Hypervisor};
 use crate::stats::UplinkStats;
-use crate::vif::state::{Observation, State};
+use crate::vif::state::Observation;
 use crate::worker::bell::Bell;
 use crate::worker::messages::{FromWorker, PortPlace, ToWorker, VifId};
 use pool::{Member, Pool};
@@ -450,16 +450,10 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
                     )?;
                     self.observe(vif, Observation::Rogue)?;
                 }
-                // Where it was the only queue, `Rogue` has seen to the rest; where another one broke the protocol before, this was the last.
-                let leaves = matches!(
-                    self.vifs.get(&vif).map(|vif| vif.state),
-                    Some(
-                        State::Disabled { leaving: true }
-                            | State::Closing { leaving: true }
-                            | State::Gone { leaving: true }
-                    )
-                );
-                (last && leaves).then_some(vif)
+                // Where no other queue was out, `Rogue` has seen to the rest.
+                let there = self.vifs.get(&vif);
+                let leaving = there.is_some_and(|vif| vif.state.is_leaving());
+                (last && leaving).then_some(vif)
             }
             FromWorker::UplinkRemoved { port_id, uplink } => {
                 drop(uplink);

@@ -97,6 +97,18 @@ pub enum State {
     },
 }
 
+impl State {
+    /// Workers still have queues of it that were asked back.
+    pub fn is_leaving(self) -> bool {
+        matches!(
+            self,
+            Self::Disabled { leaving: true }
+                | Self::Closing { leaving: true }
+                | Self::Gone { leaving: true }
+        )
+    }
+}
+
 /// What the frontend shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Frontend {
@@ -285,9 +297,7 @@ fn gone(state: State) -> Step {
     match state {
         State::Gone { .. } => to(state, &[]),
         State::Connected => to(State::Gone { leaving: true }, &[Action::Leave]),
-        State::Disabled { leaving: true } | State::Closing { leaving: true } => {
-            to(State::Gone { leaving: true }, &[])
-        }
+        _ if state.is_leaving() => to(State::Gone { leaving: true }, &[]),
         _ => to(State::Gone { leaving: false }, &[Action::Forget]),
     }
 }
