@@ -3,7 +3,6 @@ use super::Worker;
 use super::batch::slot_of;
 use super::bounce::Piece;
 use super::fabric::live;
-
 use crate::crash_point;
 use crate::hypervisor::Hypervisor;
 use crate::queue::Queue;
@@ -25,6 +24,17 @@ struct Source {
     bounced: Option<Piece>,
     /// Bytes that are there, or in frames.
     fetched: usize,
+}
+
+impl Source {
+    /// All of `packet` is in its frames.
+    fn frames_of(packet: &Packet) -> Self {
+        Self {
+            sender: None,
+            bounced: None,
+            fetched: packet.len as usize,
+        }
+    }
 }
 
 impl<H: Hypervisor> Worker<H> {
@@ -94,11 +104,7 @@ impl<H: Hypervisor> Worker<H> {
         }
         match queue.rx.take(packet.len, &packet.offload) {
             Ok(true) => {
-                let source = Source {
-                    sender: None,
-                    bounced: None,
-                    fetched: packet.len as usize,
-                };
+                let source = Source::frames_of(&packet);
                 self.plan(receiver, packet, source);
                 return Ok(());
             }
@@ -210,11 +216,7 @@ impl<H: Hypervisor> Worker<H> {
                     let Some(packet) = queue.rx.backlog.pop() else {
                         return;
                     };
-                    let source = Source {
-                        sender: None,
-                        bounced: None,
-                        fetched: len as usize,
-                    };
+                    let source = Source::frames_of(&packet);
                     self.plan(slot, packet, source);
                 }
                 Ok(false) => return,
