@@ -2,7 +2,7 @@
 //! listing with the descriptor and its mappings for users, and is given back with the last of them.
 use crate::device::simulation;
 use crate::gntdev::IOCTL_TYPE;
-use crate::memory::{self, error};
+use crate::memory::{self, Table, error};
 use libc::{c_int, c_ulong, c_void};
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::mm::munmap;
@@ -12,7 +12,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 const ALLOC_GREF: c_ulong = 24 << 16 | IOCTL_TYPE | 5;
 const DEALLOC_GREF: c_ulong = 16 << 16 | IOCTL_TYPE | 6;
@@ -61,18 +60,9 @@ impl Pages {
     }
 }
 
-static PAGES: Mutex<Option<Pages>> = Mutex::new(None);
+static PAGES: Table<Pages> = Table::new(None);
 /// How many are in `mapped`, so that other munmaps take no lock.
 static MAPPED: AtomicUsize = AtomicUsize::new(0);
-
-fn with_pages<R>(body: impl FnOnce(&mut Pages) -> R) -> R {
-    body(
-        PAGES
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get_or_insert_default(),
-    )
-}
 
 /// mmap's offsets of `count` pages.
 fn indices(first: u64, count: usize) -> impl Iterator<Item = u64> {
@@ -111,7 +101,7 @@ unsafe fn allocate(handle: u32, argument: *mut u32) -> io::Result<c_int> {
     let words = [handle, domid, count];
     let reply = simulation()?.control.call(Operation::Grant, words, "")?;
     let granted: Vec<(u32, u32)> = reply.text.lines().filter_map(numbers).collect();
-    let index = with_pages(|pages| {
+    let index = memory::with(&PAGES, |pages| {
         let index = pages.next;
         pages.next += granted.len() as u64 * PAGE_SIZE as u64;
         for (index, (frame, _)) in indices(index, granted.len()).zip(&granted) {
@@ -146,7 +136,7 @@ unsafe fn deallocate(handle: u32, argument: *mut u64) -> io::Result<c_int> {
             argument.add(1).cast::<u32>().read() as usize,
         )
     };
-    let left = with_pages(|pages| {
+    let left = memory::with(&PAGES, |pages| {
         let frames = pages.run(handle, first, count)?;
         indices(first, count).for_each(|index| {
             pages.listed.remove(&(handle, index));
@@ -185,7 +175,7 @@ pub fn map(
     // SAFETY: the caller's descriptor, which is open or EBADF.
     let file = fcntl_dupfd_cloexec(unsafe { BorrowedFd::borrow_raw(fd) }, 0)?;
     let memory = memory::of_domain(simulation, simulation.domid.into())?;
-    with_pages(|pages| {
+    memory::with(&PAGES, |pages| {
         let Some(frames) = pages.run(handle, first, len.div_ceil(PAGE_SIZE)) else {
             return error(libc::ENOENT);
         };
@@ -219,7 +209,7 @@ pub fn unmapped(at: usize) {
     if MAPPED.load(Ordering::Acquire) == 0 {
         return;
     }
-    let gone = with_pages(|pages| {
+    let gone = memory::with(&PAGES, |pages| {
         let Mapped {
             handle,
             frames,

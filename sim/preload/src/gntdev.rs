@@ -1,7 +1,7 @@
 //! `/dev/xen/gntdev` (include/uapi/xen/gntdev.h): mapping; copying is in [`crate::copy`].
 use crate::copy;
 use crate::device::{Simulation, simulation};
-use crate::memory::{self, error};
+use crate::memory::{self, Table, error};
 use libc::{c_int, c_ulong, c_void};
 use rustix::mm::munmap;
 use sim_machine::PAGE_SIZE;
@@ -9,7 +9,6 @@ use sim_machine::control::Operation;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 /// `_IOC_TYPE` bits of its requests.
 pub const IOCTL_TYPE: c_ulong = (b'G' as c_ulong) << 8;
@@ -36,17 +35,9 @@ struct GrantRef {
     gref: u32,
 }
 
-static MAPS: Mutex<Option<Maps>> = Mutex::new(None);
+static MAPS: Table<Maps> = Table::new(None);
 /// How many are in `mapped`, so that other munmaps take no lock.
 static MAPPED: AtomicUsize = AtomicUsize::new(0);
-
-fn with_maps<R>(body: impl FnOnce(&mut Maps) -> R) -> R {
-    body(
-        MAPS.lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get_or_insert_default(),
-    )
-}
 
 /// # Safety
 /// `argument` is what the request says.
@@ -78,7 +69,7 @@ unsafe fn ask(argument: *mut u32) -> io::Result<c_int> {
             .map(|i| argument.add(4).cast::<GrantRef>().add(i).read())
             .collect::<Vec<_>>()
     };
-    let index = with_maps(|maps| {
+    let index = memory::with(&MAPS, |maps| {
         let index = maps.next;
         maps.next += (refs.len() * PAGE_SIZE) as u64;
         maps.asked.insert(index, refs);
@@ -94,7 +85,7 @@ unsafe fn ask(argument: *mut u32) -> io::Result<c_int> {
 unsafe fn give_up(argument: *mut u64) -> io::Result<c_int> {
     // SAFETY: by the caller.
     let index = unsafe { argument.read() };
-    if with_maps(|maps| maps.asked.remove(&index)).is_some() {
+    if memory::with(&MAPS, |maps| maps.asked.remove(&index)).is_some() {
         Ok(0)
     } else {
         error(libc::ENOENT)
@@ -104,7 +95,7 @@ unsafe fn give_up(argument: *mut u64) -> io::Result<c_int> {
 /// mmap(2): here the hypervisor is asked, and here it refuses (EINVAL for every reason, as the driver has it).
 pub fn map(len: usize, protection: c_int, flags: c_int, index: u64) -> io::Result<*mut c_void> {
     let simulation = simulation()?;
-    let refs = with_maps(|maps| maps.asked.get(&index).cloned())
+    let refs = memory::with(&MAPS, |maps| maps.asked.get(&index).cloned())
         .filter(|refs| refs.len() * PAGE_SIZE == len);
     let Some(refs) = refs else {
         return error(libc::EINVAL);
@@ -127,7 +118,7 @@ pub fn map(len: usize, protection: c_int, flags: c_int, index: u64) -> io::Resul
         }
     }
     MAPPED.fetch_add(1, Ordering::AcqRel);
-    with_maps(|maps| maps.mapped.insert(at as usize, refs));
+    memory::with(&MAPS, |maps| maps.mapped.insert(at as usize, refs));
     Ok(at)
 }
 
@@ -166,8 +157,10 @@ pub fn unmapped(at: usize) {
     if MAPPED.load(Ordering::Acquire) == 0 {
         return;
     }
-    let (Some(refs), Ok(simulation)) = (with_maps(|maps| maps.mapped.remove(&at)), simulation())
-    else {
+    let (Some(refs), Ok(simulation)) = (
+        memory::with(&MAPS, |maps| maps.mapped.remove(&at)),
+        simulation(),
+    ) else {
         return;
     };
     MAPPED.fetch_sub(1, Ordering::AcqRel);

@@ -7,10 +7,24 @@ use sim_machine::control::Operation;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::ptr;
+use std::sync::{Mutex, PoisonError};
 
 /// What a system call says.
 pub fn error<T>(errno: c_int) -> io::Result<T> {
     Err(io::Error::from_raw_os_error(errno))
+}
+
+/// What a device knows of this process, made at its first use.
+pub type Table<T> = Mutex<Option<T>>;
+
+/// Look into a table, alone.
+pub fn with<T: Default, R>(table: &Table<T>, body: impl FnOnce(&mut T) -> R) -> R {
+    body(
+        table
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert_default(),
+    )
 }
 
 /// The memory of a domain.
