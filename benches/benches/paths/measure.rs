@@ -2,7 +2,7 @@
 use super::rig::{Path, Rig};
 use anyhow::Result;
 use benches::usage::Usage;
-use netback::status::{DropCounts, Status};
+use netback::observe::status::{DropCounts, Status};
 use sim::lab::interrupt;
 use std::time::{Duration, Instant};
 

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use benches::station::Station;
 use benches::usage::Thread;
-use netback::status::Status;
+use netback::observe::status::Status;
 use rustix::thread::{CpuSet, sched_setaffinity};
 use serde::{Deserialize, Serialize};
 use sim::guest::generator::{Generator, Stream};

@@ -10,10 +10,11 @@ mod vif;
 
 use crate::config::{self, Config};
 use crate::hypervisor::{Doors, Hypervisor};
-use crate::stats::UplinkStats;
+use crate::observe::counters::UplinkStats;
+use crate::vif::id::VifId;
 use crate::vif::state::Observation;
-use crate::worker::bell::Bell;
-use crate::worker::messages::{FromWorker, PortPlace, ToWorker, VifId};
+use crate::worker::messages::{FromWorker, PortPlace, ToWorker};
+use crate::worker::wake::Bell;
 use pool::{Member, Pool};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use signals::{Signal, Signals};

@@ -2,9 +2,9 @@
 use super::Error;
 use crate::config::Config;
 use crate::hypervisor::{Doors, Hypervisor};
-use crate::stats::WorkerStats;
-use crate::worker::bell::Bell;
+use crate::observe::counters::WorkerStats;
 use crate::worker::messages::{FromWorker, ToWorker};
+use crate::worker::wake::Bell;
 use crate::worker::{self, WorkerHandle, WorkerSetup};
 use std::collections::VecDeque;
 use std::sync::Arc;

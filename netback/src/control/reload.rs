@@ -2,8 +2,8 @@
 use super::{Control, Error};
 use crate::config::{self, Config};
 use crate::hypervisor::Hypervisor;
+use crate::vif::id::VifId;
 use crate::vif::state::Observation;
-use crate::worker::messages::VifId;
 use tracing::{info, warn};
 use xen::store::XenStore;
 

@@ -2,9 +2,9 @@
 use super::vif::{self, Vif};
 use super::{Control, Device};
 use crate::hypervisor::Hypervisor;
-use crate::status::{Bridge, Frames, Queue, Status, Uplink, UplinkQueue, Worker};
+use crate::observe::status::{Bridge, Frames, Queue, Status, Uplink, UplinkQueue, Worker};
+use crate::vif::id::VifId;
 use crate::vif::state::State;
-use crate::worker::messages::VifId;
 use xen::store::XenStore;
 use xsk_bridge::link::Link;
 
@@ -66,7 +66,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
     }
 
     fn frames(&self, uplinks: &[Uplink]) -> Frames {
-        let sum = |part: fn(&crate::stats::WorkerStats) -> u64| {
+        let sum = |part: fn(&crate::observe::counters::WorkerStats) -> u64| {
             self.pool.0.iter().map(|member| part(&member.stats)).sum()
         };
         let held = |part: fn(&UplinkQueue) -> u64| {
@@ -123,7 +123,7 @@ fn uplink(device: &Device) -> Uplink {
     }
 }
 
-fn describe(id: VifId, vif: &Vif) -> crate::status::Vif {
+fn describe(id: VifId, vif: &Vif) -> crate::observe::status::Vif {
     let service = match vif.state {
         State::Fresh | State::InitWait { .. } | State::TakingOver => "waiting",
         State::Refused(_) => "refused",
@@ -136,7 +136,7 @@ fn describe(id: VifId, vif: &Vif) -> crate::status::Vif {
         .service
         .iter()
         .flat_map(|service| service.queues.iter().enumerate());
-    crate::status::Vif {
+    crate::observe::status::Vif {
         vif: id.to_string(),
         domid: id.domid.0,
         devid: id.devid,

@@ -2,11 +2,12 @@
 use super::rate::Rate;
 use super::{Control, Error};
 use crate::hypervisor::Hypervisor;
-use crate::queue::multicast::Multicast;
-use crate::stats::QueueStats;
+use crate::observe::counters::QueueStats;
+use crate::vif::features::Features;
 use crate::vif::handshake::{self, Paths, Refusal, Wanted};
+use crate::vif::id::VifId;
+use crate::vif::multicast::Multicast;
 use crate::vif::state::{self, Action, Frontend, Observation, State, World, Xenbus};
-use crate::worker::messages::{Features, VifId};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tracing::{debug, info, warn};

@@ -1,11 +1,29 @@
 //! Packets that wait for a guest to post Rx requests: bounded in bytes, in frames and in age.
-use crate::worker::messages::BacklogBounds;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 use xsk_bridge::packet::Packet;
 
 /// Most frames one backlog holds, whatever its bound in bytes: its share in the sum that sizes the pool. Two full Rx rings' worth.
 pub const BACKLOG_FRAMES: usize = 512;
+
+/// What may wait for one guest queue; more is dropped and counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BacklogBounds {
+    /// Packet bytes.
+    pub bytes: u32,
+    /// Longest wait.
+    pub age: Duration,
+}
+
+impl Default for BacklogBounds {
+    /// 512 KiB (Linux since XSA-392) and 10 s (its rx_drain_timeout).
+    fn default() -> Self {
+        Self {
+            bytes: 512 * 1024,
+            age: Duration::from_secs(10),
+        }
+    }
+}
 
 struct Waiting {
     packet: Packet,

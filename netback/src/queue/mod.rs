@@ -1,18 +1,20 @@
 //! One queue of a vif: its two rings, and what waits for it.
 pub mod backlog;
 pub mod copy;
-pub mod multicast;
+pub mod setup;
+
 pub(crate) mod rx;
 pub(crate) mod tx;
 
 use crate::crash_point;
 use crate::hypervisor::Hypervisor;
-use crate::stats::{DropReason, QueueStats};
-use crate::vif_file::FileShadow;
+use crate::observe::counters::{DropReason, QueueStats};
+use crate::queue::setup::QueueSetup;
+use crate::vif::file::FileShadow;
+use crate::vif::id::QueueId;
+use crate::vif::multicast::Multicast;
 use crate::worker::events::QueueEvents;
-use crate::worker::messages::{QueueId, QueueSetup};
 use backlog::Backlog;
-use multicast::Multicast;
 use ring::back::BackRing;
 use ring::packet::{Chain, Fatal};
 use ring::page::{PageWords, SharedPage};

@@ -4,8 +4,8 @@ use super::backlog::Backlog;
 use super::copy::{CopyPlan, Span};
 use crate::crash_point;
 use crate::hypervisor::Hypervisor;
-use crate::stats::DropReason;
-use crate::worker::messages::Features;
+use crate::observe::counters::DropReason;
+use crate::vif::features::Features;
 use arrayvec::ArrayVec;
 use ring::packet::Fatal;
 use ring::wire::{

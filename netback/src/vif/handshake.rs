@@ -1,8 +1,9 @@
 //! What a frontend says of its vif in xenstore (xen/include/public/io/netif.h), read strictly: a number is plain decimal or the
 //! handshake is refused with a reason.
 use super::state::{Frontend, World, Xenbus};
-use crate::vif_file::RingIdentity;
-use crate::worker::messages::{Features, VifId};
+use crate::vif::features::Features;
+use crate::vif::file::RingIdentity;
+use crate::vif::id::VifId;
 use std::fmt;
 use xen::grant::DomId;
 use xen::store::{StoreError, Transaction, XenStore};
@@ -261,7 +262,7 @@ pub fn offer(store: &mut impl XenStore, paths: &Paths, max_queues: u16) -> Resul
     let advertised = advertised.as_deref().and_then(parse_number).unwrap_or(1);
     let max_queues = u32::from(max_queues)
         .max(advertised)
-        .min(crate::vif_file::MAX_QUEUES as u32);
+        .min(crate::vif::file::MAX_QUEUES as u32);
     let mut keys = Keys {
         store,
         directory: &paths.frontend,

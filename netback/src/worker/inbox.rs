@@ -1,11 +1,13 @@
 //! Messages from control, between turns: queues and uplinks come and go.
 use super::Worker;
-use super::messages::{FromWorker, QueueId, QueueSetup, ToWorker};
+use super::messages::{FromWorker, ToWorker};
 use super::ports::Hop;
 use super::wire::Wire;
 use crate::hypervisor::Hypervisor;
+use crate::observe::counters::DropReason;
+use crate::queue::setup::QueueSetup;
 use crate::queue::{Queue, Remains};
-use crate::stats::DropReason;
+use crate::vif::id::QueueId;
 
 impl<H: Hypervisor> Worker<H> {
     /// Do what control asked for. False: it asked for nothing.

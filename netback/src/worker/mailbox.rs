@@ -1,5 +1,5 @@
 //! Between workers: packets for a port that lives elsewhere, and frames on their way home.
-use super::bell::Bell;
+use super::wake::Bell;
 use crossbeam_queue::ArrayQueue;
 use std::io;
 use std::sync::Arc;

@@ -4,109 +4,15 @@
 //! [`ToWorker::AddQueue`] to the workers that serve its queues, then [`ToWorker::SetPort`] to **every** worker. To take it
 //! down: `Bridge::remove_port`, `SetPort` with [`PortPlace::Gone`] to every worker, then `RemoveQueue` to those that serve it.
 use crate::hypervisor::Hypervisor;
+use crate::observe::counters::UplinkStats;
 use crate::queue::Remains;
-use crate::queue::multicast::Multicast;
-use crate::stats::{QueueStats, UplinkStats};
-use crate::vif_file::QueueFile;
+use crate::queue::setup::QueueSetup;
+use crate::vif::id::QueueId;
 use ring::packet::Fatal;
 use std::sync::Arc;
-use std::time::Duration;
-use xen::event::Port;
-use xen::grant::{DomId, GrantTable};
 use xsk_bridge::frame::Frame;
 use xsk_bridge::switch::{Bridge, PortId};
 use xsk_bridge::uplink::Uplink;
-
-/// A vif: frontend domain and device id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct VifId {
-    /// The frontend's domain.
-    pub domid: DomId,
-    /// The vif's number in that domain.
-    pub devid: u32,
-}
-
-/// One queue of a vif.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct QueueId {
-    /// Whose queue.
-    pub vif: VifId,
-    /// Its number, from 0.
-    pub queue: u16,
-}
-
-/// What the frontend can take and asked for (xen/include/public/io/netif.h, the feature keys).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
-pub struct Features {
-    /// `feature-sg`: packets of several slots.
-    pub sg: bool,
-    /// `feature-gso-tcpv4`.
-    pub gso_tcpv4: bool,
-    /// `feature-gso-tcpv6`.
-    pub gso_tcpv6: bool,
-    /// IPv4 blank checksums may be sent to it (default true: `feature-no-csum-offload` absent or 0).
-    pub csum_ipv4: bool,
-    /// `feature-ipv6-csum-offload`.
-    pub csum_ipv6: bool,
-    /// `feature-rx-notify`. Absent: it never notifies after posting Rx buffers, so they are polled for.
-    pub rx_notify: bool,
-    /// `request-multicast-control`, which may change at any time.
-    pub multicast_control: bool,
-    /// It wrote `event-channel-tx` and `event-channel-rx`.
-    pub split_event_channels: bool,
-}
-
-/// What may wait for one guest queue; more is dropped and counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BacklogBounds {
-    /// Packet bytes.
-    pub bytes: u32,
-    /// Longest wait.
-    pub age: Duration,
-}
-
-impl Default for BacklogBounds {
-    /// 512 KiB (Linux since XSA-392) and 10 s (its rx_drain_timeout).
-    fn default() -> Self {
-        Self {
-            bytes: 512 * 1024,
-            age: Duration::from_secs(10),
-        }
-    }
-}
-
-/// Everything a worker needs to serve one queue. Made by the control thread, which bound the ports on the worker's event
-/// descriptor **before** it mapped the rings.
-pub struct QueueSetup<H: Hypervisor> {
-    /// Which queue.
-    pub id: QueueId,
-    /// The vif's port on its bridge; the same for all its queues.
-    pub port_id: PortId,
-    /// The bridge it is on.
-    pub bridge: Arc<Bridge>,
-    /// The vif's MAC.
-    pub mac: [u8; 6],
-    /// What was negotiated.
-    pub features: Features,
-    /// The mapped Tx ring.
-    pub tx_page: <H::Grants as GrantTable>::Page,
-    /// The mapped Rx ring.
-    pub rx_page: <H::Grants as GrantTable>::Page,
-    /// Local ports; the same one twice where the frontend does not split.
-    pub tx_port: Port,
-    /// See `tx_port`.
-    pub rx_port: Port,
-    /// This queue's part of the vif's file: the shadows of both rings.
-    pub file: QueueFile,
-    /// The vif's multicast list, the same for all its queues.
-    pub multicast: Arc<Multicast>,
-    /// Take over live rings from the vif's file instead of starting at the indices the page says.
-    pub take_over: bool,
-    /// Written by the worker alone.
-    pub stats: Arc<QueueStats>,
-    /// What may wait for this queue.
-    pub backlog: BacklogBounds,
-}
 
 /// Where a port's traffic is handled.
 #[derive(Debug, Clone, PartialEq, Eq)]

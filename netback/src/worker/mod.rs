@@ -3,7 +3,6 @@
 //! [`turn`] is the life of a packet; [`batch`] what a turn works on; [`fabric`] what packets can go to.
 mod arrivals;
 mod batch;
-pub mod bell;
 mod bounce;
 mod deliver;
 pub(crate) mod events;
@@ -20,13 +19,13 @@ mod sleep;
 #[cfg(test)]
 mod tests;
 mod turn;
+pub mod wake;
 mod wire;
 
 use crate::hypervisor::Hypervisor;
+use crate::observe::counters::WorkerStats;
 use crate::queue::backlog::BACKLOG_FRAMES;
-use crate::stats::WorkerStats;
 use batch::{Batch, TURN_CHAINS, TURN_RECEIVED};
-use bell::Bell;
 use bounce::Bounce;
 use crossbeam_queue::ArrayQueue;
 use events::Desk;
@@ -43,6 +42,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use wake::Bell;
 use wire::OUTBOX;
 use xen::grant::GrantedMemory;
 use xsk_bridge::frame::{Frame, FramePool, Rings, Umem};

@@ -171,7 +171,7 @@ fn epoll_wait(epoll: &OwnedFd, timeout: Option<Duration>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::worker::bell::Bell;
+    use crate::worker::wake::Bell;
     use std::os::fd::AsFd;
     use std::time::Instant;
 

@@ -1,5 +1,5 @@
 //! An uplink queue as its worker uses it: room counted once a turn, and an outbox for what the room did not suffice for.
-use crate::stats::{DropReason, UplinkStats};
+use crate::observe::counters::{DropReason, UplinkStats};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use xsk_bridge::frame::{FramePool, Umem};

@@ -3,8 +3,8 @@
 use crate::store::MapStore;
 use crate::{Recording, recordings};
 use netback::vif::handshake::{self, Offer, Paths};
+use netback::vif::id::VifId;
 use netback::vif::state::{Action, Observation, State, Step, Xenbus, begin, step};
-use netback::worker::messages::VifId;
 use xen::grant::DomId;
 use xen::store::{Transaction, XenStore};
 

@@ -1,7 +1,7 @@
 //! A hypervisor in the heap: guests' pages by grant, copies that enforce what Xen enforces, event channels on an eventfd.
 #![allow(unsafe_code)] // Copies go through the raw memory that `LocalMemory` stands for.
 use crate::hypervisor::Hypervisor;
-use crate::worker::bell::Bell;
+use crate::worker::wake::Bell;
 use ring::page::PageWords;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;

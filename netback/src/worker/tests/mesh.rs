@@ -1,6 +1,6 @@
 //! Several workers: packets for ports that live elsewhere, and frames on their way home.
 use super::rig::{Guest, OUTSIDE, Rig, all_features, frame, mac};
-use crate::stats::DropReason;
+use crate::observe::counters::DropReason;
 use crate::worker::mailbox::PARCELS;
 use crate::worker::messages::{PortPlace, ToWorker};
 

@@ -1,7 +1,7 @@
 //! The multicast list: amended by dummy Tx requests, applied to multicast alone, kept across a restart.
 use super::rig::{Guest, OUTSIDE, Rig, all_features, frame};
-use crate::stats::DropReason;
-use crate::worker::messages::Features;
+use crate::observe::counters::DropReason;
+use crate::vif::features::Features;
 use ring::wire::{Extra, NETIF_RSP_ERROR, NETIF_RSP_OKAY, NETTXF_EXTRA_INFO, TxRequest};
 
 fn address(n: u8) -> [u8; 6] {

@@ -1,7 +1,7 @@
 //! Blank checksums: completed before the wire, for guests that cannot take them and behind VLAN tags; passed on otherwise.
 use super::rig::{Guest, OUTSIDE, Received, Rig, all_features, mac};
-use crate::stats::DropReason;
-use crate::worker::messages::Features;
+use crate::observe::counters::DropReason;
+use crate::vif::features::Features;
 use ring::wire::{
     Extra, GSO_TYPE_TCPV4, NETRXF_CSUM_BLANK, NETRXF_DATA_VALIDATED, NETTXF_CSUM_BLANK,
     NETTXF_DATA_VALIDATED, NETTXF_EXTRA_INFO,

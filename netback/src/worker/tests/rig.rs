@@ -1,12 +1,14 @@
 //! Workers, guests and a wire in one thread: tests turn the workers by hand and look at what came out.
 use super::fakes::{Fake, FakeEvents, FakeGrants, FakePages, Page, page};
-use crate::queue::multicast::Multicast;
-use crate::stats::{QueueStats, UplinkStats, WorkerStats};
-use crate::vif_file::{Identity, RingIdentity, VifFile};
-use crate::worker::bell::Bell;
-use crate::worker::messages::{
-    BacklogBounds, Features, FromWorker, PortPlace, QueueId, QueueSetup, ToWorker, VifId,
-};
+use crate::observe::counters::{QueueStats, UplinkStats, WorkerStats};
+use crate::queue::backlog::BacklogBounds;
+use crate::queue::setup::QueueSetup;
+use crate::vif::features::Features;
+use crate::vif::file::{Identity, RingIdentity, VifFile};
+use crate::vif::id::{QueueId, VifId};
+use crate::vif::multicast::Multicast;
+use crate::worker::messages::{FromWorker, PortPlace, ToWorker};
+use crate::worker::wake::Bell;
 use crate::worker::{BOUNCE_PAGES, MESSAGES, Worker, WorkerSetup, mesh};
 use crossbeam_queue::ArrayQueue;
 use ring::front::FrontRing;

@@ -1,8 +1,8 @@
 //! What guests receive.
 use super::rig::{Guest, OUTSIDE, Rig, all_features, frame, mac};
+use crate::observe::counters::DropReason;
 use crate::queue::backlog::BACKLOG_FRAMES;
-use crate::stats::DropReason;
-use crate::worker::messages::Features;
+use crate::vif::features::Features;
 use std::time::Duration;
 
 #[test]

@@ -1,6 +1,6 @@
 //! What guests send.
 use super::rig::{OUTSIDE, Rig, frame, mac};
-use crate::stats::DropReason;
+use crate::observe::counters::DropReason;
 use ring::wire::{
     Extra, NETIF_RSP_DROPPED, NETIF_RSP_ERROR, NETIF_RSP_OKAY, NETTXF_EXTRA_INFO, TxRequest,
 };

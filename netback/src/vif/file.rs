@@ -8,10 +8,10 @@
 //! | 2 | version |
 //! | 3, 4, 5 | domid, devid, number of queues |
 //! | 16 + 4n.. | queue n: tx-ring-ref, rx-ring-ref, event-channel-tx, event-channel-rx |
-//! | 512.. | the multicast list, see [`crate::queue::multicast`] |
+//! | 512.. | the multicast list, see [`crate::vif::multicast`] |
 // mmap(2) and the words behind it.
 #![allow(unsafe_code)]
-use crate::worker::messages::VifId;
+use crate::vif::id::VifId;
 use ring::shadow::{RegionShadow, shadow_words};
 use ring::wire::{Rx, Tx};
 use std::fs::{File, OpenOptions, Permissions};
@@ -38,7 +38,7 @@ const RX_WORDS: usize = shadow_words::<Rx>().next_multiple_of(PAGE_WORDS);
 const QUEUE_WORDS: usize = TX_WORDS + RX_WORDS;
 
 const _: () = assert!(QUEUE_IDENTITY + 4 * MAX_QUEUES <= MULTICAST);
-const _: () = assert!(MULTICAST + crate::queue::multicast::WORDS <= PAGE_WORDS);
+const _: () = assert!(MULTICAST + crate::vif::multicast::WORDS <= PAGE_WORDS);
 
 /// What tells these rings from others: the frontend's grants and its ends of the event channels, a queue each.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -192,7 +192,7 @@ impl VifFile {
 
     /// The multicast list.
     pub(crate) fn multicast(&self) -> Words {
-        Words::of(&self.0, MULTICAST, crate::queue::multicast::WORDS)
+        Words::of(&self.0, MULTICAST, crate::vif::multicast::WORDS)
     }
 
     /// One queue's part.

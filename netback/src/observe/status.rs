@@ -1,6 +1,6 @@
 //! What `netback status` shows, as the control socket sends it (JSON) and as a table.
-use crate::stats::{Drops, QueueStats, RingGauges, UplinkStats};
-use crate::worker::messages::Features;
+use crate::observe::counters::{Drops, QueueStats, RingGauges, UplinkStats};
+use crate::vif::features::Features;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};

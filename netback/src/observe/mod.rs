@@ -1,0 +1,3 @@
+//! What an operator sees of the process: counters, and the answer to `netback status`.
+pub mod counters;
+pub mod status;
