@@ -1,8 +1,7 @@
 //! A small hypervisor in a process of its own, and guests in it, for tests and the demo.
 pub mod client;
-pub mod demo;
 pub mod domain;
 pub mod guest;
 pub mod hypervisor;
-pub mod lab;
+pub mod namespace;
 pub mod toolstack;

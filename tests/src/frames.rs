@@ -2,7 +2,7 @@
 // socket(2), bind(2) and recvmsg(2) with a packet socket's addresses and control messages.
 #![allow(unsafe_code)]
 use anyhow::{Context, Result, bail};
-use sim::lab::Host;
+use lab::Host;
 use std::io::{self, Write};
 use std::mem::{size_of, zeroed};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};

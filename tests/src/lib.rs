@@ -1,4 +1,4 @@
-//! What the integration tests share beyond the demo's laboratory, [`sim::lab`]: labs ready for traffic, stock tools with
+//! What the integration tests share beyond the demo's laboratory, [`lab`]: labs ready for traffic, stock tools with
 //! their figures read, and raw frames.
 //!
 //! Each test makes a lab of its own; nothing of it is left when the test ends. Tests assert outcomes and counts, never how
@@ -11,5 +11,5 @@ pub mod tools;
 
 /// Look at `condition` until it says yes; an error that names `what` after a time that no healthy run comes near.
 pub fn wait_for(what: &str, condition: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
-    sim::lab::interrupt::wait_for(what, std::time::Duration::from_secs(20), condition)
+    lab::interrupt::wait_for(what, std::time::Duration::from_secs(20), condition)
 }

@@ -1,6 +1,6 @@
 //! The program `netback` in a lab's driver domain, beside or instead of the lab's own daemon.
 use anyhow::{Context, Result};
-use sim::lab::{Lab, programs};
+use lab::{Lab, programs};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 

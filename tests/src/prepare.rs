@@ -1,9 +1,9 @@
 //! Labs ready for traffic.
 use crate::tools::wait_reachable;
 use anyhow::Result;
-use sim::lab::daemon::{Bridge, Daemon};
-use sim::lab::guest::GuestConfig;
-use sim::lab::{Host, Lab};
+use lab::daemon::{Bridge, Daemon};
+use lab::guest::GuestConfig;
+use lab::{Host, Lab};
 
 /// The driver domain's end of the cable to the outside.
 pub const UPLINK: &str = "up0";

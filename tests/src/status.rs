@@ -1,7 +1,7 @@
 //! Numbers out of `netback status --json`, by their names, wherever below a part of the report they are.
 use anyhow::{Context, Result};
+use lab::{Host, Lab};
 use serde_json::Value;
-use sim::lab::{Host, Lab};
 
 /// Every number of this name below `part`.
 pub fn numbers(part: &Value, name: &str) -> Vec<u64> {

@@ -1,6 +1,6 @@
 //! ping, arping, iperf3 and nstat, run in a host's namespace, and what they counted.
 use anyhow::{Context, Result, bail, ensure};
-use sim::lab::Host;
+use lab::Host;
 use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
 

@@ -1,8 +1,8 @@
 //! What an operator does to a running daemon: a changed configuration, a cable more, a NIC that is pulled and put back.
 use anyhow::{Context, Result, ensure};
-use sim::lab::Lab;
-use sim::lab::daemon::{Bridge, Daemon};
-use sim::lab::guest::GuestConfig;
+use lab::Lab;
+use lab::daemon::{Bridge, Daemon};
+use lab::guest::GuestConfig;
 use tests::tools::{no_ping, ping, wait_reachable};
 use tests::{prepare, wait_for};
 

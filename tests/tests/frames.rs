@@ -1,6 +1,6 @@
 //! Frames byte for byte: every size, tags, floods.
 use anyhow::{Context, Result, ensure};
-use sim::lab::{Host, Lab};
+use lab::{Host, Lab};
 use std::collections::HashSet;
 use std::time::Duration;
 use tests::frames::{Tap, frame};

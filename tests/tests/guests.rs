@@ -1,9 +1,9 @@
 //! Simulator and netfront by themselves: guests' Linux stacks talk through a hub of a few lines.
 use anyhow::Result;
-use sim::demo::measure;
-use sim::lab::guest::GuestConfig;
-use sim::lab::process::Process;
-use sim::lab::{Lab, programs};
+use lab::demo::measure;
+use lab::guest::GuestConfig;
+use lab::process::Process;
+use lab::{Lab, programs};
 use std::process::Command;
 use std::time::Duration;
 
@@ -97,7 +97,7 @@ fn generated_frames_arrive_in_order_and_undamaged() -> Result<()> {
     lab.guests[0].command(&format!(
         "generate size=300,rate=20000,count=5000,dst-mac={destination}"
     ))?;
-    sim::lab::interrupt::wait_for("5000 frames sent", Duration::from_secs(20), || {
+    lab::interrupt::wait_for("5000 frames sent", Duration::from_secs(20), || {
         Ok(lab.guests[0].report()?.generator_left == Some(0)
             && lab.guests[0].report()?.tx_pending == 0)
     })?;

@@ -1,7 +1,7 @@
 //! A guest that is out to harm, beside two honest ones: it ends disabled with its reason, nobody else notices, and a reconnect
 //! brings it back.
 use anyhow::{Context, Result, ensure};
-use sim::lab::Lab;
+use lab::Lab;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;

@@ -1,8 +1,8 @@
 //! Sixteen guests on two bridges: nobody sees a frame of the other bridge.
 use anyhow::{Result, ensure};
-use sim::lab::Lab;
-use sim::lab::daemon::{Bridge, Daemon};
-use sim::lab::guest::GuestConfig;
+use lab::Lab;
+use lab::daemon::{Bridge, Daemon};
+use lab::guest::GuestConfig;
 use std::collections::HashSet;
 use std::time::Duration;
 use tests::frames::{Tap, frame};
@@ -48,7 +48,7 @@ fn bridge_of(place: usize) -> usize {
 }
 
 /// The guests, then the two outsides; each has the parity of its bridge.
-fn everybody(lab: &Lab) -> Vec<&sim::lab::Host> {
+fn everybody(lab: &Lab) -> Vec<&lab::Host> {
     let guests = lab.guests.iter().map(|guest| &guest.host);
     guests
         .chain(lab.outside.iter().map(|outside| &outside.host))

@@ -1,7 +1,7 @@
 //! Guests come and go, by the book or by a power cut; nothing of them stays, and others notice nothing.
 use anyhow::{Context, Result, ensure};
-use sim::lab::Lab;
-use sim::lab::guest::GuestConfig;
+use lab::Lab;
+use lab::guest::GuestConfig;
 use std::time::Duration;
 use tests::tools::{Flood, Server, Stream, ping};
 use tests::{prepare, wait_for};

@@ -1,6 +1,6 @@
 //! Multicast control: what a guest did not subscribe to is kept from it, across a restart of the daemon too.
 use anyhow::{Result, ensure};
-use sim::lab::Lab;
+use lab::Lab;
 use std::time::Duration;
 use tests::frames::{Tap, frame};
 use tests::status::{numbers, vif};

@@ -1,6 +1,6 @@
 //! What the package says of the daemon, tried on the daemon.
 use anyhow::{Context, Result, ensure};
-use sim::lab::guest::GuestConfig;
+use lab::guest::GuestConfig;
 use std::fs::File;
 use std::path::Path;
 use tests::tools::{ping, wait_reachable};

@@ -1,6 +1,6 @@
 //! Wrong input: one line that says what is wrong with what, and exit status 2.
 use anyhow::{Context, Result, ensure};
-use sim::lab::Lab;
+use lab::Lab;
 use tests::{netback, prepare};
 
 /// `netback run` on this configuration says one line with all of `words` in it, and exits with 2.
@@ -117,7 +117,7 @@ fn a_user_without_rights_is_refused() -> Result<()> {
         "--inh-caps=-all",
     ]);
     command
-        .arg(sim::lab::programs::path("netback")?)
+        .arg(lab::programs::path("netback")?)
         .args(["run", "--config"])
         .arg(&path);
     let output = command.stdin(std::process::Stdio::null()).output()?;

@@ -1,6 +1,6 @@
 //! The daemon dies, in every way and at every point, and its successor goes on; guests do not notice.
 use anyhow::{Context, Result, ensure};
-use sim::lab::Lab;
+use lab::Lab;
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Child;
@@ -166,7 +166,7 @@ fn streams_survive_kill_9_of_the_daemon_with_four_queues() -> Result<()> {
 fn guests_that_come_while_no_daemon_runs_are_served_by_the_next() -> Result<()> {
     let mut lab = prepare::connected(1, &["guest-a"])?;
     lab.daemon = None;
-    lab.add_guest(sim::lab::guest::GuestConfig::new("guest-b"))?;
+    lab.add_guest(lab::guest::GuestConfig::new("guest-b"))?;
     let config = prepare::config(&lab, "");
     lab.start_daemon(&config)?;
     lab.connect_guests()?;

@@ -1,7 +1,7 @@
 //! A guest that posts no Rx buffers: what waits for it has a bound, and nobody else suffers.
 use anyhow::{Context, Result, ensure};
-use sim::lab::Lab;
-use sim::lab::guest::GuestConfig;
+use lab::Lab;
+use lab::guest::GuestConfig;
 use std::time::Duration;
 use tests::status::{mac, numbers, vif};
 use tests::tools::{for_a_while, ping};

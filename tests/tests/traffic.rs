@@ -1,6 +1,6 @@
 //! Everybody reaches everybody: stock stacks and stock tools through one daemon.
 use anyhow::{Result, ensure};
-use sim::lab::{Host, Lab};
+use lab::{Host, Lab};
 use tests::prepare;
 use tests::tools::{Counters, arping, ping, tcp, udp};
 
@@ -148,10 +148,10 @@ fn blank_checksums_are_used_and_completed() -> Result<()> {
 #[test]
 fn guests_that_want_complete_checksums_get_them() -> Result<()> {
     let mut lab = prepare::wired(1)?;
-    lab.add_guest(sim::lab::guest::GuestConfig::new("guest-a"))?;
-    lab.add_guest(sim::lab::guest::GuestConfig {
+    lab.add_guest(lab::guest::GuestConfig::new("guest-a"))?;
+    lab.add_guest(lab::guest::GuestConfig {
         arguments: vec!["--no-csum-offload".into(), "--no-ipv6-csum-offload".into()],
-        ..sim::lab::guest::GuestConfig::new("guest-b")
+        ..lab::guest::GuestConfig::new("guest-b")
     })?;
     let config = prepare::config(&lab, "");
     lab.start_daemon(&config)?;

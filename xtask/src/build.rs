@@ -2,6 +2,8 @@
 
 use crate::command::{cargo, must_succeed};
 use anyhow::{Context, Result};
+use rustix::fs::{FlockOperation, flock};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -29,34 +31,64 @@ pub fn target_dir() -> Result<PathBuf> {
     Ok(directory.into())
 }
 
-/// Build daemon, simulator and the library that stands between them, optimised; the directory they are in.
-pub fn release() -> Result<PathBuf> {
-    eprintln!("xtask: building netback and the simulator (the first time takes some minutes)");
+/// The right to build: held by one `cargo xtask` at a time, until it is dropped or its process ends.
+///
+/// cargo's own locks do not suffice, since some commands need what several builds in a row leave (the package: its manual pages
+/// and its daemon), and some put different files under the same name for a while (the daemon with crash points).
+pub struct Turn {
+    _lock: File,
+}
+
+impl Turn {
+    /// Waits until no other `cargo xtask` on this target directory builds, and says that it waits.
+    pub fn take() -> Result<Self> {
+        let directory = target_dir()?;
+        std::fs::create_dir_all(&directory)?;
+        let path = directory.join("xtask.lock");
+        let lock =
+            File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            eprintln!("xtask: waiting for another cargo xtask that builds");
+            flock(&lock, FlockOperation::LockExclusive)
+                .with_context(|| format!("cannot lock {}", path.display()))?;
+        }
+        Ok(Self { _lock: lock })
+    }
+}
+
+/// `cargo build` with `arguments`.
+fn build(arguments: &[&str]) -> Result<()> {
     let mut build = Command::new(cargo());
-    build
-        .args([
-            "build",
-            "--release",
-            "-p",
-            "netback",
-            "-p",
-            "sim",
-            "-p",
-            "sim-preload",
-        ])
-        .current_dir(workspace());
-    must_succeed(&mut build, "cargo build")?;
+    build.arg("build").args(arguments).current_dir(workspace());
+    must_succeed(&mut build, "cargo build")
+}
+
+/// Build the daemon, the simulator with its library, and the demo, optimised; the directory they are in.
+pub fn release() -> Result<PathBuf> {
+    let _turn = Turn::take()?;
+    eprintln!("xtask: building netback and the simulator (the first time takes some minutes)");
+    let packages = "-p netback -p sim -p sim-preload -p lab";
+    let arguments = std::iter::once("--release").chain(packages.split(' '));
+    build(&arguments.collect::<Vec<_>>())?;
     Ok(target_dir()?.join("release"))
+}
+
+/// Build the daemon that operators get; where it is.
+pub fn daemon(_turn: &Turn) -> Result<PathBuf> {
+    build(&["--release", "-p", "netback"])?;
+    Ok(target_dir()?.join("release/netback"))
+}
+
+/// Build the rig as quickly and as quietly as xtask itself; where it is.
+pub fn rig() -> Result<PathBuf> {
+    build(&["--quiet", "--profile", "xtask", "-p", "rig"])?;
+    Ok(target_dir()?.join("xtask/rig"))
 }
 
 /// What the integration tests start, in `target/debug`: first, under a name of its own, a netback that can be made to die at
 /// named points; then the one that operators get, the simulator, and the library between them.
 pub fn for_tests() -> Result<()> {
-    let build = |arguments: &[&str]| {
-        let mut build = Command::new(cargo());
-        build.arg("build").args(arguments).current_dir(workspace());
-        must_succeed(&mut build, "cargo build")
-    };
+    let _turn = Turn::take()?;
     build(&["-p", "netback", "--features", "crash-points"])?;
     let directory = target_dir()?.join("debug");
     std::fs::copy(

@@ -1,7 +1,8 @@
 //! `cargo xtask dist` and `cargo xtask deb`: manual pages, completions, and the Debian package.
 
+use crate::build::{self, Turn};
 use crate::command::{cargo, must_succeed};
-use crate::{build, host, packages};
+use crate::{host, packages};
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -10,7 +11,7 @@ use std::process::{Command, ExitCode, Stdio};
 const CARGO_DEB: &str = "^3";
 
 /// Manual pages and completions, made by netback's own command line, in `target/release/dist`.
-pub fn dist() -> Result<PathBuf> {
+fn dist(_turn: &Turn) -> Result<PathBuf> {
     let directory = build::target_dir()?.join("release/dist");
     let _ = std::fs::remove_dir_all(&directory);
     std::fs::create_dir_all(directory.join("man"))?;
@@ -39,13 +40,15 @@ pub fn dist() -> Result<PathBuf> {
 /// `cargo xtask dist`.
 pub fn run_dist() -> Result<ExitCode> {
     packages::ensure(&[packages::BUILD])?;
-    println!("{}", dist()?.display());
+    println!("{}", dist(&Turn::take()?)?.display());
     Ok(ExitCode::SUCCESS)
 }
 
 /// `cargo xtask deb ARGS`: the package's path is all there is on stdout. ARGS go to cargo-deb (`--deb-revision 2`).
 pub fn run_deb(args: &[String]) -> Result<ExitCode> {
-    let mut make = maker(args)?;
+    ensure_packages()?;
+    let turn = Turn::take()?;
+    let mut make = maker(&turn, args)?;
     let status = make
         .status()
         .with_context(|| format!("cannot start {make:?}"))?;
@@ -66,7 +69,9 @@ pub fn package(revision: u32, directory: &Path) -> Result<PathBuf> {
         "--output".to_owned(),
         directory.display().to_string(),
     ];
-    must_succeed(maker(&arguments)?.stdout(Stdio::null()), "cargo deb")?;
+    ensure_packages()?;
+    let turn = Turn::take()?;
+    must_succeed(maker(&turn, &arguments)?.stdout(Stdio::null()), "cargo deb")?;
     let tail = format!("-{revision}_");
     let mut files = std::fs::read_dir(directory)?.filter_map(|entry| Some(entry.ok()?.path()));
     files
@@ -74,16 +79,15 @@ pub fn package(revision: u32, directory: &Path) -> Result<PathBuf> {
         .with_context(|| format!("cargo deb left no package in {}", directory.display()))
 }
 
-/// What makes the package, once all that goes into it is built. `args` go to cargo-deb.
-fn maker(args: &[String]) -> Result<Command> {
-    packages::ensure(&[packages::BUILD, packages::PACKAGING])?;
+fn ensure_packages() -> Result<()> {
+    packages::ensure(&[packages::BUILD, packages::PACKAGING])
+}
+
+/// What makes the package, once all that goes into it is built; the turn is kept until it has run. `args` go to cargo-deb.
+fn maker(turn: &Turn, args: &[String]) -> Result<Command> {
     let tool = cargo_deb()?;
-    dist()?;
-    let mut build = Command::new(cargo());
-    build
-        .args(["build", "--release", "-p", "netback"])
-        .current_dir(build::workspace());
-    must_succeed(&mut build, "cargo build")?;
+    dist(turn)?;
+    build::daemon(turn)?;
     eprintln!("xtask: making the package");
     let mut make = Command::new(tool);
     // Left to itself it builds the whole workspace.

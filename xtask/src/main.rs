@@ -1,17 +1,13 @@
 //! The project's own commands. `cargo xtask demo` and `cargo xtask test` are the two a newcomer needs.
 
-mod build;
-mod command;
-mod deb;
 mod demo;
-mod host;
-mod packages;
 mod suite;
 mod tally;
 mod xen;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
+use xtask::deb;
 
 /// The project's own commands.
 #[derive(Parser)]
@@ -25,10 +21,10 @@ struct Cli {
 enum Task {
     /// Two simulated guests and an outside host talk through the daemon; figures at the end.
     ///
-    /// Installs the packages it lacks, builds, and hands every argument to `netback-demo` (--json, --hold, --restart).
+    /// `cargo xtask demo --help` has its options (--json, --hold, --restart).
     #[command(disable_help_flag = true)]
     Demo {
-        /// Passed on to `netback-demo`.
+        /// The demo's options.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },

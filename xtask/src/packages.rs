@@ -1,5 +1,6 @@
 //! Debian packages that a command needs: only those missing are installed, without a question.
 
+use crate::build::Turn;
 use crate::command::must_succeed;
 use anyhow::{Result, bail};
 use std::process::{Command, Stdio};
@@ -40,11 +41,17 @@ pub fn ensure(lists: &[&[&str]]) -> Result<()> {
         );
         return Ok(());
     };
-    let missing = missing(&wanted, &listing);
+    let lacking = missing(&wanted, &listing);
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    crate::host::require_root(&format!("installing {}", lacking.join(" ")))?;
+    // Two apt-get at once: the second fails at the lock of the package lists. What the first installed need not be installed again.
+    let _turn = Turn::take()?;
+    let missing = missing(&wanted, &installed().unwrap_or_default());
     if missing.is_empty() {
         return Ok(());
     }
-    crate::host::require_root(&format!("installing {}", missing.join(" ")))?;
     eprintln!("xtask: installing {}", missing.join(" "));
     // Old lists name packages that the mirror has replaced since: refresh once, and only when something is missing.
     must_succeed(apt_get().args(["-q", "update"]), "apt-get update")?;

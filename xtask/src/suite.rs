@@ -1,13 +1,13 @@
 //! `cargo xtask test`: every check in named steps, the failures of all of them, one sum.
 
-use crate::command::{TIMED_OUT, cargo, limited};
 use crate::tally::Tally;
-use crate::{build, host, packages};
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use std::io::{BufRead, BufReader};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
+use xtask::command::{TIMED_OUT, cargo, limited};
+use xtask::{build, host, packages};
 
 /// Which steps to run.
 #[derive(Args)]

@@ -9,9 +9,9 @@ use anyhow::{Context, Result, ensure};
 use benches::place::cycles_per_ns;
 use clap::Parser;
 use cost::Cost;
+use lab::interrupt;
 use report::{Report, Row};
 use rig::{Path, Rig};
-use sim::lab::interrupt;
 use std::process::{Command, Stdio};
 
 /// Ethernet frames without their check sequence.

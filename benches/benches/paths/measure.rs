@@ -2,8 +2,8 @@
 use super::rig::{Path, Rig};
 use anyhow::Result;
 use benches::usage::Usage;
+use lab::interrupt;
 use netback::observe::status::{DropCounts, Status};
-use sim::lab::interrupt;
 use std::time::{Duration, Instant};
 
 /// How long the bare sender sends.

@@ -3,13 +3,13 @@
 use anyhow::{Context, Result};
 use benches::station::Station;
 use benches::usage::Thread;
+use lab::daemon::{Bridge, Daemon};
+use lab::guest::GuestConfig;
+use lab::{Lab, interrupt};
 use netback::observe::status::Status;
 use rustix::thread::{CpuSet, sched_setaffinity};
 use serde::{Deserialize, Serialize};
 use sim::guest::generator::{Generator, Stream};
-use sim::lab::daemon::{Bridge, Daemon};
-use sim::lab::guest::GuestConfig;
-use sim::lab::{Lab, interrupt, namespace};
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -204,7 +204,7 @@ fn station(namespace: &str, ifname: &str, on_worker_core: bool) -> Result<Statio
             set.set(WORKER_CORE);
             sched_setaffinity(None, &set)?;
         }
-        namespace::enter(&name)
+        sim::namespace::enter(&name)
     })
 }
 

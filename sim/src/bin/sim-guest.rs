@@ -1,7 +1,7 @@
 //! One simulated guest.
 use clap::Parser;
 use sim::guest::{Guest, options::Options};
-use sim::lab::namespace;
+use sim::namespace;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {

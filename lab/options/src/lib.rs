@@ -1,0 +1,22 @@
+//! The options of `cargo xtask demo`.
+//!
+//! A crate of its own because two programs read them: xtask, which refuses a wrong one before it builds anything, and the demo.
+use clap::Parser;
+
+/// Two simulated guests and a host outside, joined by the real netback.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask demo", bin_name = "cargo xtask demo")]
+pub struct Options {
+    /// One JSON object on stdout.
+    #[arg(long)]
+    pub json: bool,
+    /// Kill the daemon under load and start it again, instead of measuring every path.
+    #[arg(long)]
+    pub restart: bool,
+    /// Keep everything up until Ctrl-C, and print what to type to look around.
+    #[arg(long, conflicts_with_all = ["json", "restart"])]
+    pub hold: bool,
+    /// Queues of each guest, and workers of the daemon.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=8))]
+    pub queues: u16,
+}

@@ -1,0 +1,129 @@
+//! `cargo xtask demo`: two guests and an outside talk through the real daemon, on any Linux machine.
+pub mod measure;
+pub mod paths;
+pub mod probe;
+pub mod restart;
+
+use crate::daemon::{Bridge, Daemon};
+use crate::guest::GuestConfig;
+use crate::{Host, Lab, interrupt};
+use anyhow::Result;
+use demo_options::Options;
+use serde_json::Value;
+use std::time::Duration;
+
+/// The bridge that guests ask for, as libxl does.
+const BRIDGE: &str = "xenbr0";
+/// The uplink's name in the driver domain.
+const UPLINK: &str = "eth1";
+
+/// A line for who waits.
+fn progress(what: &str) {
+    eprintln!("demo: {what}");
+}
+
+/// Run it; whether all was as it should be.
+pub fn run(options: &Options) -> Result<bool> {
+    interrupt::install();
+    progress("starting hypervisor, guests and daemon");
+    let mut lab = build(options)?;
+    if options.hold {
+        return hold(&mut lab).map(|()| true);
+    }
+    let (good, json) = if options.restart {
+        let report = restart::run(&mut lab)?;
+        if !options.json {
+            restart::print(&report);
+        }
+        (report.is_good(), serde_json::to_string_pretty(&report)?)
+    } else {
+        if !options.json {
+            paths::print_head();
+        }
+        let report = paths::run(&mut lab, options)?;
+        if !options.json {
+            let paths::Leaked {
+                grants,
+                ports,
+                frames,
+            } = report.leaked;
+            println!(
+                "left behind: {grants} grants, {ports} event channels, {frames} frames; Linux {}, XDP {}",
+                report.kernel, report.xdp_mode
+            );
+        }
+        (report.is_good(), serde_json::to_string_pretty(&report)?)
+    };
+    if options.json {
+        println!("{json}");
+    }
+    Ok(good)
+}
+
+fn build(options: &Options) -> Result<Lab> {
+    let mut lab = Lab::new()?;
+    lab.add_outside("outside", UPLINK, options.queues)?;
+    for name in ["guest-a", "guest-b"] {
+        lab.add_guest(GuestConfig {
+            queues: options.queues,
+            ..GuestConfig::new(name)
+        })?;
+    }
+    let bridge = Bridge {
+        name: BRIDGE.into(),
+        uplink: Some(UPLINK.into()),
+    };
+    let config = Daemon::config(lab.directory(), options.queues, &[bridge], "");
+    lab.start_daemon(&config)?;
+    lab.connect_guests()?;
+    Ok(lab)
+}
+
+/// Guests first, then the outside.
+fn hosts(lab: &Lab) -> impl Iterator<Item = &Host> {
+    lab.guests
+        .iter()
+        .map(|guest| &guest.host)
+        .chain(lab.outside.iter().map(|outside| &outside.host))
+}
+
+fn hold(lab: &mut Lab) -> Result<()> {
+    println!("Everything is up; Ctrl-C ends it. In another terminal, as root:\n");
+    let hosts: Vec<&Host> = hosts(lab).collect();
+    for (from, to) in hosts.iter().zip(hosts.iter().cycle().skip(1)) {
+        println!(
+            "  ip netns exec {} ping {}      # {} to {}",
+            from.namespace.name(),
+            to.ipv4,
+            from.name,
+            to.name
+        );
+        println!("  ip netns exec {} ping {}", from.namespace.name(), to.ipv6);
+    }
+    if let Some(daemon) = &lab.daemon {
+        println!("  {}", daemon.command_line("status"));
+    }
+    println!(
+        "\nFiles, logs among them: {}",
+        lab.directory().path().display()
+    );
+    while interrupt::sleep(Duration::from_secs(1)).is_ok() {
+        lab.daemon()?.check_running()?;
+    }
+    progress("ending");
+    Ok(())
+}
+
+/// `uname -r`.
+fn kernel() -> String {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    release.trim_end().to_owned()
+}
+
+/// The XDP mode of the first uplink in `status`.
+fn xdp_mode(status: &Value) -> String {
+    status["uplinks"][0]["xdp_mode"]
+        .as_str()
+        .unwrap_or("unknown")
+        .to_owned()
+}

@@ -1,0 +1,178 @@
+//! docs/driver-domain.md typed as it is written, section by section: each stands on those before it.
+
+use super::{Case, package};
+use crate::document::{self, Action, Section, Step};
+use crate::domain;
+use crate::machine::{LINUX, Machine};
+use crate::place::Place;
+use anyhow::{Context, Result, bail, ensure};
+
+const TEXT: &str = include_str!("../../../docs/driver-domain.md");
+/// In dom0: how many sections are behind us, or which one failed.
+const PROGRESS: &str = "/run/document";
+
+/// By its number in the document.
+const INSTALL: usize = 3;
+pub const GUEST: usize = 4;
+pub const UPGRADE: usize = 5;
+pub const REMOVE: usize = 6;
+
+/// What the document says of a machine and what the rig has in its place.
+fn substitutions() -> Vec<(&'static str, String)> {
+    // The rig's kernels start faster with these, and know by them who they are; names of NICs are udev's in the driver domain.
+    let guest = format!(
+        "{LINUX} rig.role=guest rig.ip=10.0.2.{} rig.number={}",
+        Place::Guest(1).management(),
+        Place::Guest(1).tested()
+    );
+    let driver_domain = format!(
+        "root=/dev/xvda {} rig.ip=10.0.2.{}",
+        LINUX.replace("net.ifnames=0 ", ""),
+        Place::DriverDomain.management()
+    );
+    vec![
+        // Both domains boot one kernel and one initramfs of the rig.
+        ("/boot/vmlinuz", "/rig/boot/vmlinux-stock".into()),
+        ("/boot/initrd.img", "/rig/boot/initramfs-stock".into()),
+        // Their disks are dom0's virtio disks.
+        ("/dev/vg/driver-domain,xvda,w", "/dev/vdd,xvda,w".into()),
+        ("/dev/vg/guest,xvda,w", "/dev/vdb,xvda,r".into()),
+        ("root=/dev/xvda ro console=hvc0", guest),
+        ("root=/dev/xvda console=hvc0", driver_domain),
+        // A vif of dom0's each, by which the rig types in the domain.
+        (
+            "driver_domain = 1",
+            "driver_domain = 1\nvif = ['mac=00:16:3e:00:00:02,bridge=xenbr0']".into(),
+        ),
+        (
+            "vif = ['mac=00:16:3e:09:",
+            "vif = ['mac=00:16:3e:00:00:11,bridge=xenbr0', 'mac=00:16:3e:09:".into(),
+        ),
+        // The host at the other end of the cable.
+        ("192.0.2.1", "10.9.0.1".into()),
+    ]
+}
+
+fn in_the_rig(text: &str) -> String {
+    let substitute = |text: String, (document, rig): &(&str, String)| text.replace(document, rig);
+    substitutions().iter().fold(text.to_owned(), substitute)
+}
+
+/// A case for each section that has something to type, in two halves: what comes before the doctor is asked, and what comes after.
+pub fn cases() -> Result<(Vec<Case>, Vec<Case>)> {
+    let cases = document::sections(TEXT)?
+        .into_iter()
+        .filter(|section| !section.steps.is_empty())
+        .map(|section| (section.number, case(&section)));
+    let (before, after): (Vec<_>, Vec<_>) = cases.partition(|(number, _)| *number <= GUEST);
+    let cases = |numbered: Vec<(usize, Case)>| numbered.into_iter().map(|(_, case)| case).collect();
+    Ok((cases(before), cases(after)))
+}
+
+fn case(section: &Section) -> Case {
+    let words = section.title.to_lowercase().replace(' ', "-");
+    let name = format!("document/{}-{words}", section.number);
+    let number = section.number;
+    let case = Case::new(name, move |machine| match number {
+        UPGRADE => package::upgrade(machine),
+        REMOVE => package::remove(machine),
+        _ => walk(machine, number),
+    });
+    if number >= REMOVE { case.long() } else { case }
+}
+
+/// Go on to the end of section `number`, from wherever the machine is.
+pub fn walk(machine: &Machine, number: usize) -> Result<String> {
+    let progress = machine.run(Place::Dom0, &format!("cat {PROGRESS} 2>/dev/null"))?;
+    let progress = String::from_utf8_lossy(&progress.stdout).trim().to_owned();
+    let done: usize = match progress.as_str() {
+        "" => 0,
+        text => text
+            .parse()
+            .ok()
+            .with_context(|| format!("the document's {text}"))?,
+    };
+    let mut typed = 0;
+    for section in document::sections(TEXT)? {
+        if (done + 1..=number).contains(&section.number) {
+            let outcome = perform(machine, &section);
+            let progress = match &outcome {
+                Ok(()) => section.number.to_string(),
+                Err(_) => format!("section {} failed before", section.number),
+            };
+            machine.write(Place::Dom0, PROGRESS, &progress)?;
+            outcome.with_context(|| format!("section {}", section.number))?;
+            typed += section.steps.len();
+        }
+    }
+    ensure!(
+        done <= number,
+        "the machine is at the end of section {done}"
+    );
+    Ok(format!("{typed} steps as written"))
+}
+
+fn perform(machine: &Machine, section: &Section) -> Result<()> {
+    if section.number == INSTALL {
+        package::deliver(machine)?;
+    }
+    for step in &section.steps {
+        take(machine, step)?;
+    }
+    if section.number == GUEST {
+        machine.must(Place::Guest(1), domain::MARK_LOG)?;
+    }
+    Ok(())
+}
+
+fn take(machine: &Machine, step: &Step) -> Result<()> {
+    // Domains that the last step has created are still booting.
+    machine.await_agent(step.place)?;
+    match &step.action {
+        Action::Write { path, text } => machine.write(step.place, path, &in_the_rig(text)),
+        Action::Type { command, output } => {
+            let command = in_the_rig(command);
+            let outcome = machine.run(step.place, &format!("cd /root; {command}"))?;
+            let said = String::from_utf8_lossy(&outcome.stdout);
+            if outcome.status != 0 {
+                let errors = String::from_utf8_lossy(&outcome.stderr);
+                bail!(
+                    "{}# {command}: status {}: {said}{errors}",
+                    step.place,
+                    outcome.status
+                );
+            }
+            let shown: Vec<String> = output.iter().map(|line| in_the_rig(line)).collect();
+            document::compare(&shown, &said).with_context(|| format!("{}# {command}", step.place))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_is_one_that_can_be_typed() {
+        let sections = document::sections(TEXT).unwrap();
+        let numbers: Vec<usize> = sections.iter().map(|section| section.number).collect();
+        assert_eq!(numbers, (1..=numbers.len()).collect::<Vec<_>>());
+        for (number, word) in [
+            (INSTALL, "Install"),
+            (GUEST, "guest"),
+            (UPGRADE, "upgrade"),
+            (REMOVE, "Remove"),
+        ] {
+            let section = &sections[number - 1];
+            assert!(section.title.contains(word), "{}", section.title);
+            assert!(!section.steps.is_empty(), "{}", section.title);
+        }
+    }
+
+    #[test]
+    fn every_substitution_has_something_to_replace() {
+        for (document, _) in substitutions() {
+            assert!(TEXT.contains(document), "{document}");
+        }
+    }
+}

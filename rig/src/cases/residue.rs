@@ -1,0 +1,138 @@
+//! Guests that come and go leave nothing: no grant mapped, no event channel bound, no xenstore node, no domain half dead.
+
+use super::Case;
+use super::lifecycle::xl;
+use super::xenstore::Snapshot;
+use crate::domain;
+use crate::machine::Machine;
+use crate::place::Place;
+use anyhow::{Context, Result, ensure};
+
+const NAME: &str = "brief";
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        Case::new("residue/3-rounds", |machine| rounds(machine, 3)),
+        Case::new("residue/20-rounds", |machine| rounds(machine, 20)).long(),
+    ]
+}
+
+/// What Xen holds for the driver domain, and for whom.
+#[derive(Debug, PartialEq, Eq)]
+struct Held {
+    /// Foreign pages that the driver domain has mapped.
+    grants: usize,
+    /// Its event channels, bound to a domain or waiting for one.
+    ports: usize,
+    /// As `xl list` has them.
+    domains: usize,
+}
+
+/// A guest with a connected vif is made and destroyed `count` times, after once that does not count: it may fill caches.
+fn rounds(machine: &Machine, count: u32) -> Result<String> {
+    machine.write(Place::Dom0, "/tmp/brief.cfg", &domain::brief(NAME))?;
+    round(machine)?;
+    let (before, nodes) = (held(machine)?, Snapshot::take(machine)?);
+    for _ in 0..count {
+        round(machine)?;
+    }
+    let after = held(machine)?;
+    ensure!(after == before, "before {before:?}, after {after:?}");
+    let changed = Snapshot::take(machine)?.since(&nodes);
+    ensure!(changed.is_empty(), "xenstore changed: {changed:?}");
+    Ok(format!(
+        "{count} rounds; {} grants and {} event channels, as before",
+        after.grants, after.ports
+    ))
+}
+
+fn round(machine: &Machine) -> Result<()> {
+    xl(machine, "create -q /tmp/brief.cfg")?;
+    connected(machine)?;
+    xl(machine, &format!("destroy {NAME}")).map(drop)
+}
+
+/// Wait until both ends of the vif say Connected.
+fn connected(machine: &Machine) -> Result<()> {
+    let wait = format!(
+        "f=/local/domain/$(xl domid {NAME})/device/vif/0; b=$(xenstore-read $f/backend); \
+         for n in $(seq 600); do s=$(xenstore-read $f/state $b/state | tr '\\n' ' '); [ \"$s\" = '4 4 ' ] && exit 0; sleep 0.1; done; \
+         echo $s; exit 1"
+    );
+    machine
+        .must(Place::Dom0, &wait)
+        .context("the vif does not connect")
+        .map(drop)
+}
+
+fn held(machine: &Machine) -> Result<Held> {
+    let driver = machine.must(Place::Dom0, "xl domid driver-domain")?;
+    let driver = driver.trim();
+    let domains = machine.must(Place::Dom0, "xl list | wc -l")?;
+    Ok(Held {
+        grants: mapped_by(&dump(machine, 'g')?, driver),
+        ports: ports_of(&dump(machine, 'e')?, driver),
+        domains: domains.trim().parse().context("xl list printed nothing")?,
+    })
+}
+
+/// What Xen prints for a debug key. Its console buffer is cleared before, so that it holds this alone.
+fn dump(machine: &Machine, key: char) -> Result<String> {
+    machine.must(
+        Place::Dom0,
+        &format!("xl dmesg -c >/dev/null; xl debug-keys {key}; sleep 1; xl dmesg"),
+    )
+}
+
+/// Grants whose holder is `domain` and which it has mapped, in the dump of key g (xen/common/grant_table.c, gnttab_usage_print):
+/// `[0x44d]      1 0x6cbb8 0x00000001          1 0x06cbb8 0x19`, that is reference, mapped by, frame, pin count, granted to, ...
+fn mapped_by(dump: &str, domain: &str) -> usize {
+    dump.lines()
+        .filter_map(|line| {
+            line.split_once(']')
+                .filter(|(start, _)| start.contains("[0x"))
+        })
+        .filter(|(_, columns)| {
+            let mut columns = columns.split_whitespace();
+            columns.next() == Some(domain) && columns.nth(1).is_some_and(|pin| pin != "0x00000000")
+        })
+        .count()
+}
+
+/// Event channels of `domain` in the dump of key e (xen/common/event_channel.c, domain_dump_evtchn_info).
+fn ports_of(dump: &str, domain: &str) -> usize {
+    let title = format!("Event channel information for domain {domain}:");
+    dump.lines()
+        .skip_while(|line| !line.contains(&title))
+        .skip(1)
+        .take_while(|line| !line.contains("Event channel information"))
+        .filter(|line| line.contains(": s="))
+        .count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{mapped_by, ports_of};
+
+    #[test]
+    fn only_the_driver_domains_mapped_grants_count() {
+        let dump = "(XEN) [0x24c]      0 0x6d920 0x00000001          0 0x06d920 0x19\n\
+                    (XEN) [0x44d]      1 0x6cbb8 0x00000001          1 0x06cbb8 0x19\n\
+                    (XEN) [0x44e]      1 0x6b470 0x00000000          1 0x06b470 0x19\n\
+                    (XEN) gnttab_usage_print_all ] done\n";
+        assert_eq!(mapped_by(dump, "1"), 1);
+        assert_eq!(mapped_by(dump, "7"), 0);
+    }
+
+    #[test]
+    fn ports_are_counted_up_to_the_next_domain() {
+        let dump = "(XEN) Event channel information for domain 1:\n(XEN) Polling vCPUs: {}\n\
+                    (XEN)        1 [0/0/  -   ]: s=3 n=0 x=0 d=0 p=24\n\
+                    (XEN)        3 [0/0/  -   ]: s=5 n=0 x=0 v=0\n\
+                    (XEN) Event channel information for domain 12:\n\
+                    (XEN)        1 [0/0/  -   ]: s=3 n=0 x=0 d=0 p=31\n";
+        assert_eq!(ports_of(dump, "1"), 2);
+        assert_eq!(ports_of(dump, "12"), 1);
+        assert_eq!(ports_of(dump, "2"), 0);
+    }
+}

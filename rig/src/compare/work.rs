@@ -1,0 +1,216 @@
+//! What is measured, and how: a load, what of it arrived, and what the driver domain's processor time grew by meanwhile.
+
+use crate::cases;
+use crate::machine::Machine;
+use crate::place::Place;
+use anyhow::{Context, Result, ensure};
+
+/// Payload of a TCP segment on a network with an MTU of 1500 and with timestamps: what counts as a packet of TCP, however many of them
+/// a backend moves at once.
+const TCP_PAYLOAD: f64 = 1448.0;
+/// Milliseconds between two pings.
+const PING_INTERVAL: u32 = 10;
+/// Bytes of an echo request or reply on the wire, and of the two together.
+const PING_BYTES: f64 = 2.0 * 98.0;
+
+/// One work.
+pub struct Work {
+    pub name: &'static str,
+    from: Place,
+    to: Place,
+    load: Load,
+}
+
+enum Load {
+    /// Equal UDP frames of so many bytes (without the checksum of Ethernet) from the kernel's packet generator, as fast as it can.
+    Frames(u32),
+    /// One stream of iperf3.
+    Tcp,
+    /// Echo requests, one at a time.
+    Ping,
+}
+
+const GUEST: Place = Place::Guest(1);
+const OTHER: Place = Place::Guest(2);
+
+/// In the order in which they are done.
+pub const WORKS: [Work; 8] = [
+    Work::new("60 B frames", GUEST, Place::Peer, Load::Frames(60)),
+    Work::new("60 B frames", Place::Peer, GUEST, Load::Frames(60)),
+    Work::new("1514 B frames", Place::Peer, GUEST, Load::Frames(1514)),
+    Work::new("60 B frames", GUEST, OTHER, Load::Frames(60)),
+    Work::new("TCP", GUEST, Place::Peer, Load::Tcp),
+    Work::new("TCP", Place::Peer, GUEST, Load::Tcp),
+    Work::new("TCP", GUEST, OTHER, Load::Tcp),
+    Work::new("ping", GUEST, Place::Peer, Load::Ping),
+];
+
+/// What one work came to on one machine.
+#[derive(Debug, Clone, Copy)]
+pub struct Sample {
+    /// In the work's unit.
+    pub rate: f64,
+    /// Processor time of the driver domain for each packet that arrived.
+    pub cpu_us_per_packet: f64,
+    /// And for each byte.
+    pub cpu_ns_per_byte: f64,
+}
+
+/// What arrived.
+struct Arrived {
+    rate: f64,
+    packets: f64,
+    bytes: f64,
+}
+
+impl Work {
+    const fn new(name: &'static str, from: Place, to: Place, load: Load) -> Self {
+        Self {
+            name,
+            from,
+            to,
+            load,
+        }
+    }
+
+    /// From where to where, as a reader calls it.
+    pub fn direction(&self) -> String {
+        let name = |place: Place| match place {
+            Place::Guest(_) => String::from("guest"),
+            place => place.to_string(),
+        };
+        format!("{} to {}", name(self.from), name(self.to))
+    }
+
+    /// Of the rate; of a ping it is the round trip, and less is better.
+    pub fn unit(&self) -> &'static str {
+        match self.load {
+            Load::Frames(_) => "packets/s",
+            Load::Tcp => "Mbit/s",
+            Load::Ping => "ms round trip",
+        }
+    }
+
+    /// Do it for `seconds` of virtual time.
+    pub fn measure(&self, machine: &Machine, seconds: u32) -> Result<Sample> {
+        self.prepare(machine)?;
+        let before = processor_time(machine)?;
+        let arrived = match self.load {
+            Load::Frames(size) => self.frames(machine, size, seconds),
+            Load::Tcp => self.tcp(machine, seconds),
+            Load::Ping => self.ping(machine, seconds),
+        }?;
+        let seconds = processor_time(machine)? - before;
+        ensure!(arrived.packets > 0.0, "nothing arrived");
+        Ok(Sample {
+            rate: arrived.rate,
+            cpu_us_per_packet: seconds * 1e6 / arrived.packets,
+            cpu_ns_per_byte: seconds * 1e9 / arrived.bytes,
+        })
+    }
+
+    /// Neighbours are resolved and addresses learnt before anything counts.
+    fn prepare(&self, machine: &Machine) -> Result<()> {
+        let warm = format!("ping -q -c 3 -i 0.2 10.9.0.{}", self.to.tested());
+        machine.must(self.from, &warm).map(drop)
+    }
+
+    fn frames(&self, machine: &Machine, size: u32, seconds: u32) -> Result<Arrived> {
+        let (from, to) = (device(self.from), device(self.to));
+        let received = || {
+            number(
+                machine,
+                self.to,
+                &format!("cat /sys/class/net/{to}/statistics/rx_packets"),
+            )
+        };
+        let mac = machine.must(self.to, &format!("cat /sys/class/net/{to}/address"))?;
+        let before = received()?;
+        let said = machine.must(
+            self.from,
+            &format!("{PKTGEN}pktgen {from} {size} {seconds} {}", mac.trim()),
+        )?;
+        let packets = received()? - before;
+        let microseconds: f64 = said
+            .split("OK: ")
+            .nth(1)
+            .and_then(|rest| rest.split('(').next()?.parse().ok())
+            .with_context(|| format!("pktgen says: {}", said.trim()))?;
+        Ok(Arrived {
+            rate: packets / microseconds * 1e6,
+            packets,
+            bytes: packets * f64::from(size),
+        })
+    }
+
+    fn tcp(&self, machine: &Machine, seconds: u32) -> Result<Arrived> {
+        // The client is in a guest, whoever sends.
+        let (client, server, reverse) = match self.from {
+            Place::Peer => (self.to, self.from, " -R"),
+            from => (from, self.to, ""),
+        };
+        let end = cases::iperf(machine, client, server, &format!("-t {seconds}{reverse}"))?;
+        let figure = |key: &str| {
+            end["sum_received"][key]
+                .as_f64()
+                .with_context(|| format!("iperf3 reports no {key}"))
+        };
+        let bytes = figure("bytes")?;
+        Ok(Arrived {
+            rate: figure("bits_per_second")? / 1e6,
+            packets: bytes / TCP_PAYLOAD,
+            bytes,
+        })
+    }
+
+    fn ping(&self, machine: &Machine, seconds: u32) -> Result<Arrived> {
+        let count = 4 * seconds * 1000 / PING_INTERVAL;
+        let said = machine.must(
+            self.from,
+            &format!(
+                "ping -q -i 0.0{PING_INTERVAL} -c {count} 10.9.0.{}",
+                self.to.tested()
+            ),
+        )?;
+        let average = said
+            .lines()
+            .last()
+            .and_then(|line| line.split('/').nth(4)?.parse().ok());
+        Ok(Arrived {
+            rate: average.with_context(|| format!("ping says: {}", said.trim()))?,
+            packets: 2.0 * f64::from(count),
+            bytes: PING_BYTES * f64::from(count),
+        })
+    }
+}
+
+/// pktgen DEVICE SIZE SECONDS MAC. The frames go to an address that is nobody's, so that the receiver's stack does as little as it can.
+const PKTGEN: &str = r#"pktgen() {
+modprobe pktgen; d=/proc/net/pktgen
+echo rem_device_all > $d/kpktgend_0; echo "add_device $1" > $d/kpktgend_0
+for o in 'count 0' 'clone_skb 0' 'burst 1' "pkt_size $2" 'dst 10.9.0.99' "dst_mac $4" 'udp_dst_min 9' 'udp_dst_max 9'; do echo "$o" > $d/$1; done
+timeout -s INT $3 bash -c "echo start > $d/pgctrl"
+cat $d/$1; }
+"#;
+
+/// The interface under test.
+fn device(place: Place) -> &'static str {
+    match place {
+        Place::Peer => "peer0",
+        _ => "test0",
+    }
+}
+
+fn number(machine: &Machine, place: Place, command: &str) -> Result<f64> {
+    let said = machine.must(place, command)?;
+    said.trim()
+        .parse()
+        .with_context(|| format!("{place}: `{command}` says {}", said.trim()))
+}
+
+/// Seconds that the driver domain's processor has run, as Xen counts them: the hypervisor's work for it is in it.
+fn processor_time(machine: &Machine) -> Result<f64> {
+    // Name, id, vcpu, cpu, state, seconds, affinity (three words).
+    let command = "xl vcpu-list driver-domain | awk 'NR > 1 { sum += $6 } END { print sum }'";
+    number(machine, Place::Dom0, command)
+}

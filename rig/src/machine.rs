@@ -1,0 +1,399 @@
+//! The machine that QEMU emulates, with Xen and dom0 on it.
+
+use crate::agent::{self, Outcome, Stream};
+use crate::cache::Cache;
+use crate::image::Image;
+use crate::kernel::Generation;
+use crate::network::{Network, TAP};
+use crate::options::{Backend, Nic, Options};
+use crate::place::{MAX_GUESTS, Place};
+use crate::system;
+use anyhow::{Context, Result, bail};
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Never without eager-fpu: Xen's lazy switching of the FPU loses SSE registers under QEMU.
+const XEN: &str = "console=com1 com1=115200,8n1 dom0_mem=640M,max:640M dom0_max_vcpus=1 loglvl=all guest_loglvl=all \
+spec-ctrl=no,eager-fpu xpti=0 noreboot ucode=no cpufreq=none";
+/// Command line of every Linux. The second half only saves emulated work at boot.
+pub const LINUX: &str = "console=hvc0 loglevel=4 net.ifnames=0 random.trust_cpu=on \
+mitigations=off init_on_alloc=0 rodata=off apparmor=0 audit=0";
+/// How long a domain may take to boot on a machine that does much else.
+pub const BOOT_PATIENCE: Duration = Duration::from_secs(300);
+/// How long a command may say nothing.
+const SILENCE: Duration = Duration::from_secs(600);
+
+/// A running machine.
+pub struct Machine {
+    pub options: Options,
+    network: Network,
+    directory: PathBuf,
+}
+
+/// Whether QEMU ends with the process that started it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Lifetime {
+    OfCaller,
+    UntilDown,
+}
+
+impl Machine {
+    /// Boot Xen and dom0.
+    pub fn start(
+        image: &Image,
+        cache: &Cache,
+        instance: u8,
+        options: Options,
+        lifetime: Lifetime,
+    ) -> Result<Self> {
+        let directory = cache.instance(instance)?;
+        if let Some(pid) = running(&directory) {
+            bail!(
+                "instance {instance} is up already (pid {pid}): `cargo xtask xen --instance {instance} down` ends it"
+            );
+        }
+        let machine = Self {
+            options,
+            network: Network::new(instance),
+            directory,
+        };
+        // Left by one that was killed.
+        machine.network.remove()?;
+        machine.network.create()?;
+        std::fs::copy(&image.agent, machine.directory.join("rig-agent"))?;
+        machine
+            .options
+            .store(&machine.directory.join("options.json"))?;
+        eprintln!(
+            "xen: booting Xen and dom0 (NIC {})",
+            crate::options::value_name(machine.options.nic)
+        );
+        let system = match machine.options.backend {
+            Backend::Package => Some(system::build(cache, image)?),
+            Backend::Netback | Backend::Kernel => None,
+        };
+        let mut qemu = machine.spawn(image, system.as_deref(), lifetime)?;
+        machine.await_dom0(&mut qemu)?;
+        machine.connect_peer()?;
+        Ok(machine)
+    }
+
+    /// The machine that runs as `instance`.
+    pub fn running(cache: &Cache, instance: u8) -> Result<Self> {
+        let directory = cache.instance(instance)?;
+        if running(&directory).is_none() {
+            bail!(
+                "instance {instance} is not up: start it with `cargo xtask xen --instance {instance} up`"
+            );
+        }
+        let options = Options::load(&directory.join("options.json"))?;
+        Ok(Self {
+            options,
+            network: Network::new(instance),
+            directory,
+        })
+    }
+
+    /// End QEMU and all that runs in the instance's namespace; nothing happens where nothing runs.
+    pub fn stop(cache: &Cache, instance: u8) -> Result<()> {
+        let directory = cache.instance(instance)?;
+        Network::new(instance).remove()?;
+        while running(&directory).is_some() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    /// The console of Xen and dom0.
+    pub fn console(&self) -> PathBuf {
+        self.directory.join("console.log")
+    }
+
+    fn spawn(&self, image: &Image, system: Option<&Path>, lifetime: Lifetime) -> Result<Child> {
+        fs::write(self.console(), "")?;
+        let log = File::create(self.directory.join("qemu.log"))?;
+        let mut command = match lifetime {
+            Lifetime::OfCaller => {
+                let inside = self.network.command("qemu-system-x86_64");
+                let mut command = Command::new("setpriv");
+                command
+                    .args(["--pdeathsig", "KILL"])
+                    .arg(inside.get_program())
+                    .args(inside.get_args());
+                command
+            }
+            Lifetime::UntilDown => self.network.command("qemu-system-x86_64"),
+        };
+        command
+            .args(self.arguments(image, system))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .process_group(0);
+        let child = command.spawn().context("cannot start qemu-system-x86_64")?;
+        fs::write(self.directory.join("pid"), child.id().to_string())?;
+        Ok(child)
+    }
+
+    fn arguments(&self, image: &Image, system: Option<&Path>) -> Vec<String> {
+        let kernel = image.kernel(Generation::Stock);
+        let initrd = format!(
+            "{} {LINUX} rig.role=dom0 rig.ip=10.0.2.15,{}",
+            kernel.image().display(),
+            image.initramfs(kernel).display()
+        );
+        let memory = 640 + 512 + 384 * u32::from(self.options.guests.max(1)) + 640;
+        let smp = if self.options.icount { 1 } else { 2 };
+        let disk = |path: &Path, id: &str, slot: u8, mode: &str| {
+            format!(
+                "-drive file={},if=none,id={id},format=raw,{mode} -device virtio-blk-pci,drive={id},addr={slot:#x}",
+                path.display()
+            )
+        };
+        let mut arguments: Vec<String> = Vec::new();
+        let mut words = |text: &str| arguments.extend(text.split(' ').map(String::from));
+        words(&format!(
+            "-machine q35 -smp {smp} -m {memory} -cpu Nehalem -nodefaults -no-reboot -display none"
+        ));
+        words(&format!("-serial file:{}", self.console().display()));
+        words(&disk(&image.root, "root", 4, "snapshot=on"));
+        // Once more for the domains, whose blkback opens it by itself.
+        words(&disk(&image.root, "shared", 5, "readonly=on"));
+        words(&disk(&image.scratch, "scratch", 6, "snapshot=on"));
+        if let Some(system) = system {
+            words(&disk(system, "system", 7, "snapshot=on"));
+        }
+        words(&management());
+        // With interrupt remapping dom0 loses interrupts.
+        words("-device intel-iommu,intremap=off");
+        words(&self.cable());
+        words(match (self.options.icount, self.options.patient) {
+            (false, _) => "-accel tcg,thread=multi",
+            (true, false) => "-accel tcg,thread=single -icount shift=1,sleep=off",
+            (true, true) => "-accel tcg,thread=single -icount shift=1,sleep=on",
+        });
+        arguments.extend(["-kernel".into(), image.xen.display().to_string()]);
+        arguments.extend(["-append".into(), XEN.into(), "-initrd".into(), initrd]);
+        arguments
+    }
+
+    /// The NIC under test and what is at the other end of its cable. Slot 8: at 0x10 igb was not passed through.
+    fn cable(&self) -> String {
+        let device = match self.options.nic {
+            Nic::Igb => "igb",
+            Nic::E1000 => "e1000",
+            Nic::Virtio => "virtio-net-pci,disable-legacy=on,iommu_platform=on",
+        };
+        let nic = format!("-device {device},netdev=cable,mac=52:54:00:09:00:02,addr=0x8,romfile=");
+        let peer = if self.options.icount {
+            // All traffic stays in virtual time: the peer is a second NIC, of dom0.
+            "-netdev hubport,hubid=7,id=cable -netdev hubport,hubid=7,id=far -device virtio-net-pci,netdev=far,mac=52:54:00:09:00:01,addr=0x9,romfile=".into()
+        } else {
+            format!("-netdev tap,id=cable,ifname={TAP},script=no,downscript=no,vnet_hdr=on")
+        };
+        format!("{peer} {nic}")
+    }
+
+    fn await_dom0(&self, qemu: &mut Child) -> Result<()> {
+        let start = Instant::now();
+        while !fs::read_to_string(self.console())
+            .unwrap_or_default()
+            .contains("RIG-READY role=dom0")
+        {
+            if let Some(status) = qemu.try_wait()? {
+                let log = fs::read_to_string(self.directory.join("qemu.log")).unwrap_or_default();
+                bail!("QEMU ended ({status}): {}", log.trim());
+            }
+            if start.elapsed() > BOOT_PATIENCE {
+                bail!(
+                    "dom0 did not boot; its console is {}",
+                    self.console().display()
+                );
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        self.await_agent(Place::Dom0)
+    }
+
+    /// Wait until the agent of `place` answers.
+    pub fn await_agent(&self, place: Place) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            match self.run(place, "true") {
+                Ok(_) => return Ok(()),
+                Err(error) if start.elapsed() > BOOT_PATIENCE => {
+                    return Err(error.context(format!(
+                        "{place} did not boot; see `cargo xtask xen log {place}`"
+                    )));
+                }
+                Err(_) => std::thread::sleep(Duration::from_millis(200)),
+            }
+        }
+    }
+
+    fn connect_peer(&self) -> Result<()> {
+        if !self.options.icount {
+            return self.network.configure_peer();
+        }
+        self.must(Place::Dom0, PEER_IN_DOM0).map(drop)
+    }
+
+    /// Execute `command` by bash in `place`, with what `stdin` holds; each piece of output goes to `see`. The exit status.
+    pub fn execute(
+        &self,
+        place: Place,
+        command: &str,
+        stdin: &mut dyn Read,
+        see: impl FnMut(Stream, &[u8]),
+    ) -> Result<u32> {
+        let connection = self.network.connect(place.agent_port())?;
+        agent::execute(connection, command, stdin, SILENCE, see)
+            .with_context(|| format!("{place}: {command}"))
+    }
+
+    /// Execute and collect.
+    pub fn run(&self, place: Place, command: &str) -> Result<Outcome> {
+        if place == Place::Peer {
+            return self.run_at_peer(command);
+        }
+        let mut outcome = Outcome::default();
+        outcome.status =
+            self.execute(
+                place,
+                command,
+                &mut std::io::empty(),
+                |stream, bytes| match stream {
+                    Stream::Stdout => outcome.stdout.extend_from_slice(bytes),
+                    Stream::Stderr => outcome.stderr.extend_from_slice(bytes),
+                },
+            )?;
+        Ok(outcome)
+    }
+
+    /// A command of the host that runs where the peer is. With --icount the peer is in dom0 and there is none.
+    pub fn peer_command(&self, script: &str) -> Result<Command> {
+        if self.options.icount {
+            bail!("with --icount the peer is in dom0: this needs one on the host");
+        }
+        let mut command = self.network.command("bash");
+        command.args(["-c", script]).stdin(Stdio::null());
+        Ok(command)
+    }
+
+    fn run_at_peer(&self, script: &str) -> Result<Outcome> {
+        if self.options.icount {
+            return self.run(
+                Place::Dom0,
+                &format!("ip netns exec peer bash -c {}", quote(script)),
+            );
+        }
+        let output = self.peer_command(script)?.output()?;
+        Ok(Outcome {
+            status: u32::try_from(output.status.code().unwrap_or(255)).unwrap_or(255),
+            stdout: output.stdout,
+            stderr: output.stderr,
+        })
+    }
+
+    /// Execute, and fail with what it said unless it succeeded; its stdout.
+    pub fn must(&self, place: Place, command: &str) -> Result<String> {
+        let outcome = self.run(place, command)?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if outcome.status != 0 {
+            let said = text(&outcome.stdout) + &text(&outcome.stderr);
+            bail!(
+                "{place}: `{command}` ended with {}: {}",
+                outcome.status,
+                said.trim()
+            );
+        }
+        Ok(text(&outcome.stdout))
+    }
+
+    /// How the agent is called where `place` is.
+    pub fn agent(&self, place: Place) -> String {
+        if place == Place::Peer && !self.options.icount {
+            quote(&self.directory.join("rig-agent").display().to_string())
+        } else {
+            "rig-agent".into()
+        }
+    }
+
+    /// Copy a file of the host into a domain, with its permissions.
+    pub fn copy(&self, place: Place, file: &Path, destination: &str) -> Result<()> {
+        use std::os::unix::fs::PermissionsExt;
+        let mut source =
+            File::open(file).with_context(|| format!("cannot read {}", file.display()))?;
+        let mode = source.metadata()?.permissions().mode() & 0o7777;
+        let to = quote(destination);
+        let receive = format!("cat > {to}.new && chmod {mode:o} {to}.new && mv {to}.new {to}");
+        let mut said = Vec::new();
+        let status = self.execute(place, &receive, &mut source, |_, bytes| {
+            said.extend_from_slice(bytes)
+        })?;
+        if status != 0 {
+            bail!(
+                "cannot copy to {destination} in {place}: {}",
+                String::from_utf8_lossy(&said).trim()
+            );
+        }
+        Ok(())
+    }
+
+    /// Write `text` to a file in a domain.
+    pub fn write(&self, place: Place, destination: &str, text: &str) -> Result<()> {
+        let command = format!("cat > {}", quote(destination));
+        let status = self.execute(place, &command, &mut text.as_bytes(), |_, _| ())?;
+        if status != 0 {
+            bail!("cannot write {destination} in {place}");
+        }
+        Ok(())
+    }
+}
+
+/// With --icount: the NIC at the cable's far end, in a namespace of dom0.
+const PEER_IN_DOM0: &str = r"ip netns add peer
+for i in /sys/class/net/*; do [ $(cat $i/address) = 52:54:00:09:00:01 ] && n=${i##*/}; done
+ip link set $n netns peer name peer0
+ip -n peer addr add 10.9.0.1/24 dev peer0; ip -n peer addr add fd09::1/64 dev peer0 nodad; ip -n peer link set peer0 up; ip -n peer link set lo up";
+
+/// The management NIC: QEMU's user network, closed to the outside, with a port of the namespace's loopback for each agent.
+fn management() -> String {
+    let guests = (1..=MAX_GUESTS).map(Place::Guest);
+    let forwards: String = [Place::Dom0, Place::DriverDomain]
+        .into_iter()
+        .chain(guests)
+        .map(|place| {
+            format!(
+                ",hostfwd=tcp:127.0.0.1:{}-10.0.2.{}:7000",
+                place.agent_port(),
+                place.management()
+            )
+        })
+        .collect();
+    format!(
+        "-netdev user,id=management,restrict=on,ipv6=off{forwards} -device virtio-net-pci,netdev=management,mac=52:54:00:00:00:01,addr=0x3,romfile="
+    )
+}
+
+/// `text` as one word of bash.
+pub fn quote(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// The pid of the instance's QEMU, if it runs.
+fn running(directory: &Path) -> Option<u32> {
+    let pid: u32 = fs::read_to_string(directory.join("pid"))
+        .ok()?
+        .trim()
+        .parse()
+        .ok()?;
+    let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
+    // The console's path in the command line tells our QEMU from one of another instance or rig that took the pid.
+    let console = directory.join("console.log").display().to_string();
+    command.contains(&console).then_some(pid)
+}
