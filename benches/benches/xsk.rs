@@ -1,14 +1,15 @@
-//! Cycles a packet of a bare xsk-rs sender on veth, and of `XskUplink` in the same run: the difference is what our frames,
+//! Cycles a packet of a bare xsk-rs sender on veth, and of `XskDevice` in the same run: the difference is what our frames,
 //! rings and counters cost.
 use anyhow::Context;
 use benches::median::median;
 use benches::place::{Place, cycles_per_ns, thread_time};
 use benches::sender::{BATCH, BareSender};
+use std::collections::VecDeque;
+use xsk_bridge::device::xsk::{Options, XskDevice};
+use xsk_bridge::device::{Device, Rest};
 use xsk_bridge::frame::{DATA_CAPACITY, FramePool, Rings, Umem};
 use xsk_bridge::packet::{Offload, Packet};
-use xsk_bridge::uplink::Uplink;
 use xsk_bridge::xdp;
-use xsk_bridge::xsk::{Options, XskUplink};
 
 const PACKETS: usize = 50_000;
 const PAIRS: usize = 7;
@@ -44,10 +45,11 @@ fn measure(mut send: impl FnMut(usize) -> anyhow::Result<usize>) -> anyhow::Resu
     Ok((thread_time() - start).as_nanos() as f64 / sent as f64)
 }
 
-/// The same over the uplink, with a pool of frames as a worker has it.
+/// The same over the device, with a pool of frames as a worker has it.
 struct OurSender {
-    uplink: XskUplink,
+    device: XskDevice,
     pool: FramePool,
+    queue: VecDeque<Packet>,
 }
 
 impl OurSender {
@@ -64,23 +66,27 @@ impl OurSender {
         }
         let mut pool = FramePool::with_capacity(frames.len());
         pool.extend(frames);
-        let uplink = XskUplink::open(&umem, &attachment, 0, Options::default())?;
-        Ok(Self { uplink, pool })
+        let device = XskDevice::open(&umem, &attachment, 0, Options::default())?;
+        Ok(Self {
+            device,
+            pool,
+            queue: VecDeque::with_capacity(BATCH),
+        })
     }
 
     fn send(&mut self, packets: usize, len: usize) -> anyhow::Result<usize> {
         let mut sent = 0;
         while sent < packets {
-            for _ in 0..self.uplink.room(&mut self.pool).min(BATCH) {
+            for _ in 0..self.device.room(&mut self.pool).min(BATCH) {
                 let Some(token) = self.pool.take() else { break };
-                self.uplink.send(Packet {
+                self.queue.push_back(Packet {
                     frames: [token].into_iter().collect(),
                     len: len as u32,
                     offload: Offload::default(),
                 });
                 sent += 1;
             }
-            while !self.uplink.flush(&mut self.pool)? {}
+            while self.device.send(&mut self.queue, &mut self.pool).rest == Rest::InRing {}
         }
         Ok(sent)
     }

@@ -276,7 +276,7 @@ fn make_umem(frames: u32, _wired: bool) -> Result<(Umem, Vec<Frame>), Failure> {
 /// Opens a bridge's uplink: device prepared, our program installed or adopted, a socket on each queue.
 #[cfg(feature = "af-xdp")]
 fn device_opener(config: &Config, umem: &Umem) -> OpenDevice {
-    use xsk_bridge::xsk::{Options, XskUplink};
+    use xsk_bridge::device::xsk::{Options, XskDevice};
     use xsk_bridge::{nic, xdp};
     let (daemon, umem) = (config.daemon.clone(), umem.clone());
     Box::new(move |bridge: &config::Bridge| {
@@ -298,19 +298,18 @@ fn device_opener(config: &Config, umem: &Umem) -> OpenDevice {
             }
             _ => {}
         }
-        let mut queues: Vec<(Box<dyn xsk_bridge::uplink::Uplink>, _)> =
+        let mut queues: Vec<(Box<dyn xsk_bridge::device::Device>, _)> =
             Vec::with_capacity(prepared.queues as usize);
         let mut zero_copy = true;
         for queue in 0..prepared.queues {
             let options = Options {
                 copy: bridge.xdp == XdpMode::Generic,
-                ..Options::default()
             };
-            let uplink = XskUplink::open(&umem, &attachment, queue, options)
+            let device = XskDevice::open(&umem, &attachment, queue, options)
                 .map_err(|error| error.to_string())?;
-            zero_copy &= uplink.zero_copy();
-            let socket = uplink.duplicate_fd().ok();
-            queues.push((Box::new(uplink), socket));
+            zero_copy &= device.zero_copy();
+            let socket = device.duplicate_fd().ok();
+            queues.push((Box::new(device), socket));
         }
         Ok(OpenUplink {
             ifname: ifname.into(),

@@ -170,7 +170,7 @@ impl Umem {
         self.0.len
     }
 
-    /// Frames in all. At any time: frames in pools + [`Held`](crate::uplink::Held) by uplinks + in packets +
+    /// Frames in all. At any time: frames in pools + [`Held`](crate::device::Held) by devices + in packets +
     /// [`quarantined`](Self::quarantined) make this number; what is missing is a leak.
     pub fn frames(&self) -> u32 {
         (self.0.len / FRAME_SIZE) as u32

@@ -4,13 +4,14 @@
 mod support;
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 use support::{Namespace, PATIENCE, run};
+use xsk_bridge::device::Device;
+use xsk_bridge::device::xsk::{Options, XskDevice};
 use xsk_bridge::frame::{FramePool, Rings, Umem};
-use xsk_bridge::uplink::Uplink;
 use xsk_bridge::xdp;
-use xsk_bridge::xsk::{Options, XskUplink};
 
 struct Counting;
 
@@ -46,9 +47,9 @@ fn a_packet_allocates_nothing_on_its_way_out_in_and_back() {
     pool.extend(frames);
     let [mut near, mut far] = ["near", "far"].map(|name| {
         let attachment = xdp::install_or_adopt(name, &namespace.bpf_dir()).unwrap();
-        XskUplink::open(&umem, &attachment, 0, Options::default()).unwrap()
+        XskDevice::open(&umem, &attachment, 0, Options::default()).unwrap()
     });
-    let mut packets = Vec::with_capacity(64);
+    let (mut packets, mut queue) = (Vec::with_capacity(64), VecDeque::with_capacity(64));
     far.recv(&mut pool, &mut packets, 0);
     near.recv(&mut pool, &mut packets, 0);
     for _ in 0..32 {
@@ -71,12 +72,10 @@ fn a_packet_allocates_nothing_on_its_way_out_in_and_back() {
                 _ => (&mut far, &mut near),
             };
             assert!(from.room(&mut pool) >= packets.len());
-            for packet in packets.drain(..) {
-                from.send(packet);
-            }
-            from.flush(&mut pool).unwrap();
+            queue.extend(packets.drain(..));
+            from.send(&mut queue, &mut pool);
             to.pending();
-            *count += to.recv(&mut pool, &mut packets, 32);
+            *count += to.recv(&mut pool, &mut packets, 32).packets;
         }
         assert!(Instant::now() < deadline, "only {received:?} packets");
     }

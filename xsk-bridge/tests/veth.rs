@@ -1,16 +1,16 @@
-//! The uplink on veth pairs: what goes in at one end comes out at the other, byte for byte, and no frame is lost to account.
+//! A device over AF_XDP on veth pairs: what goes in at one end comes out at the other, byte for byte, and no frame is lost to account.
 #![cfg(feature = "af-xdp")]
 mod support;
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::time::Instant;
 use support::{ETHERTYPE, Namespace, PATIENCE, PacketSocket, frame, length, run};
+use xsk_bridge::device::xsk::{OpenError, Options, XskDevice};
+use xsk_bridge::device::{Device, Rest, Sent};
 use xsk_bridge::frame::{FramePool, Rings, Umem};
 use xsk_bridge::link::Link;
 use xsk_bridge::packet::{Offload, Packet};
-use xsk_bridge::uplink::Uplink;
 use xsk_bridge::xdp::{self, Attachment, Mode, XdpError};
-use xsk_bridge::xsk::{BusyPoll, OpenError, Options, XskUplink};
 
 const RINGS: Rings = Rings {
     recv: 512,
@@ -26,14 +26,14 @@ fn memory(sockets: u32) -> (Umem, FramePool) {
     (umem, pool)
 }
 
-fn open(umem: &Umem, attachment: &Attachment, queues: u32) -> Vec<XskUplink> {
+fn open(umem: &Umem, attachment: &Attachment, queues: u32) -> Vec<XskDevice> {
     (0..queues)
-        .map(|queue| XskUplink::open(umem, attachment, queue, Options::default()).unwrap())
+        .map(|queue| XskDevice::open(umem, attachment, queue, Options::default()).unwrap())
         .collect()
 }
 
 /// Every frame is in the pool or with the kernel.
-fn assert_all_accounted(umem: &Umem, pool: &FramePool, uplinks: &[XskUplink]) {
+fn assert_all_accounted(umem: &Umem, pool: &FramePool, uplinks: &[XskDevice]) {
     let held: u32 = uplinks
         .iter()
         .map(|uplink| uplink.held().fill + uplink.held().send)
@@ -45,24 +45,56 @@ fn assert_all_accounted(umem: &Umem, pool: &FramePool, uplinks: &[XskUplink]) {
     );
 }
 
-fn send_one(umem: &Umem, pool: &mut FramePool, uplink: &mut XskUplink, bytes: &[u8]) {
+/// A packet of `bytes` in a frame of the pool's.
+fn packet(umem: &Umem, pool: &mut FramePool, bytes: &[u8]) -> Packet {
     let mut token = pool.take().expect("the pool has room for packets");
     umem.data_mut(&mut token)[..bytes.len()].copy_from_slice(bytes);
-    uplink.send(Packet {
+    Packet {
         frames: [token].into_iter().collect(),
         len: bytes.len() as u32,
         offload: Offload::default(),
-    });
+    }
+}
+
+/// Sends `count` packets of 100 bytes each, in bursts of 32, whatever becomes of them; what the device said in all.
+fn send_into_the_void(
+    umem: &Umem,
+    pool: &mut FramePool,
+    device: &mut XskDevice,
+    count: u32,
+) -> Sent {
+    let (mut queue, mut said) = (VecDeque::new(), Sent::default());
+    for n in 0..count {
+        assert!(device.room(pool) > 0, "a link that is down holds guests up");
+        queue.push_back(packet(umem, pool, &frame(n, 100)));
+        if n % 32 == 31 || n + 1 == count {
+            let sent = device.send(&mut queue, pool);
+            assert_eq!((queue.len(), sent.rest), (0, Rest::Nothing));
+            add(&mut said, sent);
+        }
+    }
+    said
+}
+
+fn add(all: &mut Sent, one: Sent) {
+    all.packets += one.packets;
+    all.bytes += one.bytes;
+    all.link_down += one.link_down;
+    all.refused += one.refused;
+    all.kicks += one.kicks;
+    all.kick_errors += one.kick_errors;
 }
 
 /// Send `expected` out of the uplinks by turns and see them all, unchanged, at the far end.
 fn check_sending(
     umem: &Umem,
     pool: &mut FramePool,
-    uplinks: &mut [XskUplink],
+    uplinks: &mut [XskDevice],
     far: &PacketSocket,
     expected: &[Vec<u8>],
-) {
+) -> Sent {
+    let mut said = Sent::default();
+    let mut queues: Vec<_> = uplinks.iter().map(|_| VecDeque::new()).collect();
     let mut missing: HashSet<&[u8]> = expected.iter().map(Vec::as_slice).collect();
     let mut waiting = expected.iter().enumerate().peekable();
     let deadline = Instant::now() + PATIENCE;
@@ -74,15 +106,15 @@ fn check_sending(
         );
         while let Some((i, bytes)) = waiting.peek() {
             let turn = i % uplinks.len();
-            let uplink = &mut uplinks[turn];
-            if uplink.room(pool) == 0 {
+            if uplinks[turn].room(pool) == queues[turn].len() {
                 break;
             }
-            send_one(umem, pool, uplink, bytes);
+            queues[turn].push_back(packet(umem, pool, bytes));
             waiting.next();
         }
-        for uplink in &mut *uplinks {
-            uplink.flush(pool).unwrap();
+        for (uplink, queue) in uplinks.iter_mut().zip(&mut queues) {
+            add(&mut said, uplink.send(queue, pool));
+            assert!(queue.is_empty(), "it has the room that it said");
         }
         while let Some(bytes) = far.recv() {
             assert!(
@@ -91,13 +123,14 @@ fn check_sending(
             );
         }
     }
+    said
 }
 
 /// Receive on all uplinks until every one of `expected` has come in unchanged; how many each queue had.
 fn check_receiving(
     umem: &Umem,
     pool: &mut FramePool,
-    uplinks: &mut [XskUplink],
+    uplinks: &mut [XskDevice],
     far: &PacketSocket,
     expected: &[Vec<u8>],
 ) -> Vec<usize> {
@@ -123,8 +156,11 @@ fn check_receiving(
             }
         }
         for (uplink, count) in uplinks.iter_mut().zip(&mut counts) {
-            let n = uplink.recv(pool, &mut packets, 64);
-            assert_eq!(n, packets.len());
+            let received = uplink.recv(pool, &mut packets, 64);
+            let n = received.packets;
+            let bytes = packets.iter().map(|packet| u64::from(packet.len));
+            assert_eq!((n, received.bytes), (packets.len(), bytes.sum()));
+            assert_eq!(received.bad, 0);
             for packet in packets.drain(..) {
                 let bytes = &umem.data(&packet.frames[0])[..packet.len as usize];
                 assert!(missing.remove(bytes), "a frame nobody sent, or twice");
@@ -141,7 +177,7 @@ fn experiment(lengths: impl Fn(u32) -> usize) -> Vec<Vec<u8>> {
     (0..FRAMES).map(|n| frame(n, lengths(n))).collect()
 }
 
-fn settle(umem: &Umem, pool: &mut FramePool, uplinks: &mut [XskUplink]) {
+fn settle(umem: &Umem, pool: &mut FramePool, uplinks: &mut [XskDevice]) {
     let deadline = Instant::now() + PATIENCE;
     while uplinks.iter().any(|uplink| uplink.held().send > 0) {
         assert!(Instant::now() < deadline, "frames were never completed");
@@ -162,23 +198,21 @@ fn one_queue_carries_every_length_both_ways() {
     let (umem, mut pool) = memory(1);
     let mut uplinks = open(&umem, &attachment, 1);
     assert!(!uplinks[0].zero_copy(), "veth has no zero-copy");
-    assert_eq!(uplinks[0].max_frame(), 1518);
+    let can = uplinks[0].capabilities();
+    assert_eq!(
+        (can.max_frame, can.blank_checksum, can.gso),
+        (1518, false, false)
+    );
     let far = PacketSocket::bind("far", ETHERTYPE);
 
-    check_sending(&umem, &mut pool, &mut uplinks, &far, &experiment(length));
+    let sent = check_sending(&umem, &mut pool, &mut uplinks, &far, &experiment(length));
     check_receiving(&umem, &mut pool, &mut uplinks, &far, &experiment(length));
     settle(&umem, &mut pool, &mut uplinks);
 
-    let counters = uplinks[0].counters();
     let bytes: u64 = (0..FRAMES).map(|n| length(n) as u64).sum();
-    assert_eq!(counters.send_packets.get(), u64::from(FRAMES));
-    assert_eq!(counters.send_bytes.get(), bytes);
-    assert_eq!(counters.recv_packets.get(), u64::from(FRAMES));
-    assert_eq!(counters.recv_bytes.get(), bytes);
-    assert!(
-        counters.kicks.get() < u64::from(FRAMES) / 4,
-        "a kick a packet"
-    );
+    assert_eq!((sent.packets, sent.bytes), (FRAMES.into(), bytes));
+    assert_eq!((sent.link_down, sent.refused, sent.kick_errors), (0, 0, 0));
+    assert!(sent.kicks < u64::from(FRAMES) / 4, "a kick a packet");
     let kernel = uplinks[0].kernel_counters().unwrap();
     assert_eq!((kernel.rx_dropped, kernel.tx_invalid_descs), (0, 0));
 }
@@ -225,7 +259,7 @@ fn two_devices_share_one_memory() {
     namespace.veth("one", "far1", 1);
     namespace.veth("two", "far2", 1);
     let (umem, mut pool) = memory(2);
-    let mut uplinks: Vec<XskUplink> = ["one", "two"]
+    let mut uplinks: Vec<XskDevice> = ["one", "two"]
         .iter()
         .flat_map(|name| {
             let attachment = xdp::install_or_adopt(name, &namespace.bpf_dir()).unwrap();
@@ -320,15 +354,15 @@ fn a_second_open_of_a_queue_names_who_has_it() {
     let (umem, mut pool) = memory(1);
     let mut uplinks = open(&umem, &attachment, 1);
     let (other, _frames) = memory(1);
-    let refused = XskUplink::open(&other, &attachment, 0, Options::default()).unwrap_err();
+    let refused = XskDevice::open(&other, &attachment, 0, Options::default()).unwrap_err();
     assert!(matches!(refused, OpenError::InUse { .. }), "{refused:?}");
     assert_eq!(
         refused.to_string(),
         "interface near queue 0 is in use by another AF_XDP socket (another netback?)"
     );
-    let refused = XskUplink::open(&umem, &attachment, 0, Options::default()).unwrap_err();
+    let refused = XskDevice::open(&umem, &attachment, 0, Options::default()).unwrap_err();
     assert!(matches!(refused, OpenError::InUse { .. }), "{refused:?}");
-    let refused = XskUplink::open(&umem, &attachment, 5, Options::default()).unwrap_err();
+    let refused = XskDevice::open(&umem, &attachment, 5, Options::default()).unwrap_err();
     assert_eq!(refused.to_string(), "interface near has no queue 5");
     // The one that has it is none the worse.
     let far = PacketSocket::bind("far", ETHERTYPE);
@@ -391,7 +425,7 @@ fn no_interface_and_plain_memory_are_named() {
     assert_eq!(refused.to_string(), "no interface eth9");
     let attachment = xdp::install_or_adopt("near", &namespace.bpf_dir()).unwrap();
     let (plain, _frames) = Umem::new(8).unwrap();
-    let refused = XskUplink::open(&plain, &attachment, 0, Options::default()).unwrap_err();
+    let refused = XskDevice::open(&plain, &attachment, 0, Options::default()).unwrap_err();
     assert!(matches!(refused, OpenError::PlainMemory));
 }
 
@@ -411,38 +445,23 @@ fn check_down_and_up(down: &str, up: &str) {
     while Link::by_name("near").unwrap().unwrap().flags & libc::IFF_RUNNING as u32 != 0 {
         assert!(Instant::now() < deadline, "the link does not go down");
     }
-    let counters = uplinks[0].counters();
-    let kicks = counters.kicks.get();
-    for n in 0..5000 {
-        assert!(
-            uplinks[0].room(&mut pool) > 0,
-            "a link that is down holds guests up"
-        );
-        send_one(&umem, &mut pool, &mut uplinks[0], &frame(n, 100));
-        if n % 32 == 31 {
-            assert!(uplinks[0].flush(&mut pool).unwrap());
-        }
-    }
-    assert_eq!(counters.link_down.get(), 1);
-    assert!(counters.send_link_down.get() > 4000);
-    assert!(
-        counters.kicks.get() - kicks < 100,
-        "kicks at a link that is down"
-    );
+    let sent = send_into_the_void(&umem, &mut pool, &mut uplinks[0], 5000);
+    assert!(sent.link_down > 4000, "{sent:?}");
+    assert!(sent.kicks < 100, "kicks at a link that is down: {sent:?}");
     assert_all_accounted(&umem, &pool, &uplinks);
 
     run(up);
     let deadline = Instant::now() + PATIENCE;
     let far = PacketSocket::bind("far", ETHERTYPE);
     // Whatever was in the ring goes out late; then everything is as before.
-    while counters.link_down.get() == 1 && far.recv().is_none() {
+    while far.recv().is_none() {
         assert!(
             Instant::now() < deadline,
             "nothing passes after the link came back"
         );
-        send_one(&umem, &mut pool, &mut uplinks[0], &frame(0, 60));
-        uplinks[0].flush(&mut pool).unwrap();
-        uplinks[0].room(&mut pool);
+        let mut queue = [packet(&umem, &mut pool, &frame(0, 60))].into();
+        uplinks[0].send(&mut queue, &mut pool);
+        pool.extend(queue.drain(..).flat_map(|packet| packet.frames));
     }
     settle(&umem, &mut pool, &mut uplinks);
     while far.recv().is_some() {}
@@ -472,15 +491,11 @@ fn a_device_that_is_removed_stops_nothing_else() {
     let mut near = open(&umem, &near, 1);
     let mut gone = open(&umem, &gone, 1);
     run("ip link del gone");
-    for n in 0..1000 {
-        assert!(gone[0].room(&mut pool) > 0);
-        send_one(&umem, &mut pool, &mut gone[0], &frame(n, 100));
-        assert!(gone[0].flush(&mut pool).unwrap());
-        assert_eq!(gone[0].recv(&mut pool, &mut Vec::with_capacity(4), 4), 0);
-        assert!(!gone[0].pending());
-    }
-    assert_eq!(gone[0].counters().link_down.get(), 1);
-    assert!(gone[0].counters().kicks.get() < 10);
+    let sent = send_into_the_void(&umem, &mut pool, &mut gone[0], 1000);
+    assert!(sent.link_down > 900 && sent.kicks < 10, "{sent:?}");
+    let mut packets = Vec::with_capacity(4);
+    assert_eq!(gone[0].recv(&mut pool, &mut packets, 4).packets, 0);
+    assert!(!gone[0].pending());
     let far = PacketSocket::bind("far2", ETHERTYPE);
     check_sending(&umem, &mut pool, &mut near, &far, &experiment(length));
     check_receiving(&umem, &mut pool, &mut near, &far, &experiment(length));
@@ -505,50 +520,32 @@ fn closing_gives_frames_back_and_quarantines_the_rest() {
 }
 
 #[test]
-fn what_does_not_fit_is_refused_and_counted() {
+fn what_there_is_no_room_for_waits_with_its_sender() {
     let namespace = Namespace::enter();
     namespace.veth("near", "far", 1);
     let attachment = xdp::install_or_adopt("near", &namespace.bpf_dir()).unwrap();
     let (umem, mut pool) = memory(1);
     let mut uplinks = open(&umem, &attachment, 1);
-    let counters = uplinks[0].counters();
-    send_one(&umem, &mut pool, &mut uplinks[0], &frame(1, 1519));
-    let chain: Vec<_> = (0..2).map(|_| pool.take().unwrap()).collect();
-    uplinks[0].send(Packet {
-        frames: chain.into_iter().collect(),
-        len: 1000,
-        offload: Offload::default(),
-    });
-    assert_eq!(counters.send_refused.get(), 2);
-    assert_eq!(counters.send_packets.get(), 0);
-    uplinks[0].flush(&mut pool).unwrap();
-    // More than there is room for, by a caller that does not ask.
-    for n in 0..RINGS.send + 10 {
-        send_one(&umem, &mut pool, &mut uplinks[0], &frame(n, 60));
+    let mut queue: VecDeque<_> = (0..RINGS.send + 10)
+        .map(|n| packet(&umem, &mut pool, &frame(n, 60)))
+        .collect();
+    let sent = uplinks[0].send(&mut queue, &mut pool);
+    assert_eq!((sent.packets, queue.len()), (RINGS.send.into(), 10));
+    while !queue.is_empty() {
+        uplinks[0].send(&mut queue, &mut pool);
     }
-    assert_eq!(counters.send_refused.get(), 12);
-    uplinks[0].flush(&mut pool).unwrap();
     settle(&umem, &mut pool, &mut uplinks);
 }
 
 #[test]
-fn busy_polling_carries_both_ways() {
+#[should_panic(expected = "1519 bytes for a device of 1518")]
+fn a_frame_longer_than_the_device_said_is_a_bug_of_its_sender() {
     let namespace = Namespace::enter();
     namespace.veth("near", "far", 1);
     let attachment = xdp::install_or_adopt("near", &namespace.bpf_dir()).unwrap();
     let (umem, mut pool) = memory(1);
-    let options = Options {
-        copy: true,
-        busy_poll: Some(BusyPoll {
-            microseconds: 20,
-            budget: 64,
-        }),
-    };
-    let mut uplinks = vec![XskUplink::open(&umem, &attachment, 0, options).unwrap()];
-    let far = PacketSocket::bind("far", ETHERTYPE);
-    check_sending(&umem, &mut pool, &mut uplinks, &far, &experiment(length));
-    check_receiving(&umem, &mut pool, &mut uplinks, &far, &experiment(length));
-    settle(&umem, &mut pool, &mut uplinks);
+    let mut queue = [packet(&umem, &mut pool, &frame(1, 1519))].into();
+    open(&umem, &attachment, 1)[0].send(&mut queue, &mut pool);
 }
 
 /// Not a test of its own: the process that the next test kills. It opens the queue, says so, and sends until it dies.
@@ -564,10 +561,11 @@ fn victim() {
     let mut packets = Vec::with_capacity(64);
     std::fs::write(std::env::var("VICTIM_READY").unwrap(), "").unwrap();
     for n in 0.. {
+        let mut queue = VecDeque::new();
         if uplinks[0].room(&mut pool) > 0 {
-            send_one(&umem, &mut pool, &mut uplinks[0], &frame(n, 60));
+            queue.push_back(packet(&umem, &mut pool, &frame(n, 60)));
         }
-        uplinks[0].flush(&mut pool).unwrap();
+        uplinks[0].send(&mut queue, &mut pool);
         uplinks[0].recv(&mut pool, &mut packets, 64);
         pool.extend(packets.drain(..).flat_map(|packet| packet.frames));
     }
@@ -619,7 +617,7 @@ fn after_a_kill_the_successor_opens_the_queue_and_the_program_stayed() {
         let attachment = xdp::install_or_adopt("near", &namespace.bpf_dir()).unwrap();
         assert!(attachment.adopted());
         let (umem, mut pool) = memory(1);
-        let refused = XskUplink::open(&umem, &attachment, 0, Options::default()).unwrap_err();
+        let refused = XskDevice::open(&umem, &attachment, 0, Options::default()).unwrap_err();
         assert!(matches!(refused, OpenError::InUse { .. }), "{refused:?}");
         victim.kill();
         std::fs::remove_file(&ready).unwrap();

@@ -31,7 +31,6 @@ use xen::store::{StoreError, WatchEvent, XenStore};
 use xsk_bridge::frame::{Frame, Umem};
 use xsk_bridge::link::Link;
 use xsk_bridge::switch::{Bridge, PortId, PortKind};
-use xsk_bridge::uplink::Uplink;
 
 /// Token of the watch on our backend directory.
 const BACKEND: &str = "backend";
@@ -71,7 +70,7 @@ pub struct OpenUplink {
     /// Bytes without the Ethernet header.
     pub mtu: u32,
     /// Queue n of the device, and a second descriptor of its socket for the kernel's counters.
-    pub queues: Vec<(Box<dyn Uplink>, Option<OwnedFd>)>,
+    pub queues: Vec<(Box<dyn xsk_bridge::device::Device>, Option<OwnedFd>)>,
 }
 
 /// Why the control thread ended without an error.
@@ -240,7 +239,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         let workers = self.pool.0.len();
         let first = self.devices.len();
         let mut queues = Vec::with_capacity(opened.queues.len());
-        for (number, (uplink, socket)) in opened.queues.into_iter().enumerate() {
+        for (number, (device, socket)) in opened.queues.into_iter().enumerate() {
             let worker = ((first + number) % workers) as u8;
             let stats = Arc::<UplinkStats>::default();
             queues.push(DeviceQueue {
@@ -253,7 +252,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
                 ToWorker::AddUplink {
                     port_id,
                     bridge: bridge.clone(),
-                    uplink,
+                    device,
                     stats,
                 },
             );
@@ -308,7 +307,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
     }
 
     /// A device of ours that was removed and is there again. Its sockets died with the old one, and so may have the one that all
-    /// others share the packet memory by: only a new start gets everything back (xsk_bridge::xsk::OpenError::FirstGone).
+    /// others share the packet memory by: only a new start gets everything back (xsk_bridge::device::xsk::OpenError::FirstGone).
     fn device_back(&mut self) -> Option<String> {
         if self.looked.elapsed() < DEVICES {
             return None;
@@ -456,8 +455,8 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
                 let leaving = there.is_some_and(|vif| vif.state.is_leaving());
                 (last && leaving).then_some(vif)
             }
-            FromWorker::UplinkRemoved { port_id, uplink } => {
-                drop(uplink);
+            FromWorker::UplinkRemoved { port_id, device } => {
+                drop(device);
                 self.ports.give(port_id);
                 None
             }
@@ -540,7 +539,7 @@ pub enum Failed {
 /// What the kernel counts of an AF_XDP socket, by its names; nothing where it does not say.
 #[cfg(feature = "af-xdp")]
 fn kernel_counters(socket: &OwnedFd) -> BTreeMap<String, u64> {
-    let counters = xsk_bridge::xsk::KernelCounters::read(socket.as_fd()).ok();
+    let counters = xsk_bridge::device::xsk::KernelCounters::read(socket.as_fd()).ok();
     let value = counters.and_then(|counters| serde_json::to_value(counters).ok());
     value
         .and_then(|value| serde_json::from_value(value).ok())

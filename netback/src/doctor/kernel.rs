@@ -26,7 +26,7 @@ pub(super) fn major_minor(release: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-/// Floors: BPF links 5.9 and one UMEM for several devices 5.10; preferred busy polling 5.11.
+/// Floors: BPF links 5.9 and one UMEM for several devices 5.10.
 fn version(view: &View) -> Option<Finding> {
     let release = view.read("/proc/sys/kernel/osrelease")?;
     let found = major_minor(&release)?;
@@ -37,11 +37,6 @@ fn version(view: &View) -> Option<Finding> {
             what,
             "install Linux 5.10 or later",
         ));
-    }
-    if found < (5, 11) {
-        let what = format!("Linux {release} has no preferred busy polling");
-        let cure = "Linux 5.11 or later is faster under load";
-        return Some(Finding::info("kernel", what, cure));
     }
     None
 }

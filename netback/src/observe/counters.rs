@@ -79,8 +79,12 @@ drop_reasons! {
     BacklogExpired = "backlog_expired",
     /// No free frame.
     NoFrame = "no_frame",
-    /// The uplink takes no more.
+    /// The uplink takes no more, or its driver dropped the packet.
     UplinkFull = "uplink_full",
+    /// The uplink's link is down.
+    LinkDown = "link_down",
+    /// The kernel handed back a descriptor that is no frame of ours.
+    BadDescriptor = "bad_descriptor",
     /// The queue between two workers is full.
     MailboxFull = "mailbox_full",
     /// The port it was for has gone.

@@ -22,19 +22,13 @@ impl<H: Hypervisor> Worker<H> {
             let Some(wire) = &mut self.fabric.wires[slot] else {
                 continue;
             };
-            if wire
-                .uplink
-                .recv(&mut self.fabric.pool, &mut received, TURN_RECEIVED)
-                == 0
-            {
+            let got = wire.receive(&mut self.fabric.pool, &mut received, TURN_RECEIVED);
+            if got.packets == 0 {
                 continue;
             }
             worked = true;
             let (stats, mut bridge, port) = (wire.stats.clone(), wire.bridge.clone(), wire.port_id);
             let mut recent = Recent::default();
-            stats.recv_packets.add(received.len() as u64);
-            let bytes = received.iter().map(|packet| u64::from(packet.len));
-            stats.recv_bytes.add(bytes.sum());
             for packet in received.drain(..) {
                 let (head, len) = (head(&self.fabric.umem, &packet), packet.len as usize);
                 let result = match recent.decide(&mut bridge, port, head, self.seconds) {

@@ -26,12 +26,12 @@ impl<H: Hypervisor> Worker<H> {
                 ToWorker::AddUplink {
                     port_id,
                     bridge,
-                    uplink,
+                    device,
                     stats,
                 } => {
                     let slot = free_slot(&mut self.fabric.wires);
-                    self.sleeper.watch(wire_token(slot), uplink.fd());
-                    let mut wire = Wire::new(port_id, bridge, uplink, stats);
+                    self.sleeper.watch(wire_token(slot), device.fd());
+                    let mut wire = Wire::new(port_id, bridge, device, stats);
                     wire.begin(&mut self.fabric.pool);
                     self.fabric.wires[usize::from(slot)] = Some(wire);
                     self.fabric.ports.add(port_id, 0, Hop::Wire(slot));
@@ -133,13 +133,13 @@ impl<H: Hypervisor> Worker<H> {
     fn remove_uplink(&mut self, port_id: xsk_bridge::switch::PortId) {
         let at = |wire: &Option<Wire>| wire.as_ref().is_some_and(|wire| wire.port_id == port_id);
         let slot = self.fabric.wires.iter().position(at);
-        let uplink = slot.and_then(|slot| {
+        let device = slot.and_then(|slot| {
             self.sleeper.unwatch(wire_token(slot as u16));
             self.fabric.ports.remove(port_id, 0);
             let wire = self.fabric.wires[slot].take()?;
             Some(wire.close(&mut self.fabric.pool))
         });
-        self.reply(FromWorker::UplinkRemoved { port_id, uplink });
+        self.reply(FromWorker::UplinkRemoved { port_id, device });
     }
 
     /// Tell control; where its queue is full the message waits here.

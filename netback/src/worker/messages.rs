@@ -10,9 +10,9 @@ use crate::queue::setup::QueueSetup;
 use crate::vif::id::QueueId;
 use ring::packet::Fatal;
 use std::sync::Arc;
+use xsk_bridge::device::Device;
 use xsk_bridge::frame::Frame;
 use xsk_bridge::switch::{Bridge, PortId};
-use xsk_bridge::uplink::Uplink;
 
 /// Where a port's traffic is handled.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,7 +40,7 @@ pub enum ToWorker<H: Hypervisor> {
         /// The bridge it is on.
         bridge: Arc<Bridge>,
         /// The socket.
-        uplink: Box<dyn Uplink>,
+        device: Box<dyn Device>,
         /// Written by the worker alone.
         stats: Arc<UplinkStats>,
     },
@@ -70,12 +70,12 @@ pub enum FromWorker<H: Hypervisor> {
         /// As in `Removed`; None where the queue could not even be added (its setup was dropped, which unmapped the rings).
         remains: Remains<H>,
     },
-    /// The uplink queue is out of the loop; frames that its kernel side holds stay with it (`Uplink::held`).
+    /// The uplink queue is out of the loop; frames that its kernel side holds stay with it (`Device::held`).
     UplinkRemoved {
         /// Which.
         port_id: PortId,
         /// To be closed by control; None where there was none.
-        uplink: Option<Box<dyn Uplink>>,
+        device: Option<Box<dyn Device>>,
     },
     /// The last word of a worker.
     Stopped,

@@ -48,7 +48,7 @@ impl<H: Hypervisor> Worker<H> {
             .wires
             .iter_mut()
             .flatten()
-            .any(|wire| wire.uplink.pending() || (self.busy && wire.waits()));
+            .any(|wire| wire.device.pending() || (self.busy && wire.waits()));
         self.polling.sleeps(self.fabric.now);
         if (resting || held) && quiet && !pending {
             self.stats.sleeps.add(1);

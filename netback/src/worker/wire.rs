@@ -1,11 +1,12 @@
-//! An uplink queue as its worker uses it: room counted once a turn, and an outbox for what the room did not suffice for.
+//! An uplink queue as its worker uses it: the packets of a turn, and those that the room did not suffice for, go to the device in
+//! one burst.
 use crate::observe::counters::{DropReason, UplinkStats};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use xsk_bridge::device::{Capabilities, Device, Received, Rest};
 use xsk_bridge::frame::{FramePool, Umem};
 use xsk_bridge::packet::{Checksum, MAX_FRAMES, Packet};
 use xsk_bridge::switch::{Bridge, BridgeView, PortId};
-use xsk_bridge::uplink::Uplink;
 
 /// Packets that wait for room. Queues stop consuming when there is none; this takes what was on its way already (a turn of queues that
 /// had not sent to the wire before, floods, other workers' packets).
@@ -15,56 +16,64 @@ pub(crate) const OUTBOX: usize = 256;
 pub(crate) struct Wire {
     pub port_id: PortId,
     pub bridge: BridgeView,
-    pub uplink: Box<dyn Uplink>,
+    pub device: Box<dyn Device>,
     pub stats: Arc<UplinkStats>,
-    /// Longest frame that the uplink carries.
-    max_frame: usize,
+    capabilities: Capabilities,
+    /// Packets for the end of the turn.
     outbox: VecDeque<Packet>,
-    /// Packets the uplink still takes this turn.
+    /// Packets that the device took when the turn began.
     room: usize,
     /// Packets this turn's queues were allowed in view of the room.
     claimed: usize,
-    /// Sent since the last flush.
-    unflushed: bool,
+    /// What the kernel left of the last burst.
+    rest: Rest,
 }
 
 impl Wire {
     pub fn new(
         port_id: PortId,
         bridge: Arc<Bridge>,
-        uplink: Box<dyn Uplink>,
+        device: Box<dyn Device>,
         stats: Arc<UplinkStats>,
     ) -> Self {
-        let outbox = VecDeque::with_capacity(OUTBOX);
-        let max_frame = uplink.max_frame();
         Self {
             port_id,
             bridge: BridgeView::new(bridge),
-            uplink,
+            capabilities: device.capabilities(),
+            device,
             stats,
-            max_frame,
-            outbox,
+            outbox: VecDeque::new(),
             room: 0,
             claimed: 0,
-            unflushed: false,
+            rest: Rest::Nothing,
         }
     }
 
-    /// A turn begins: reclaim what was sent, send what waits.
+    /// Begins a turn: takes back the frames of what was sent, and asks for the device's room.
     pub fn begin(&mut self, pool: &mut FramePool) {
-        self.room = self.uplink.room(pool);
+        self.room = self.device.room(pool);
         self.claimed = 0;
-        while self.room > 0
-            && let Some(packet) = self.outbox.pop_front()
-        {
-            self.put(packet);
+        // Grows until it has room for the device's whole ring, and never again.
+        let most = self.room + OUTBOX;
+        self.outbox.reserve(most.saturating_sub(self.outbox.len()));
+    }
+
+    /// Receives at most `max` packets into `out`, and counts them.
+    pub fn receive(&mut self, pool: &mut FramePool, out: &mut Vec<Packet>, max: usize) -> Received {
+        let received = self.device.recv(pool, out, max);
+        if received != Received::default() {
+            self.stats.recv_packets.add(received.packets as u64);
+            self.stats.recv_bytes.add(received.bytes);
+            let drops = &self.stats.recv_drops;
+            drops.add(DropReason::BadDescriptor, received.bad);
         }
+        received
     }
 
     /// Packets that queues in the habit of sending to the wire may still consume this turn.
     #[inline]
     pub fn allowance(&self) -> usize {
-        self.room.saturating_sub(self.claimed)
+        self.room.saturating_sub(self.outbox.len() + self.claimed)
     }
 
     /// A queue consumed `packets` of the allowance.
@@ -75,91 +84,81 @@ impl Wire {
 
     /// True while nothing more should be brought here.
     pub fn is_full(&self) -> bool {
-        self.outbox.len() >= OUTBOX
+        self.outbox.len() >= self.room + OUTBOX
     }
 
-    /// Make `packet` ready for the wire: one frame that the device takes, its checksum complete, and room for it here.
+    /// Makes `packet` ready for the device: what the device does not take is finished here or refused.
     #[inline]
     pub fn admit(&self, packet: &mut Packet, umem: &Umem) -> Result<(), DropReason> {
-        if packet.offload.gso.is_some() {
-            return Err(DropReason::GsoUnsupported);
+        let can = self.capabilities;
+        match packet.offload.gso {
+            Some(_) if !can.gso => return Err(DropReason::GsoUnsupported),
+            None if packet.len as usize > can.max_frame => return Err(DropReason::TooLong),
+            _ => {}
         }
-        if packet.frames.len() != 1 || packet.len as usize > self.max_frame {
-            return Err(DropReason::TooLong);
-        }
-        if self.room == 0 && self.is_full() {
+        if self.is_full() {
             return Err(DropReason::UplinkFull);
         }
         match packet.offload.checksum {
-            Checksum::Blank => packet
+            Checksum::Blank if !can.blank_checksum => packet
                 .complete_checksum(umem)
                 .map_err(|_| DropReason::ChecksumImpossible),
             _ => Ok(()),
         }
     }
 
-    /// Send an admitted packet, now or when there is room.
+    /// Sends an admitted packet with the turn's burst.
     #[inline]
     pub fn send(&mut self, packet: Packet) {
-        if self.room > 0 {
-            self.put(packet);
-        } else {
-            self.outbox.push_back(packet);
-        }
+        self.outbox.push_back(packet);
     }
 
-    #[inline]
-    fn put(&mut self, packet: Packet) {
-        self.room -= 1;
-        self.unflushed = true;
-        self.stats.send_packets.add(1);
-        self.stats.send_bytes.add(packet.len.into());
-        self.uplink.send(packet);
-    }
-
-    /// The turn ends: have the kernel send.
+    /// Ends a turn: the device gets the burst.
     pub fn flush(&mut self, pool: &mut FramePool) {
-        if !self.unflushed && self.outbox.is_empty() {
+        if self.outbox.is_empty() && self.rest == Rest::Nothing {
             return;
         }
-        self.stats.kicks.add(1);
-        match self.uplink.flush(pool) {
-            // False: the ring is full still; the next turn kicks again.
-            Ok(drained) => self.unflushed = !drained,
-            Err(_) => self.stats.kick_errors.add(1),
-        }
+        let sent = self.device.send(&mut self.outbox, pool);
+        self.rest = sent.rest;
+        self.stats.send_packets.add(sent.packets);
+        self.stats.send_bytes.add(sent.bytes);
+        self.stats.kicks.add(sent.kicks);
+        self.stats.kick_errors.add(sent.kick_errors);
+        let drops = &self.stats.send_drops;
+        drops.add(DropReason::LinkDown, sent.link_down);
+        drops.add(DropReason::UplinkFull, sent.refused);
     }
 
-    /// Write the levels that `status` shows.
+    /// Writes the levels that `status` shows.
     pub fn show(&self) {
-        let held = self.uplink.held();
+        let held = self.device.held();
         self.stats.held_fill.set(held.fill.into());
         self.stats.held_send.set(held.send.into());
     }
 
     /// Frames that were sent are wanted back, of which no event tells.
     pub fn starves(&self, pool: &FramePool) -> bool {
-        pool.len() < MAX_FRAMES && self.uplink.held().send > 0
+        pool.len() < MAX_FRAMES && self.device.held().send > 0
     }
 
     /// Something is on its way that no event will tell of: sleep with a timeout.
     pub fn waits(&self) -> bool {
-        self.unflushed || !self.outbox.is_empty()
+        self.rest == Rest::InRing || !self.outbox.is_empty()
     }
 
-    /// Frames in the outbox.
+    /// Frames of packets that wait for room.
     pub fn frames(&self) -> usize {
-        self.outbox.len()
+        self.outbox.iter().map(|packet| packet.frames.len()).sum()
     }
 
-    /// Take it apart; what waited is lost, its frames are not.
-    pub fn close(mut self, pool: &mut FramePool) -> Box<dyn Uplink> {
+    /// Gives the device back; packets that waited for room are dropped, their frames go to `pool`.
+    pub fn close(mut self, pool: &mut FramePool) -> Box<dyn Device> {
         self.stats
             .send_drops
             .add(DropReason::PortGone, self.outbox.len() as u64);
         for packet in self.outbox.drain(..) {
             pool.extend(packet.frames);
         }
-        self.uplink
+        self.device
     }
 }

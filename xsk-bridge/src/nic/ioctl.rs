@@ -17,7 +17,7 @@ const ETH_GSTRING_LEN: usize = 32;
 
 /// A device by name, and a socket to put requests to it through.
 #[derive(Debug)]
-pub(crate) struct Device {
+pub(crate) struct Handle {
     socket: OwnedFd,
     name: [libc::c_char; libc::IFNAMSIZ],
 }
@@ -44,7 +44,7 @@ pub(super) struct Feature {
     pub changeable: bool,
 }
 
-impl Device {
+impl Handle {
     pub(crate) fn open(ifname: &str) -> io::Result<Self> {
         // SAFETY: no pointers.
         let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };

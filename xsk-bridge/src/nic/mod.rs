@@ -7,7 +7,7 @@ mod ioctl;
 mod record;
 mod virtual_function;
 
-pub(crate) use ioctl::Device;
+pub(crate) use ioctl::Handle;
 
 use crate::frame::DATA_CAPACITY;
 use crate::link::Link;
@@ -129,7 +129,7 @@ pub enum NicError {
 pub fn prepare(ifname: &str, queues: Option<u32>, run_dir: &Path) -> Result<Prepared, NicError> {
     let link = fit(ifname)?;
     let named = named(ifname);
-    let device = Device::open(ifname).map_err(named("open a control socket"))?;
+    let device = Handle::open(ifname).map_err(named("open a control socket"))?;
     let mut warnings = Vec::from_iter(virtual_function::check(&device, ifname)?);
     remember(&device, &link, run_dir)?;
     let queues = set_channels(&device, ifname, queues)?;
@@ -154,7 +154,7 @@ pub fn prepare(ifname: &str, queues: Option<u32>, run_dir: &Path) -> Result<Prep
 /// Offloads of `ifname` that [`prepare`] switches off and that are on, by the kernel's names, each with what it does to frames. One
 /// that the driver does not let go of is not among them.
 pub fn spoiling_offloads(ifname: &str) -> io::Result<Vec<(&'static str, &'static str)>> {
-    let features = features(&Device::open(ifname)?)?;
+    let features = features(&Handle::open(ifname)?)?;
     let spoils = |name: &str| {
         let mut features = features.iter();
         features.any(|feature| feature.name == name && feature.on && feature.changeable)
@@ -219,7 +219,7 @@ fn fit(ifname: &str) -> Result<Link, NicError> {
 }
 
 /// Write down how the device is, unless a predecessor has: by now it is as that one made it.
-fn remember(device: &Device, link: &Link, run_dir: &Path) -> Result<(), NicError> {
+fn remember(device: &Handle, link: &Link, run_dir: &Path) -> Result<(), NicError> {
     let path = record::path(run_dir, &link.name);
     let old = record::load(&path).map_err(record_error(&path, "read the record"))?;
     if old.is_some_and(|record| is_of(&record, link)) {
@@ -245,7 +245,7 @@ fn remember(device: &Device, link: &Link, run_dir: &Path) -> Result<(), NicError
 }
 
 /// Set the channels to `wanted` (or leave them), and say how many queues receive.
-fn set_channels(device: &Device, ifname: &str, wanted: Option<u32>) -> Result<u32, NicError> {
+fn set_channels(device: &Handle, ifname: &str, wanted: Option<u32>) -> Result<u32, NicError> {
     let named = named(ifname);
     let Some(now) = supported(device.channels()).map_err(named("read the channels"))? else {
         let rings = supported(device.recv_rings()).map_err(named("read the receive rings"))?;
@@ -292,7 +292,7 @@ fn too_many(ifname: &str, wanted: u32, max: u32) -> NicError {
 }
 
 /// Switch the unwanted offloads off; a line for each that stays on.
-fn unwanted_off(device: &Device, ifname: &str) -> Result<Vec<String>, NicError> {
+fn unwanted_off(device: &Handle, ifname: &str) -> Result<Vec<String>, NicError> {
     let named = named(ifname);
     let is_on = |features: &[Feature], name: &str| {
         features
@@ -321,7 +321,7 @@ fn unwanted_off(device: &Device, ifname: &str) -> Result<Vec<String>, NicError> 
 
 fn restore(ifname: &str, record: &Record) -> Result<(), NicError> {
     let named = named(ifname);
-    let device = Device::open(ifname).map_err(named("open a control socket"))?;
+    let device = Handle::open(ifname).map_err(named("open a control socket"))?;
     let features: Vec<_> = features_of(&record.features);
     device
         .set_features(&features)
@@ -353,7 +353,7 @@ fn features_of(recorded: &BTreeMap<String, bool>) -> Vec<(&str, bool)> {
 }
 
 /// The device's offloads; none where the driver knows no ethtool.
-fn features(device: &Device) -> io::Result<Vec<Feature>> {
+fn features(device: &Handle) -> io::Result<Vec<Feature>> {
     Ok(supported(device.features())?.unwrap_or_default())
 }
 

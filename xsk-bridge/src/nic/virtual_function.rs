@@ -1,5 +1,5 @@
 //! A virtual function is promiscuous only as far as its physical function trusts it, and says nothing where it is not.
-use super::{NicError, ioctl::Device, named};
+use super::{NicError, ioctl::Handle, named};
 use crate::link;
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use std::path::Path;
 const DRIVERS: &[&str] = &["igbvf", "ixgbevf", "i40evf", "iavf", "fm10k"];
 
 /// Refuse a virtual function whose physical one is here and does not trust it; a warning where that cannot be known.
-pub(super) fn check(device: &Device, ifname: &str) -> Result<Option<String>, NicError> {
+pub(super) fn check(device: &Handle, ifname: &str) -> Result<Option<String>, NicError> {
     if let Some((physical, vf)) = physical(ifname) {
         match link::trusts(&physical, vf).map_err(named(ifname)("ask for its trust"))? {
             Some(true) => return Ok(None),

@@ -23,10 +23,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use xen::event::Port;
 use xen::grant::DomId;
+use xsk_bridge::device::{Cable, Device};
 use xsk_bridge::frame::{Frame, Umem};
 use xsk_bridge::packet::{Offload, Packet};
 use xsk_bridge::switch::{Bridge, PortId, PortKind};
-use xsk_bridge::uplink::{Cable, Uplink};
 
 pub const UPLINK: PortId = PortId(1);
 /// Somebody on the wire.
@@ -114,7 +114,7 @@ impl Rig {
             ToWorker::AddUplink {
                 port_id: UPLINK,
                 bridge,
-                uplink: Box::new(near),
+                device: Box::new(near),
                 stats,
             },
         );
@@ -286,11 +286,12 @@ impl Rig {
         let mut frame = self.spare.pop().expect("a test needs no more");
         self.umem.data_mut(&mut frame)[..bytes.len()].copy_from_slice(bytes);
         let frames = [frame].into_iter().collect();
-        self.far.send(Packet {
+        let packet = Packet {
             frames,
             len: bytes.len() as u32,
             offload: Offload::default(),
-        });
+        };
+        self.far.send(&mut [packet].into(), &mut Default::default());
     }
 
     /// Frames that are in pools, backlogs, outboxes, between workers, on the cable, or were never used.
@@ -309,7 +310,7 @@ impl Rig {
                 .wires
                 .iter()
                 .flatten()
-                .map(|w| w.frames() + w.uplink.held().send as usize)
+                .map(|w| w.frames() + w.device.held().send as usize)
                 .sum();
             sum += (worker.fabric.pool.len() + backlogs + wires) as i64
                 + worker.fabric.mesh.travelling();

@@ -1,4 +1,4 @@
-//! The uplink over AF_XDP: one socket on one queue of a device, its frames those of the process's one UMEM.
+//! A device over AF_XDP: one socket on one queue of a device, its frames those of the process's one UMEM.
 //!
 //! A frame's token ends where its descriptor is put into the fill or the send ring, and is made anew where the kernel hands the
 //! descriptor back by the receive or the completion ring; between the two, [`Held`] counts it.
@@ -7,17 +7,17 @@
 mod open;
 mod sockopt;
 
-pub use open::{BusyPoll, OpenError, Options};
+pub use open::{OpenError, Options};
 
+use super::{Capabilities, Device, Held, Received, Rest, Sent};
 use crate::frame::{AfXdp, DATA_CAPACITY, DATA_OFFSET, FRAME_SIZE, Frame, FramePool, Umem};
 use crate::link::Link;
-use crate::nic::Device;
+use crate::nic::Handle;
 use crate::packet::{Offload, Packet};
-use crate::uplink::{Counters, Held, Uplink};
 use crate::xdp::Attachment;
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use xsk_rs::FrameDesc;
 
 /// Descriptors moved between us and a ring at a time.
@@ -25,33 +25,29 @@ const BATCH: usize = 64;
 /// Ethernet header and one VLAN tag.
 const FRAME_OVERHEAD: usize = 14 + 4;
 /// A device that drops what it is given costs a call a packet (EBUSY): this many in a row, then the link is looked at.
-const DROPS_PER_FLUSH: u32 = 16;
+const DROPS_PER_SEND: u32 = 16;
 /// Packets that one call takes in copy mode (net/xdp/xsk.c, TX_BATCH_SIZE); more where XDP_MAX_TX_SKB_BUDGET was raised.
 const PACKETS_PER_KICK: u32 = 32;
 
 /// One queue of a device over AF_XDP.
 #[derive(Debug)]
-pub struct XskUplink {
+pub struct XskDevice {
     rings: open::Rings,
     umem: Umem,
     /// Scratch for descriptors on their way between a ring and tokens.
     batch: Box<[FrameDesc; BATCH]>,
-    /// Descriptors that `send` took and the ring has not seen yet.
-    staged: Vec<FrameDesc>,
     /// Frames of dropped packets, for the next pool that comes along.
     returned: Vec<Frame>,
     held: Held,
     /// Put into the send ring since the kernel was last kicked.
     fresh: u32,
-    device: Device,
+    nic: Handle,
     down: bool,
     zero_copy: bool,
-    busy_poll: bool,
     max_frame: usize,
-    counters: Arc<Counters>,
 }
 
-impl XskUplink {
+impl XskDevice {
     /// Bind `queue` of the device our program is on, with the rings of `umem`, and put the socket into the program's map.
     /// Waits up to 3 s for a predecessor's socket to go.
     pub fn open(
@@ -59,7 +55,7 @@ impl XskUplink {
         attachment: &Attachment,
         queue: u32,
         options: Options,
-    ) -> Result<XskUplink, OpenError> {
+    ) -> Result<XskDevice, OpenError> {
         let memory = umem.af_xdp().ok_or(OpenError::PlainMemory)?;
         let os = |action| {
             move |source| OpenError::Os {
@@ -73,35 +69,27 @@ impl XskUplink {
             .map_err(os("read the MTU"))?
             .ok_or_else(|| OpenError::NoInterface(attachment.ifname().to_owned()))?;
         let rings = open::bind(memory, attachment, queue, options)?;
-        let mut uplink = XskUplink {
+        let mut device = XskDevice {
             rings,
             umem: umem.clone(),
             batch: Box::new([FrameDesc::default(); BATCH]),
-            staged: Vec::with_capacity(BATCH),
             returned: Vec::with_capacity(memory.rings.send as usize),
             held: Held::default(),
             fresh: 0,
-            device: Device::open(attachment.ifname()).map_err(os("open a control socket"))?,
+            nic: Handle::open(attachment.ifname()).map_err(os("open a control socket"))?,
             down: false,
             zero_copy: false,
-            busy_poll: options.busy_poll.is_some(),
             max_frame: (link.mtu as usize + FRAME_OVERHEAD).min(DATA_CAPACITY),
-            counters: Arc::default(),
         };
-        open::tune(uplink.socket(), memory, attachment, queue, options)?;
-        uplink.zero_copy = sockopt::zero_copy(uplink.socket()).map_err(os("ask for the mode"))?;
-        attachment.set_socket(queue, uplink.socket())?;
-        Ok(uplink)
+        open::tune(device.socket(), memory, attachment, queue)?;
+        device.zero_copy = sockopt::zero_copy(device.socket()).map_err(os("ask for the mode"))?;
+        attachment.set_socket(queue, device.socket())?;
+        Ok(device)
     }
 
     /// True when the driver reads and writes frames itself.
     pub fn zero_copy(&self) -> bool {
         self.zero_copy
-    }
-
-    /// What this queue counts, to be read by any thread.
-    pub fn counters(&self) -> Arc<Counters> {
-        self.counters.clone()
     }
 
     /// What the kernel counts of this queue.
@@ -137,17 +125,13 @@ impl XskUplink {
         unsafe { BorrowedFd::borrow_raw(self.rings.rx.fd().as_raw_fd()) }
     }
 
-    /// The token of the frame that the kernel handed back at `address`; `None`, and counted, where that is no frame of ours.
+    /// The token of the frame that the kernel handed back at `address`; `None` where that is no frame of ours.
     fn token(&self, address: usize) -> Option<Frame> {
         let index = address / FRAME_SIZE;
-        if index < self.umem.frames() as usize {
-            return Some(Frame(index as u32));
-        }
-        self.counters.recv_bad.add(1);
-        None
+        (index < self.umem.frames() as usize).then_some(Frame(index as u32))
     }
 
-    /// Fill the fill ring with the pool's frames.
+    /// Fills the fill ring with the pool's frames.
     fn refill(&mut self, pool: &mut FramePool) {
         let lent = self.memory().rings.recv - self.held.fill;
         // The kernel hands a batch over before it says that its fill entries are free (net/xdp/xsk.c, xsk_flush): on another core
@@ -172,7 +156,7 @@ impl XskUplink {
         }
     }
 
-    /// Give the pool what was sent and what was dropped.
+    /// Gives the pool the frames of packets that were sent, and of those that were dropped.
     fn reclaim(&mut self, pool: &mut FramePool) {
         pool.extend(self.returned.drain(..));
         loop {
@@ -197,20 +181,18 @@ impl XskUplink {
         n
     }
 
-    /// The packet behind a received descriptor.
+    /// The packet behind a received descriptor; `None` where the descriptor cannot be one of ours.
     fn received(&mut self, i: usize) -> Option<Packet> {
         let (address, len) = (self.batch[i].addr(), self.batch[i].lengths().data());
         let mut frame = self.token(address)?;
         let offset = address % FRAME_SIZE;
         if offset + len > FRAME_SIZE || len > DATA_CAPACITY {
-            self.counters.recv_bad.add(1);
             self.returned.push(frame);
             return None;
         }
         if offset != DATA_OFFSET {
             self.umem.align_data(&mut frame, offset, len);
         }
-        self.counters.recv_bytes.add(len as u64);
         Some(Packet {
             frames: [frame].into_iter().collect(),
             len: len as u32,
@@ -218,28 +200,10 @@ impl XskUplink {
         })
     }
 
-    /// Put the staged descriptors into the send ring.
-    fn publish(&mut self) {
-        // SAFETY: descriptors of this UMEM whose tokens ended in `send`.
-        let taken = unsafe { self.rings.tx.produce(&self.staged) };
-        assert_eq!(
-            taken,
-            self.staged.len(),
-            "the send ring has room for all it does not hold"
-        );
-        self.fresh += taken as u32;
-        self.staged.clear();
-    }
-
     /// Packets that `send` takes, exact below `wanted`. In copy mode the kernel hands sent frames back before it says that their
     /// entries are free: it does that when it has taken all the entries that it knew of (net/xdp/xsk_queue.h, xskq_cons_release).
     fn send_room(&mut self, wanted: u32) -> u32 {
-        let staged = self.staged.len() as u32;
-        let free = self
-            .rings
-            .tx
-            .nb_free(staged + wanted)
-            .saturating_sub(staged);
+        let free = self.rings.tx.nb_free(wanted);
         free.min(self.memory().rings.send - self.held.send)
     }
 
@@ -248,77 +212,109 @@ impl XskUplink {
         self.memory().rings.send - self.rings.tx.nb_free_exact()
     }
 
-    fn drop_packet(&mut self, packet: Packet) {
-        self.returned.extend(packet.frames);
-    }
-
-    /// Kick until the kernel has taken all there is; false: it wants to be asked again later.
-    fn drain(&mut self) -> io::Result<bool> {
+    /// Kicks until the kernel has taken all there is, or wants to be asked again later.
+    fn drain(&mut self, sent: &mut Sent) {
         let mut drops = 0;
         let mut queued = self.queued();
         // Calls whose progress need not show: in copy mode it shows only once all is taken. One more than the fresh entries need
-        // also takes, flush by flush, what a full device left behind.
+        // also takes, send by send, what a full device left behind.
         let mut unseen = match self.zero_copy {
             true => 0,
             false => self.fresh.div_ceil(PACKETS_PER_KICK),
         };
         self.fresh = 0;
-        // Each further turn sends at least one packet, and DROPS_PER_FLUSH bounds those that send only one.
+        // Each further turn sends at least one packet, and DROPS_PER_SEND bounds those that send only one.
         while queued > 0 && self.rings.tx.needs_wakeup() {
-            self.counters.kicks.add(1);
+            sent.kicks += 1;
             match sockopt::kick_send(self.socket()).map_err(|e| e.raw_os_error()) {
                 Ok(()) | Err(Some(libc::EAGAIN | libc::ENOBUFS | libc::EINTR)) => {}
                 Err(Some(libc::EBUSY)) => drops += 1,
                 Err(Some(libc::ENETDOWN | libc::ENXIO | libc::ENODEV)) => {
-                    self.note_down();
-                    return Ok(true);
+                    self.down = true;
+                    return;
                 }
-                Err(code) => return Err(io::Error::from_raw_os_error(code.unwrap_or(libc::EIO))),
+                Err(_) => {
+                    sent.kick_errors += 1;
+                    break;
+                }
             }
             let before = std::mem::replace(&mut queued, self.queued());
             if self.zero_copy || (queued == before && unseen == 0) {
                 break;
             }
             unseen = unseen.saturating_sub(1);
-            if drops == DROPS_PER_FLUSH {
-                if !self.device.running() {
-                    self.note_down();
-                    return Ok(true);
+            if drops == DROPS_PER_SEND {
+                if !self.nic.running() {
+                    self.down = true;
+                    return;
                 }
                 break;
             }
         }
-        Ok(queued == 0)
+        if queued > 0 {
+            sent.rest = Rest::InRing;
+        }
     }
 
-    fn note_down(&mut self) {
-        self.down = true;
-        self.counters.link_down.add(1);
+    /// Puts as many of `packets` into the send ring as there is room for.
+    fn stage(&mut self, packets: &mut VecDeque<Packet>, sent: &mut Sent) {
+        let mut left = packets
+            .len()
+            .min(self.send_room(packets.len() as u32) as usize);
+        while left > 0 {
+            let count = left.min(BATCH);
+            for (i, packet) in packets.drain(..count).enumerate() {
+                let len = packet.len as usize;
+                let linear = packet.frames.len() == 1 && len <= self.max_frame;
+                assert!(linear, "{len} bytes for a device of {}", self.max_frame);
+                sent.bytes += len as u64;
+                for frame in packet.frames {
+                    self.batch[i] = self.memory().send_descriptor(&frame, len);
+                }
+            }
+            // SAFETY: descriptors of this UMEM whose tokens ended here.
+            let taken = unsafe { self.rings.tx.produce(&self.batch[..count]) };
+            assert_eq!(taken, count, "the send ring has the room that it said");
+            self.held.send += count as u32;
+            self.fresh += count as u32;
+            sent.packets += count as u64;
+            left -= count;
+        }
     }
 }
 
-impl Uplink for XskUplink {
-    fn recv(&mut self, pool: &mut FramePool, out: &mut Vec<Packet>, max: usize) -> usize {
+impl Device for XskDevice {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            max_frame: self.max_frame,
+            blank_checksum: false,
+            gso: false,
+        }
+    }
+
+    fn recv(&mut self, pool: &mut FramePool, out: &mut Vec<Packet>, max: usize) -> Received {
         self.reclaim(pool);
         self.refill(pool);
-        if self.busy_poll && self.rings.rx.nb_avail(1) == 0 {
-            sockopt::kick_recv(self.socket());
-        }
-        let before = out.len();
-        let mut wanted = max.min(out.capacity() - before);
+        let mut received = Received::default();
+        let mut wanted = max.min(out.capacity() - out.len());
         while wanted > 0 {
             let n = self.consume_received(wanted);
             for i in 0..n {
-                out.extend(self.received(i));
+                match self.received(i) {
+                    Some(packet) => {
+                        received.packets += 1;
+                        received.bytes += u64::from(packet.len);
+                        out.push(packet);
+                    }
+                    None => received.bad += 1,
+                }
             }
             wanted -= n;
             if n == 0 {
                 break;
             }
         }
-        let packets = out.len() - before;
-        self.counters.recv_packets.add(packets as u64);
-        packets
+        received
     }
 
     fn room(&mut self, pool: &mut FramePool) -> usize {
@@ -330,37 +326,20 @@ impl Uplink for XskUplink {
         }
     }
 
-    fn send(&mut self, packet: Packet) {
-        let len = packet.len as usize;
+    fn send(&mut self, packets: &mut VecDeque<Packet>, pool: &mut FramePool) -> Sent {
+        let mut sent = Sent::default();
         if self.down {
-            self.counters.send_link_down.add(1);
-            return self.drop_packet(packet);
+            self.down = !self.nic.running();
         }
-        let fits = packet.frames.len() == 1 && len <= self.max_frame;
-        if !fits || self.send_room(1) == 0 {
-            self.counters.send_refused.add(1);
-            return self.drop_packet(packet);
-        }
-        for frame in packet.frames {
-            let descriptor = self.memory().send_descriptor(&frame, len);
-            self.staged.push(descriptor);
-        }
-        self.held.send += 1;
-        self.counters.send_packets.add(1);
-        self.counters.send_bytes.add(len as u64);
-        if self.staged.len() == BATCH {
-            self.publish();
-        }
-    }
-
-    fn flush(&mut self, pool: &mut FramePool) -> io::Result<bool> {
-        self.publish();
         if self.down {
-            self.down = !self.device.running();
+            sent.link_down = packets.len() as u64;
+            pool.extend(packets.drain(..).flat_map(|packet| packet.frames));
+        } else {
+            self.stage(packets, &mut sent);
+            self.drain(&mut sent);
         }
-        let drained = self.down || self.drain()?;
         self.reclaim(pool);
-        Ok(drained)
+        sent
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
@@ -380,13 +359,9 @@ impl Uplink for XskUplink {
             ..self.held
         }
     }
-
-    fn max_frame(&self) -> usize {
-        self.max_frame
-    }
 }
 
-impl Drop for XskUplink {
+impl Drop for XskDevice {
     fn drop(&mut self) {
         let Held { fill, send } = self.held();
         self.umem.quarantine(fill + send);

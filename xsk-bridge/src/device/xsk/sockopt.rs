@@ -86,13 +86,6 @@ pub(super) fn budget(fd: BorrowedFd<'_>, packets: u32) -> io::Result<()> {
     }
 }
 
-/// Let receive and send calls poll the driver for `microseconds`, at most `budget` packets, and keep its interrupts off meanwhile.
-pub(super) fn busy_poll(fd: BorrowedFd<'_>, microseconds: u32, budget: u32) -> io::Result<()> {
-    set(fd, libc::SOL_SOCKET, libc::SO_PREFER_BUSY_POLL, 1)?;
-    set(fd, libc::SOL_SOCKET, libc::SO_BUSY_POLL, microseconds)?;
-    set(fd, libc::SOL_SOCKET, libc::SO_BUSY_POLL_BUDGET, budget)
-}
-
 /// Tell the kernel that the send ring has entries; in copy mode it sends them before it returns.
 pub(super) fn kick_send(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: a message of no bytes and no address.
@@ -112,7 +105,7 @@ pub(super) fn kick_send(fd: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
-/// Tell the driver that the fill ring has entries, or (busy poll) let it receive. That the link is down is no error here: nothing
+/// Tell the driver that the fill ring has entries. That the link is down is no error here: nothing
 /// is received, and the send side will find out.
 pub(super) fn kick_recv(fd: BorrowedFd<'_>) {
     // SAFETY: room for no bytes, no address wanted.

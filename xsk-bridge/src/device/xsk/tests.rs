@@ -1,12 +1,13 @@
 //! What only shows from inside: states that the kernel is in between two of its writes.
-#[path = "../../tests/support/mod.rs"]
+#[path = "../../../tests/support/mod.rs"]
 mod support;
 
-use super::{Options, PACKETS_PER_KICK, XskUplink, sockopt};
+use super::{Options, PACKETS_PER_KICK, XskDevice, sockopt};
+use crate::device::{Device, Rest, Sent};
 use crate::frame::{FramePool, Rings, Umem};
 use crate::packet::{Offload, Packet};
-use crate::uplink::Uplink;
 use crate::xdp;
+use std::collections::VecDeque;
 use std::time::Instant;
 use support::{ETHERTYPE, Namespace, PATIENCE, PacketSocket, frame};
 
@@ -24,16 +25,16 @@ fn entries_that_the_kernel_has_not_released_are_not_filled_again() {
     let (umem, frames) = Umem::for_af_xdp(2 * RINGS.frames() + 64, RINGS).unwrap();
     let mut pool = FramePool::with_capacity(frames.len());
     pool.extend(frames);
-    let mut uplink = XskUplink::open(&umem, &attachment, 0, Options::default()).unwrap();
-    uplink.refill(&mut pool);
-    assert_eq!(uplink.held().fill, RINGS.recv, "the fill ring is full");
+    let mut device = XskDevice::open(&umem, &attachment, 0, Options::default()).unwrap();
+    device.refill(&mut pool);
+    assert_eq!(device.held().fill, RINGS.recv, "the fill ring is full");
 
-    uplink.held.fill -= BEHIND;
+    device.held.fill -= BEHIND;
     let left = pool.len();
-    uplink.refill(&mut pool);
-    assert_eq!(uplink.held().fill, RINGS.recv - BEHIND);
+    device.refill(&mut pool);
+    assert_eq!(device.held().fill, RINGS.recv - BEHIND);
     assert_eq!(pool.len(), left, "no frame was taken for what has no room");
-    uplink.held.fill += BEHIND;
+    device.held.fill += BEHIND;
 
     // Once it has released them they are filled again, and every packet comes through.
     let far = PacketSocket::bind("far", ETHERTYPE);
@@ -43,27 +44,26 @@ fn entries_that_the_kernel_has_not_released_are_not_filled_again() {
         far.send(&frame(n, 60));
         while packets.is_empty() {
             assert!(Instant::now() < deadline, "packet {n} does not come");
-            uplink.recv(&mut pool, &mut packets, 1);
+            device.recv(&mut pool, &mut packets, 1);
         }
         pool.extend(packets.drain(..).flat_map(|packet| packet.frames));
     }
-    uplink.recv(&mut pool, &mut packets, 0);
+    device.recv(&mut pool, &mut packets, 0);
     assert_eq!(
-        uplink.held().fill,
+        device.held().fill,
         RINGS.recv,
         "the fill ring is full again"
     );
 }
 
-/// `n` packets out of the pool into the uplink; their contents do not matter.
-fn send(uplink: &mut XskUplink, pool: &mut FramePool, n: u32) {
-    for _ in 0..n {
-        uplink.send(Packet {
-            frames: pool.take().into_iter().collect(),
-            len: 60,
-            offload: Offload::default(),
-        });
-    }
+/// `n` packets out of the pool; their contents do not matter.
+fn packets(pool: &mut FramePool, n: u32) -> VecDeque<Packet> {
+    let packet = |_| Packet {
+        frames: pool.take().into_iter().collect(),
+        len: 60,
+        offload: Offload::default(),
+    };
+    (0..n).map(packet).collect()
 }
 
 /// In copy mode frames come back before their entries of the send ring are said to be free: a device that is slower than its guests
@@ -76,23 +76,28 @@ fn entries_that_the_kernel_has_not_released_are_not_sent_into() {
     let (umem, frames) = Umem::for_af_xdp(3 * RINGS.frames(), RINGS).unwrap();
     let mut pool = FramePool::with_capacity(frames.len());
     pool.extend(frames);
-    let mut uplink = XskUplink::open(&umem, &attachment, 0, Options::default()).unwrap();
-    send(&mut uplink, &mut pool, RINGS.send - BEHIND);
-    uplink.publish();
+    let mut device = XskDevice::open(&umem, &attachment, 0, Options::default()).unwrap();
+    let mut sent = Sent::default();
+    device.stage(&mut packets(&mut pool, RINGS.send - BEHIND), &mut sent);
 
-    uplink.held.send -= RINGS.send - BEHIND;
-    assert_eq!(uplink.room(&mut pool), BEHIND as usize);
-    send(&mut uplink, &mut pool, RINGS.send);
-    assert_eq!(uplink.held.send, BEHIND, "what has no entry is refused");
-    uplink.held.send += RINGS.send - BEHIND;
+    device.held.send -= RINGS.send - BEHIND;
+    assert_eq!(device.room(&mut pool), BEHIND as usize);
+    let mut queue = packets(&mut pool, RINGS.send);
+    device.stage(&mut queue, &mut sent);
+    assert_eq!(sent.packets, u64::from(RINGS.send));
+    let waiting = RINGS.send - BEHIND;
+    assert_eq!(queue.len(), waiting as usize, "what has no entry waits");
+    device.held.send += RINGS.send - BEHIND;
 
-    while !uplink.flush(&mut pool).unwrap() {}
-    assert_eq!(uplink.room(&mut pool), RINGS.send as usize, "all were sent");
+    while !queue.is_empty() || device.held.send > 0 {
+        device.send(&mut queue, &mut pool);
+    }
+    assert_eq!(device.room(&mut pool), RINGS.send as usize, "all were sent");
 }
 
 /// Every supported kernel before 6.17 takes so few in a call; newer ones are told to here.
 #[test]
-fn a_ring_that_takes_many_calls_is_drained_in_one_flush() {
+fn a_ring_that_takes_many_calls_is_drained_in_one_call() {
     const SEND: u32 = 256;
     let namespace = Namespace::enter();
     namespace.veth("near", "far", 1);
@@ -104,23 +109,24 @@ fn a_ring_that_takes_many_calls_is_drained_in_one_flush() {
     let (umem, frames) = Umem::for_af_xdp(2 * rings.frames() + 64, rings).unwrap();
     let mut pool = FramePool::with_capacity(frames.len());
     pool.extend(frames);
-    let mut uplink = XskUplink::open(&umem, &attachment, 0, Options::default()).unwrap();
-    sockopt::budget(uplink.socket(), PACKETS_PER_KICK).unwrap();
+    let mut device = XskDevice::open(&umem, &attachment, 0, Options::default()).unwrap();
+    sockopt::budget(device.socket(), PACKETS_PER_KICK).unwrap();
     let far = PacketSocket::bind("far", ETHERTYPE);
+    let mut queue = VecDeque::new();
     for n in 0..SEND {
         let bytes = frame(n, 60);
         let mut token = pool.take().unwrap();
         umem.data_mut(&mut token)[..bytes.len()].copy_from_slice(&bytes);
-        uplink.send(Packet {
+        queue.push_back(Packet {
             frames: [token].into_iter().collect(),
             len: bytes.len() as u32,
             offload: Offload::default(),
         });
     }
-    assert!(uplink.flush(&mut pool).unwrap(), "something was left");
-    assert_eq!(uplink.queued(), 0);
-    let kicks = uplink.counters().kicks.get();
-    assert_eq!(kicks, u64::from(SEND / PACKETS_PER_KICK));
+    let sent = device.send(&mut queue, &mut pool);
+    assert_eq!((sent.packets, sent.rest), (SEND.into(), Rest::Nothing));
+    assert_eq!(device.queued(), 0);
+    assert_eq!(sent.kicks, u64::from(SEND / PACKETS_PER_KICK));
     let deadline = Instant::now() + PATIENCE;
     for n in 0..SEND {
         let bytes = loop {

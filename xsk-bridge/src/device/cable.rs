@@ -1,9 +1,8 @@
-//! Two uplinks back to back in memory: what one sends the other receives. For tests that need no kernel.
-use super::{Held, Uplink};
+//! Two devices back to back in memory: what one sends the other receives. For tests that need no kernel.
+use super::{Capabilities, Device, Held, Received, Sent};
 use crate::frame::{DATA_CAPACITY, FramePool};
 use crate::packet::Packet;
 use std::collections::VecDeque;
-use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -35,27 +34,43 @@ fn lock(line: &Line) -> MutexGuard<'_, VecDeque<Packet>> {
     line.lock().expect("nothing panics with a line locked")
 }
 
-impl Uplink for Cable {
-    fn recv(&mut self, _pool: &mut FramePool, out: &mut Vec<Packet>, max: usize) -> usize {
+impl Device for Cable {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            max_frame: DATA_CAPACITY,
+            blank_checksum: false,
+            gso: false,
+        }
+    }
+
+    fn recv(&mut self, _pool: &mut FramePool, out: &mut Vec<Packet>, max: usize) -> Received {
         let mut line = lock(&self.incoming);
-        let n = max.min(line.len()).min(out.capacity() - out.len());
-        out.extend(line.drain(..n));
-        n
+        let packets = max.min(line.len()).min(out.capacity() - out.len());
+        let lengths = line.iter().take(packets).map(|packet| packet.len);
+        let bytes = lengths.map(u64::from).sum();
+        out.extend(line.drain(..packets));
+        Received {
+            packets,
+            bytes,
+            bad: 0,
+        }
     }
 
     fn room(&mut self, _pool: &mut FramePool) -> usize {
         self.capacity - lock(&self.outgoing).len()
     }
 
-    fn send(&mut self, packet: Packet) {
+    fn send(&mut self, packets: &mut VecDeque<Packet>, _pool: &mut FramePool) -> Sent {
         let mut line = lock(&self.outgoing);
-        assert!(line.len() < self.capacity, "sent without asking for room");
-        assert_eq!(packet.frames.len(), 1, "only linear packets go to the wire");
-        line.push_back(packet);
-    }
-
-    fn flush(&mut self, _pool: &mut FramePool) -> io::Result<bool> {
-        Ok(true)
+        let mut sent = Sent::default();
+        let taken = packets.len().min(self.capacity - line.len());
+        for packet in packets.drain(..taken) {
+            assert_eq!(packet.frames.len(), 1, "only linear packets go to the wire");
+            sent.packets += 1;
+            sent.bytes += u64::from(packet.len);
+            line.push_back(packet);
+        }
+        sent
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
@@ -72,9 +87,5 @@ impl Uplink for Cable {
             fill: 0,
             send: lock(&self.outgoing).len() as u32,
         }
-    }
-
-    fn max_frame(&self) -> usize {
-        DATA_CAPACITY
     }
 }

@@ -20,17 +20,6 @@ pub struct Options {
     /// Never zero-copy. Sockets of one UMEM are all zero-copy or none, as the first one turned out: set it where one of the
     /// devices has no zero-copy.
     pub copy: bool,
-    /// Poll the driver from the worker's calls instead of by interrupts.
-    pub busy_poll: Option<BusyPoll>,
-}
-
-/// Preferred busy polling (Linux 5.11). The device wants `napi_defer_hard_irqs` and `gro_flush_timeout` set with it.
-#[derive(Debug, Clone, Copy)]
-pub struct BusyPoll {
-    /// How long one call polls (SO_BUSY_POLL).
-    pub microseconds: u32,
-    /// Most packets one call takes from the driver (SO_BUSY_POLL_BUDGET).
-    pub budget: u32,
 }
 
 /// Why the queue is not open.
@@ -158,13 +147,12 @@ fn refusal(error: &dyn std::error::Error, attachment: &Attachment, queue: u32) -
     }
 }
 
-/// Set the options of a bound socket.
+/// Sets the options of a bound socket.
 pub(super) fn tune(
     fd: std::os::fd::BorrowedFd<'_>,
     memory: &AfXdp,
     attachment: &Attachment,
     queue: u32,
-    options: Options,
 ) -> Result<(), OpenError> {
     let os = |action| {
         move |source| OpenError::Os {
@@ -174,10 +162,5 @@ pub(super) fn tune(
             source,
         }
     };
-    sockopt::allow_whole_ring(fd, memory.rings.send).map_err(os("raise the send buffer"))?;
-    if let Some(busy) = options.busy_poll {
-        sockopt::busy_poll(fd, busy.microseconds, busy.budget)
-            .map_err(os("prefer busy polling (Linux 5.11)"))?;
-    }
-    Ok(())
+    sockopt::allow_whole_ring(fd, memory.rings.send).map_err(os("raise the send buffer"))
 }
