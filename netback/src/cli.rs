@@ -4,6 +4,7 @@ use crate::control::socket::{self, Request};
 use crate::daemon::{self, Failure};
 use crate::doctor::{View, examine};
 use crate::observe::status::Status;
+use crate::observe::table::explanation;
 use crate::vif::id::VifId;
 use clap::{Parser, Subcommand};
 use serde_json::Value;
@@ -61,10 +62,15 @@ pub enum Command {
         check: bool,
     },
     /// Show every vif and uplink: states, queues, rings, backlog, counters, drops by reason.
+    ///
+    /// Counters that are zero are left out; a ring is shown as req_prod/req_cons/rsp_prod.
     Status {
-        /// As one JSON object.
+        /// As one JSON object, every counter included.
         #[arg(long)]
         json: bool,
+        /// Say what each counter and each reason for a drop means.
+        #[arg(long, conflicts_with = "json")]
+        explain: bool,
     },
     /// Say what on this machine stands in netback's way, one line each with its cure.
     ///
@@ -127,7 +133,8 @@ pub fn execute(cli: Cli) -> Result<u8, Failure> {
             ))?;
         }
         Command::Run { check: false } => daemon::run(&cli.config)?,
-        Command::Status { json } => status(&cli, *json)?,
+        Command::Status { explain: true, .. } => say(explanation().trim_end())?,
+        Command::Status { json, .. } => status(&cli, *json)?,
         Command::Doctor { json } => return doctor(&cli, *json),
         Command::Disconnect { vif, .. } => disconnect(&cli, vif.clone())?,
         Command::Uninstall { interface } => uninstall(&cli, interface.clone())?,

@@ -17,19 +17,9 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             .0
             .iter()
             .enumerate()
-            .map(|(index, member)| {
-                let stats = &member.stats;
-                Worker {
-                    index,
-                    queues: stats.queues.get(),
-                    turns: stats.turns.get(),
-                    busy_turns: stats.busy_turns.get(),
-                    sleeps: stats.sleeps.get(),
-                    copy_calls: stats.copy_calls.get(),
-                    copy_segments: stats.copy_segments.get(),
-                    copy_packets: stats.copy_packets.get(),
-                    frames_free: stats.frames_free.get(),
-                }
+            .map(|(index, member)| Worker {
+                index,
+                counts: (&*member.stats).into(),
             })
             .collect();
         Status {
@@ -81,8 +71,8 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             free: sum(|stats| stats.frames_free.get()),
             backlog: sum(|stats| stats.frames_backlog.get()),
             travelling: sum(|stats| stats.frames_travelling.get()),
-            fill: held(|queue| queue.held_fill),
-            send: held(|queue| queue.held_send),
+            fill: held(|queue| queue.counts.held_fill),
+            send: held(|queue| queue.counts.held_send),
             quarantined: self.umem.quarantined().into(),
             unaccounted: 0,
         };
@@ -111,13 +101,13 @@ fn uplink(device: &Device) -> Uplink {
             .iter()
             .enumerate()
             .map(|(number, queue)| {
-                let mut shown = UplinkQueue::new(number as u32, queue.worker, &queue.stats);
-                shown.kernel = queue
-                    .socket
-                    .as_ref()
-                    .map(super::kernel_counters)
-                    .unwrap_or_default();
-                shown
+                let socket = queue.socket.as_ref();
+                UplinkQueue {
+                    queue: number as u32,
+                    worker: queue.worker,
+                    counts: (&*queue.stats).into(),
+                    kernel: socket.map(super::kernel_counters).unwrap_or_default(),
+                }
             })
             .collect(),
     }
@@ -154,7 +144,11 @@ fn describe(id: VifId, vif: &Vif) -> crate::observe::status::Vif {
         frontend_state: vif::name(vif.world.frontend),
         features: vif.service.as_ref().map(|service| service.features),
         queues: queues
-            .map(|(number, queue)| Queue::new(number as u16, queue.worker, &queue.stats))
+            .map(|(number, queue)| Queue {
+                queue: number as u16,
+                worker: queue.worker,
+                counts: (&*queue.stats).into(),
+            })
             .collect(),
     }
 }

@@ -1,4 +1,6 @@
-//! Counters: one writer each (a worker), read Relaxed by the control thread for `status`.
+//! Every counter there is: written by one worker, read with Relaxed by the control thread for `status`.
+use super::declare::{Declared, Field, Kind, counters};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// A number that only grows. Exactly one thread adds to it; anybody reads.
@@ -35,17 +37,21 @@ impl Gauge {
 
 /// Declares [`DropReason`] with its names and its array, so that a reason without a name cannot exist.
 macro_rules! drop_reasons {
-    ($($(#[$doc:meta])* $variant:ident = $name:literal,)+) => {
+    ($($(#[doc = $help:literal])+ $variant:ident = $name:literal,)+) => {
         /// Why a packet went nowhere. Counted once, where it happened.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[repr(usize)]
-        pub enum DropReason { $($(#[$doc])* $variant,)+ }
+        pub enum DropReason { $($(#[doc = $help])+ $variant,)+ }
         impl DropReason {
             /// Every reason, in the order of [`Drops`].
             pub const ALL: &'static [DropReason] = &[$(DropReason::$variant,)+];
             /// The name in `status`.
             pub fn name(self) -> &'static str {
                 match self { $(DropReason::$variant => $name,)+ }
+            }
+            /// The reason's doc comment.
+            pub fn help(self) -> &'static str {
+                match self { $(DropReason::$variant => concat!($($help),+),)+ }
             }
         }
     };
@@ -133,21 +139,84 @@ impl Drops {
     }
 }
 
-/// A ring's indices as the worker last saw them (netif.md section 3); the frontend's values are not validated.
-#[derive(Debug, Default)]
-pub struct RingGauges {
-    /// Requests the frontend has published.
-    pub req_prod: Gauge,
-    /// Requests we consumed.
-    pub req_cons: Gauge,
-    /// Where we asked to be woken.
-    pub req_event: Gauge,
-    /// Responses we published.
-    pub rsp_prod: Gauge,
-    /// Responses we wrote.
-    pub rsp_prod_pvt: Gauge,
-    /// Where the frontend asked to be woken.
-    pub rsp_event: Gauge,
+fn nonzero(value: u64) -> Option<String> {
+    (value != 0).then(|| value.to_string())
+}
+
+impl Field for Counter {
+    const KIND: Kind = Kind::Counter;
+    type Value = u64;
+    fn value(&self) -> u64 {
+        self.get()
+    }
+    fn text(value: &u64) -> Option<String> {
+        nonzero(*value)
+    }
+}
+
+impl Field for Gauge {
+    const KIND: Kind = Kind::Gauge;
+    type Value = u64;
+    fn value(&self) -> u64 {
+        self.get()
+    }
+    fn text(value: &u64) -> Option<String> {
+        nonzero(*value)
+    }
+}
+
+/// Packets dropped, by the name of the reason; reasons that never happened are absent.
+pub type DropCounts = BTreeMap<String, u64>;
+
+impl Field for Drops {
+    const KIND: Kind = Kind::Drops;
+    type Value = DropCounts;
+    fn value(&self) -> DropCounts {
+        self.nonzero()
+            .map(|(reason, count)| (reason.name().to_owned(), count))
+            .collect()
+    }
+    fn text(value: &DropCounts) -> Option<String> {
+        let each = value
+            .iter()
+            .map(|(reason, count)| format!("{count} {reason}"));
+        (!value.is_empty()).then(|| each.collect::<Vec<_>>().join(" "))
+    }
+}
+
+impl Field for RingGauges {
+    const KIND: Kind = Kind::Ring;
+    type Value = RingIndices;
+    fn value(&self) -> RingIndices {
+        self.into()
+    }
+    fn text(value: &RingIndices) -> Option<String> {
+        Some(format!(
+            "{}/{}/{}",
+            value.req_prod, value.req_cons, value.rsp_prod
+        ))
+    }
+}
+
+counters! {
+    /// A ring's indices as the worker last saw them (netif.md section 3); the frontend's values are not validated.
+    RingGauges,
+    /// A ring's indices in a report, free-running.
+    RingIndices,
+    {
+        /// Requests the frontend has published.
+        req_prod: Gauge,
+        /// Requests the backend has consumed.
+        req_cons: Gauge,
+        /// Request at which the backend asked for an event.
+        req_event: Gauge,
+        /// Responses the backend has published.
+        rsp_prod: Gauge,
+        /// Responses the backend has written.
+        rsp_prod_pvt: Gauge,
+        /// Response at which the frontend asked for an event.
+        rsp_event: Gauge,
+    }
 }
 impl RingGauges {
     /// Take over a snapshot of the ring.
@@ -161,96 +230,108 @@ impl RingGauges {
     }
 }
 
-/// One queue of a vif; its worker is the only writer. Tx and Rx are the guest's.
-#[derive(Debug, Default)]
-#[repr(align(128))]
-pub struct QueueStats {
-    /// Packets the guest sent that were forwarded to at least one port.
-    pub tx_packets: Counter,
-    /// Their bytes.
-    pub tx_bytes: Counter,
-    /// Packets put on the guest's Rx ring with status OKAY.
-    pub rx_packets: Counter,
-    /// Their bytes.
-    pub rx_bytes: Counter,
-    /// Tx slots answered with ERROR.
-    pub tx_errors: Counter,
-    /// Rx slots answered with an error.
-    pub rx_errors: Counter,
-    /// Events we sent to the frontend.
-    pub notifications: Counter,
-    /// Events that came from the frontend.
-    pub events: Counter,
-    /// Blank checksums completed in software.
-    pub checksums_completed: Counter,
-    /// Packets the guest sent to be segmented without saying that their checksum is blank: taken for blank, as Linux does.
-    pub checksum_fixups: Counter,
-    /// Packets the guest sent that went nowhere.
-    pub tx_drops: Drops,
-    /// Packets for the guest that did not reach it.
-    pub rx_drops: Drops,
-    /// Bytes waiting for Rx slots.
-    pub backlog_bytes: Gauge,
-    /// Packets waiting for Rx slots.
-    pub backlog_packets: Gauge,
-    /// The Tx ring.
-    pub tx_ring: RingGauges,
-    /// The Rx ring.
-    pub rx_ring: RingGauges,
+counters! {
+    /// Counters of one queue of a vif; the queue's worker is their only writer. Tx and Rx are the guest's.
+    #[repr(align(128))]
+    QueueStats,
+    /// What a report says of one queue of a vif.
+    QueueCounts,
+    {
+        /// Packets the guest sent that were forwarded to at least one port.
+        tx_packets: Counter,
+        /// Bytes of the packets in `tx_packets`.
+        tx_bytes: Counter,
+        /// Packets put on the guest's Rx ring with status OKAY.
+        rx_packets: Counter,
+        /// Bytes of the packets in `rx_packets`.
+        rx_bytes: Counter,
+        /// Tx slots answered with ERROR.
+        tx_errors: Counter,
+        /// Rx slots answered with an error.
+        rx_errors: Counter,
+        /// Events sent to the frontend.
+        notifications: Counter,
+        /// Events that came from the frontend.
+        events: Counter,
+        /// Blank checksums completed in software.
+        checksums_completed: Counter,
+        /// Packets the guest sent to be segmented without saying that their checksum is blank: taken for blank, as Linux does.
+        checksum_fixups: Counter,
+        /// Packets the guest sent that went nowhere, by reason.
+        tx_drops: Drops,
+        /// Packets for the guest that did not reach it, by reason.
+        rx_drops: Drops,
+        /// Bytes waiting for Rx slots.
+        backlog_bytes: Gauge,
+        /// Packets waiting for Rx slots.
+        backlog_packets: Gauge,
+        /// Indices of the Tx ring.
+        tx_ring: RingGauges,
+        /// Indices of the Rx ring.
+        rx_ring: RingGauges,
+    }
 }
 
-/// One queue of an uplink; its worker is the only writer.
-#[derive(Debug, Default)]
-#[repr(align(128))]
-pub struct UplinkStats {
-    /// Frames received from the wire.
-    pub recv_packets: Counter,
-    /// Their bytes.
-    pub recv_bytes: Counter,
-    /// Frames handed to the kernel for sending.
-    pub send_packets: Counter,
-    /// Their bytes.
-    pub send_bytes: Counter,
-    /// System calls made to have frames sent.
-    pub kicks: Counter,
-    /// Kicks the kernel refused.
-    pub kick_errors: Counter,
-    /// Frames from the wire that went nowhere.
-    pub recv_drops: Drops,
-    /// Frames for the wire that went nowhere.
-    pub send_drops: Drops,
-    /// Frames in the kernel's hands to receive into.
-    pub held_fill: Gauge,
-    /// Frames in the kernel's hands being sent.
-    pub held_send: Gauge,
+counters! {
+    /// Counters of one queue of an uplink; the queue's worker is their only writer.
+    #[repr(align(128))]
+    UplinkStats,
+    /// What a report says of one queue of an uplink.
+    UplinkCounts,
+    {
+        /// Frames received from the wire.
+        recv_packets: Counter,
+        /// Bytes of the frames in `recv_packets`.
+        recv_bytes: Counter,
+        /// Frames handed to the kernel for sending.
+        send_packets: Counter,
+        /// Bytes of the frames in `send_packets`.
+        send_bytes: Counter,
+        /// System calls made to have frames sent.
+        kicks: Counter,
+        /// System calls to have frames sent that the kernel refused.
+        kick_errors: Counter,
+        /// Frames from the wire that went nowhere, by reason.
+        recv_drops: Drops,
+        /// Frames for the wire that went nowhere, by reason.
+        send_drops: Drops,
+        /// Frames in the kernel's hands to receive into.
+        held_fill: Gauge,
+        /// Frames in the kernel's hands being sent.
+        held_send: Gauge,
+    }
 }
 
-/// One worker; it is the only writer.
-#[derive(Debug, Default)]
-#[repr(align(128))]
-pub struct WorkerStats {
-    /// Turns of its loop.
-    pub turns: Counter,
-    /// Turns that found work.
-    pub busy_turns: Counter,
-    /// Times it slept.
-    pub sleeps: Counter,
-    /// Grant-copy calls.
-    pub copy_calls: Counter,
-    /// Segments in them.
-    pub copy_segments: Counter,
-    /// Packets in them.
-    pub copy_packets: Counter,
-    /// Frames on its free list.
-    pub frames_free: Gauge,
-    /// Frames in backlogs of its queues.
-    pub frames_backlog: Gauge,
-    /// Frames of ours it has not got back from, or not yet sent home to, another worker.
-    pub frames_travelling: Gauge,
-    /// Queues it serves.
-    pub queues: Gauge,
-    /// Packets from other workers that could not be delivered here.
-    pub drops: Drops,
+counters! {
+    /// Counters of one worker, which is their only writer.
+    #[repr(align(128))]
+    WorkerStats,
+    /// What a report says of one worker.
+    WorkerCounts,
+    {
+        /// Turns of the worker's loop.
+        turns: Counter,
+        /// Turns that found work.
+        busy_turns: Counter,
+        /// Times the worker slept.
+        sleeps: Counter,
+        /// Grant-copy calls.
+        copy_calls: Counter,
+        /// Segments in the grant-copy calls.
+        copy_segments: Counter,
+        /// Packets in the grant-copy calls.
+        copy_packets: Counter,
+        /// Frames on the worker's free list.
+        frames_free: Gauge,
+        /// Frames in backlogs of the worker's queues.
+        frames_backlog: Gauge,
+        /// Frames lent to other workers and not back yet, less other workers' frames that are here.
+        frames_travelling: Gauge,
+        /// Guest queues the worker serves.
+        queues: Gauge,
+        /// Packets from other workers that could not be delivered here, by reason.
+        drops: Drops,
+    }
 }
 
 #[cfg(test)]
