@@ -22,19 +22,18 @@ pub struct Faults {
     pub stall: u32,
 }
 
-/// `D` with faults.
-#[derive(Debug)]
-pub struct FaultInjector<D> {
-    device: D,
+/// A device with faults.
+pub struct FaultInjector {
+    device: Box<dyn Device>,
     faults: Faults,
     random: u64,
     /// Packets that no fault met, on their way to the device.
     passed: VecDeque<Packet>,
 }
 
-impl<D: Device> FaultInjector<D> {
+impl FaultInjector {
     /// A device like `device`, with faults; the same `seed` and calls give the same faults.
-    pub fn new(device: D, faults: Faults, seed: u64) -> Self {
+    pub fn new(device: Box<dyn Device>, faults: Faults, seed: u64) -> Self {
         Self {
             device,
             faults,
@@ -67,7 +66,7 @@ impl<D: Device> FaultInjector<D> {
     }
 }
 
-impl<D: Device> Device for FaultInjector<D> {
+impl Device for FaultInjector {
     fn capabilities(&self) -> Capabilities {
         self.device.capabilities()
     }
@@ -150,7 +149,7 @@ mod tests {
         let mut pool = FramePool::with_capacity(FRAMES as usize);
         pool.extend(frames);
         let (near, mut far) = Cable::pair(16);
-        let mut near = FaultInjector::new(near, faults, seed);
+        let mut near = FaultInjector::new(Box::new(near), faults, seed);
         let (mut came, mut packets) = (Vec::new(), Vec::with_capacity(16));
         let (mut queue, mut said) = (VecDeque::new(), Sent::default());
         let mut number = 0u32;
@@ -214,7 +213,7 @@ mod tests {
             deaf: 2,
             ..Faults::default()
         };
-        let mut far = FaultInjector::new(far, deaf, 3);
+        let mut far = FaultInjector::new(Box::new(far), deaf, 3);
         let mut packets = Vec::with_capacity(1);
         let mut queue = VecDeque::new();
         let (mut silent, mut heard) = (0, 0);

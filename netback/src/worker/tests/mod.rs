@@ -3,6 +3,7 @@ mod bounce;
 mod cost;
 mod events;
 mod fakes;
+mod faults;
 mod fidelity;
 mod mesh;
 mod multicast;

@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use xen::event::Port;
 use xen::grant::DomId;
-use xsk_bridge::device::{Cable, Device};
+use xsk_bridge::device::{Cable, Device, FaultInjector, Faults};
 use xsk_bridge::frame::{Frame, Umem};
 use xsk_bridge::packet::{Offload, Packet};
 use xsk_bridge::switch::{Bridge, PortId, PortKind};
@@ -263,6 +263,16 @@ impl Rig {
             }
         }
         panic!("the workers never come to rest");
+    }
+
+    /// Has the first worker's uplink go wrong now and then from here on.
+    pub fn make_uplink_faulty(&mut self, faults: Faults, seed: u64) {
+        self.turns(1);
+        let wire = self.workers[0].fabric.wires[0].as_mut();
+        let device = &mut wire.expect("the first worker has the uplink").device;
+        let nothing = Box::new(Cable::pair(0).0);
+        let sound = std::mem::replace(device, nothing);
+        *device = Box::new(FaultInjector::new(sound, faults, seed));
     }
 
     /// What the wire was sent.

@@ -24,8 +24,10 @@ use xsk_rs::FrameDesc;
 const BATCH: usize = 64;
 /// Ethernet header and one VLAN tag.
 const FRAME_OVERHEAD: usize = 14 + 4;
-/// A device that drops what it is given costs a call a packet (EBUSY): this many in a row, then the link is looked at.
-const DROPS_PER_SEND: u32 = 16;
+/// A device that drops what it is given costs a call a packet (EBUSY): at most this many in one burst.
+const DROPS_PER_SEND: u64 = 16;
+/// Shortest frame of Ethernet without its check sequence. Where a frame is handed to the driver as it is, nobody else pads it.
+const MIN_FRAME: usize = 60;
 /// Packets that one call takes in copy mode (net/xdp/xsk.c, TX_BATCH_SIZE); more where XDP_MAX_TX_SKB_BUDGET was raised.
 const PACKETS_PER_KICK: u32 = 32;
 
@@ -43,6 +45,8 @@ pub struct XskDevice {
     fresh: u32,
     nic: Handle,
     down: bool,
+    /// Packets that the driver dropped and that count as sent so far.
+    miscounted: u64,
     zero_copy: bool,
     max_frame: usize,
 }
@@ -78,6 +82,7 @@ impl XskDevice {
             fresh: 0,
             nic: Handle::open(attachment.ifname()).map_err(os("open a control socket"))?,
             down: false,
+            miscounted: 0,
             zero_copy: false,
             max_frame: (link.mtu as usize + FRAME_OVERHEAD).min(DATA_CAPACITY),
         };
@@ -214,7 +219,7 @@ impl XskDevice {
 
     /// Kicks until the kernel has taken all there is, or wants to be asked again later.
     fn drain(&mut self, sent: &mut Sent) {
-        let mut drops = 0;
+        let mut dropped = 0;
         let mut queued = self.queued();
         // Calls whose progress need not show: in copy mode it shows only once all is taken. One more than the fresh entries need
         // also takes, send by send, what a full device left behind.
@@ -224,35 +229,46 @@ impl XskDevice {
         };
         self.fresh = 0;
         // Each further turn sends at least one packet, and DROPS_PER_SEND bounds those that send only one.
-        while queued > 0 && self.rings.tx.needs_wakeup() {
+        while queued > 0 && !self.down && self.rings.tx.needs_wakeup() {
             sent.kicks += 1;
             match sockopt::kick_send(self.socket()).map_err(|e| e.raw_os_error()) {
                 Ok(()) | Err(Some(libc::EAGAIN | libc::ENOBUFS | libc::EINTR)) => {}
-                Err(Some(libc::EBUSY)) => drops += 1,
-                Err(Some(libc::ENETDOWN | libc::ENXIO | libc::ENODEV)) => {
-                    self.down = true;
-                    return;
+                Err(Some(libc::EBUSY)) => {
+                    dropped += 1;
+                    self.down = dropped == 1 && !self.nic.link_is_up();
                 }
+                Err(Some(libc::ENETDOWN | libc::ENXIO | libc::ENODEV)) => self.down = true,
                 Err(_) => {
                     sent.kick_errors += 1;
                     break;
                 }
             }
             let before = std::mem::replace(&mut queued, self.queued());
-            if self.zero_copy || (queued == before && unseen == 0) {
+            let stands = queued == before && unseen == 0;
+            if self.zero_copy || stands || dropped == DROPS_PER_SEND {
                 break;
             }
             unseen = unseen.saturating_sub(1);
-            if drops == DROPS_PER_SEND {
-                if !self.nic.running() {
-                    self.down = true;
-                    return;
-                }
-                break;
-            }
         }
-        if queued > 0 {
+        self.discount(dropped, sent);
+        if queued > 0 && !self.down {
             sent.rest = Rest::InRing;
+        }
+    }
+
+    /// Counts packets that the driver dropped out of the ring as drops and not as sent. The kernel does not say which they were:
+    /// their bytes are the mean of the burst's.
+    fn discount(&mut self, dropped: u64, sent: &mut Sent) {
+        match self.down {
+            true => sent.link_down += dropped,
+            false => sent.refused += dropped,
+        }
+        self.miscounted += dropped;
+        let here = self.miscounted.min(sent.packets);
+        if here > 0 {
+            sent.bytes -= sent.bytes / sent.packets * here;
+            sent.packets -= here;
+            self.miscounted -= here;
         }
     }
 
@@ -264,13 +280,17 @@ impl XskDevice {
         while left > 0 {
             let count = left.min(BATCH);
             for (i, packet) in packets.drain(..count).enumerate() {
-                let len = packet.len as usize;
+                let mut len = packet.len as usize;
                 let linear = packet.frames.len() == 1 && len <= self.max_frame;
                 assert!(linear, "{len} bytes for a device of {}", self.max_frame);
-                sent.bytes += len as u64;
-                for frame in packet.frames {
+                for mut frame in packet.frames {
+                    if len < MIN_FRAME {
+                        self.umem.data_mut(&mut frame)[len..MIN_FRAME].fill(0);
+                        len = MIN_FRAME;
+                    }
                     self.batch[i] = self.memory().send_descriptor(&frame, len);
                 }
+                sent.bytes += len as u64;
             }
             // SAFETY: descriptors of this UMEM whose tokens ended here.
             let taken = unsafe { self.rings.tx.produce(&self.batch[..count]) };
@@ -329,7 +349,7 @@ impl Device for XskDevice {
     fn send(&mut self, packets: &mut VecDeque<Packet>, pool: &mut FramePool) -> Sent {
         let mut sent = Sent::default();
         if self.down {
-            self.down = !self.nic.running();
+            self.down = !self.nic.link_is_up();
         }
         if self.down {
             sent.link_down = packets.len() as u64;
