@@ -1,7 +1,7 @@
 //! The switch alone: what one decision costs, by where the frame goes.
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
-use xsk_bridge::switch::{Bridge, PortId, PortKind, Verdict};
+use xsk_bridge::switch::{Bridge, Flood, PortId, PortKind, Verdict};
 
 const WIRE: PortId = PortId(1);
 const GUEST: PortId = PortId(2);
@@ -60,13 +60,13 @@ fn decisions(c: &mut Criterion) {
             "broadcast",
             GUEST,
             header([0xff; 6], guest(2)),
-            Verdict::Flood,
+            Verdict::Flood(Flood::Group),
         ),
         (
             "unknown unicast",
             GUEST,
             header(host(HEARD + 1), guest(2)),
-            Verdict::Flood,
+            Verdict::Flood(Flood::Unknown),
         ),
     ];
     for (name, ingress, header, verdict) in cases {

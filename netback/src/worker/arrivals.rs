@@ -43,9 +43,10 @@ impl<H: Hypervisor> Worker<H> {
                             _ => self.fabric.send(to, packet, hash),
                         }
                     }
-                    Verdict::Flood => {
+                    Verdict::Flood(flood) => {
                         let hash = flow::hash(head, len);
-                        self.fabric.flood(&bridge, packet, Origin { port, hash })
+                        let ports = bridge.flood(flood);
+                        self.fabric.flood(ports, packet, Origin { port, hash })
                     }
                     Verdict::Drop(reason) => Err(self.fabric.free(packet, reason.into())),
                 };

@@ -9,7 +9,7 @@ use ring::wire::NETIF_RSP_OKAY;
 use xen::grant::DomId;
 use xsk_bridge::frame::{DATA_CAPACITY, FramePool, Umem};
 use xsk_bridge::packet::{Checksum, Gso, MAX_FRAMES, Offload, Packet};
-use xsk_bridge::switch::PortId;
+use xsk_bridge::switch::{Flood, PortId};
 
 /// Chains taken in one turn over all queues: what a crash makes be sent twice, at most.
 pub(crate) const TURN_CHAINS: usize = 128;
@@ -30,8 +30,8 @@ pub(crate) enum Way {
     Done,
     /// To this port.
     Port(PortId),
-    /// To all ports but its own.
-    Flood,
+    /// To several ports, but not to its own.
+    Flood(Flood),
 }
 
 /// A packet taken out of a Tx ring.

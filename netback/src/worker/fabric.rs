@@ -8,7 +8,7 @@ use crate::queue::Queue;
 use std::time::Instant;
 use xsk_bridge::frame::{DATA_CAPACITY, FramePool, Umem};
 use xsk_bridge::packet::{Checksum, Packet};
-use xsk_bridge::switch::{Bridge, PortId};
+use xsk_bridge::switch::PortId;
 
 /// Copies made for floods in one turn; more are not made, so that a storm costs a bounded part of it.
 pub(crate) const FLOOD_COPIES: usize = 512;
@@ -87,14 +87,13 @@ impl<H: Hypervisor> Fabric<H> {
         }
     }
 
-    /// Send `packet` to every port of `bridge` but its origin. An error where it went nowhere.
+    /// Sends `packet` to each of `ports` but its origin. An error where it went nowhere.
     pub fn flood(
         &mut self,
-        bridge: &Bridge,
+        ports: &[PortId],
         packet: Packet,
         origin: Origin,
     ) -> Result<(), DropReason> {
-        let ports = bridge.ports();
         let mut last = None;
         let mut sent = Err(DropReason::NoPort);
         for &port in ports.iter().filter(|&&port| port != origin.port) {

@@ -12,7 +12,7 @@ use ring::packet::{Chain, TxPacket};
 use ring::wire::NETIF_RSP_DROPPED;
 use xsk_bridge::frame::DATA_CAPACITY;
 use xsk_bridge::packet::{MAX_FRAMES, Packet};
-use xsk_bridge::switch::{Recent, Verdict};
+use xsk_bridge::switch::{Flood, Recent, Verdict};
 
 /// Most chains taken from one queue in one turn, so that none starves the others.
 pub(crate) const QUEUE_QUOTA: usize = 64;
@@ -172,8 +172,8 @@ impl<H: Hypervisor> Worker<H> {
                 }
                 return hop;
             }
-            Verdict::Flood => {
-                job.way = Way::Flood;
+            Verdict::Flood(flood) => {
+                job.way = Way::Flood(flood);
                 job.hash = flow::hash(head, job.len as usize);
                 self.batch.flooded = true;
             }
@@ -215,20 +215,27 @@ impl<H: Hypervisor> Worker<H> {
             let packet = job.take_packet();
             let result = match way {
                 Way::Port(port) => self.fabric.send(port, packet, hash),
-                _ => self.flood(sender, packet, hash),
+                Way::Flood(flood) => self.flood(flood, sender, packet, hash),
+                Way::Done => continue,
             };
             self.account(n, result);
         }
         crash_point!("forwarded");
     }
 
-    /// Send a queue's packet to every other port of its bridge.
-    fn flood(&mut self, sender: u16, packet: Packet, hash: u32) -> Result<(), DropReason> {
-        let Some(queue) = &self.fabric.queues[usize::from(sender)] else {
+    /// Sends a queue's packet to the ports of its bridge that such a flood goes to.
+    fn flood(
+        &mut self,
+        flood: Flood,
+        sender: u16,
+        packet: Packet,
+        hash: u32,
+    ) -> Result<(), DropReason> {
+        let Some(queue) = &mut self.fabric.queues[usize::from(sender)] else {
             return Err(self.fabric.free(packet, DropReason::PortGone));
         };
-        let (bridge, port) = (queue.bridge.clone(), queue.port_id);
-        self.fabric.flood(&bridge, packet, Origin { port, hash })
+        let (ports, port) = (queue.bridge.flood(flood).clone(), queue.port_id);
+        self.fabric.flood(&ports, packet, Origin { port, hash })
     }
 
     /// Count a packet as sent on, or as dropped.

@@ -1,5 +1,6 @@
 //! The learnt part of a forwarding database: a fixed table of atomic words, learnt and aged by all workers without a lock.
 use super::PortId;
+use super::port::Ports;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -33,9 +34,9 @@ pub struct Fdb {
 pub enum Learnt {
     /// It was known on this port.
     Known,
-    /// It is new on this port; the port it was on before, if any.
+    /// It is new on this port; the port of the entry that it replaced, if any.
     New(Option<PortId>),
-    /// The table has no room; frames to it are flooded.
+    /// The table has no room: frames to the address are unknown unicast.
     Full,
 }
 
@@ -69,16 +70,9 @@ impl Fdb {
         None
     }
 
-    /// `mac` was heard on `ingress` in `vlan`. A new entry is made only where `may_learn` says so (asked only then).
+    /// Notes that `mac` was heard on `ingress` in `vlan`. Whether a new entry may be made, and in whose place, is up to the ports.
     #[inline]
-    pub fn learn(
-        &self,
-        mac: u64,
-        vlan: u16,
-        ingress: PortId,
-        now: u32,
-        may_learn: impl FnOnce() -> bool,
-    ) -> Learnt {
+    pub fn learn(&self, mac: u64, vlan: u16, ingress: PortId, now: u32, ports: &Ports) -> Learnt {
         let bucket = self.bucket(mac, vlan);
         for (word, heard) in self.words[bucket].iter().zip(&self.heard[bucket]) {
             let word = word.load(Relaxed);
@@ -95,38 +89,31 @@ impl Fdb {
             }
             return Learnt::Known;
         }
-        self.insert(bucket, mac, ingress, now, may_learn)
+        self.insert(bucket, mac, ingress, now, ports)
     }
 
     /// The rare half of `learn`: the address moved here from another port, or is new.
     #[cold]
-    fn insert(
-        &self,
-        bucket: usize,
-        mac: u64,
-        ingress: PortId,
-        now: u32,
-        may_learn: impl FnOnce() -> bool,
-    ) -> Learnt {
-        if !may_learn() {
+    fn insert(&self, bucket: usize, mac: u64, ingress: PortId, now: u32, ports: &Ports) -> Learnt {
+        if !ports.may_learn(ingress) {
             self.not_learnt.fetch_add(1, Relaxed);
             return Learnt::Full;
         }
-        let ways = || self.words[bucket].iter().zip(&self.heard[bucket]);
-        let moved = ways().find(|(word, _)| {
-            let word = word.load(Relaxed);
-            word != 0 && word >> 16 == mac
-        });
-        let free = || {
-            ways().find(|(word, heard)| {
-                word.load(Relaxed) == 0 || !is_fresh(heard.load(Relaxed), now)
-            })
+        let ways = || {
+            let ways = self.words[bucket].iter().zip(&self.heard[bucket]);
+            ways.map(|(word, heard)| (word, heard, word.load(Relaxed)))
         };
-        let Some((word, heard)) = moved.or_else(free) else {
+        let moved = ways().find(|&(_, _, old)| old != 0 && old >> 16 == mac);
+        let free =
+            || ways().find(|(_, heard, old)| *old == 0 || !is_fresh(heard.load(Relaxed), now));
+        let of_the_wire = || match ports.displaces_the_wire(ingress) {
+            true => ways().find(|&(_, _, old)| ports.is_wire(port(old))),
+            false => None,
+        };
+        let Some((word, heard, old)) = moved.or_else(free).or_else(of_the_wire) else {
             self.not_learnt.fetch_add(1, Relaxed);
             return Learnt::Full;
         };
-        let old = word.load(Relaxed);
         // Where another worker took the way meanwhile, this address is learnt from its next frame.
         if word
             .compare_exchange(old, entry(mac, ingress), Relaxed, Relaxed)
@@ -138,12 +125,12 @@ impl Fdb {
         Learnt::New((old != 0).then(|| port(old)))
     }
 
-    /// Forget what was learnt on `gone`.
+    /// Forgets what was learnt on `gone`.
     pub fn forget(&self, gone: PortId) {
         self.retain(|word, _| port(word) != gone, |_| ());
     }
 
-    /// Forget what is too old; `forgotten` hears the port of each entry.
+    /// Forgets what is too old; `forgotten` hears the port of each entry.
     pub fn sweep(&self, now: u32, forgotten: impl FnMut(PortId)) {
         self.retain(|_, heard| is_fresh(heard, now), forgotten);
     }
@@ -195,28 +182,34 @@ fn is_fresh(heard: u32, now: u32) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::port::{Port, PortKind};
     use super::*;
+    use std::sync::Arc;
 
     const P: PortId = PortId(1);
     const Q: PortId = PortId(2);
+    fn uplinks(count: u16) -> Ports {
+        let uplink = |n| Arc::new(Port::new(PortId(n), PortKind::Uplink, None));
+        Ports::new((1..=count).map(uplink).collect())
+    }
     fn mac(n: u32) -> u64 {
         2 << 40 | u64::from(n)
     }
 
     #[test]
     fn learns_moves_ages_and_sweeps() {
-        let fdb = Fdb::new();
+        let (fdb, ports) = (Fdb::new(), uplinks(2));
         let now = u32::MAX - 10; // the clock may wrap
-        assert_eq!(fdb.learn(mac(1), 0, P, now, || true), Learnt::New(None));
+        assert_eq!(fdb.learn(mac(1), 0, P, now, &ports), Learnt::New(None));
         assert_eq!(
-            fdb.learn(mac(1), 0, P, now, || panic!("asked for a known one")),
+            fdb.learn(mac(1), 0, P, now, &Ports::new(Vec::new())),
             Learnt::Known
         );
         assert_eq!(fdb.lookup(mac(1), 0, now.wrapping_add(AGEING - 1)), Some(P));
         assert_eq!(fdb.lookup(mac(1), 0, now.wrapping_sub(3)), Some(P));
         assert_eq!(fdb.lookup(mac(1), 0, now.wrapping_add(AGEING)), None);
         assert_eq!(fdb.lookup(mac(1), 5, now), None);
-        assert_eq!(fdb.learn(mac(1), 0, Q, now, || true), Learnt::New(Some(P)));
+        assert_eq!(fdb.learn(mac(1), 0, Q, now, &ports), Learnt::New(Some(P)));
         assert_eq!(fdb.lookup(mac(1), 0, now), Some(Q));
         assert_eq!(fdb.len(), 1);
         let mut swept = Vec::new();
@@ -228,9 +221,9 @@ mod tests {
 
     #[test]
     fn every_vlan_is_apart_for_one_address() {
-        let fdb = Fdb::new();
+        let (fdb, ports) = (Fdb::new(), uplinks(4096));
         for vlan in 0..4096u16 {
-            fdb.learn(mac(9), vlan, PortId(vlan + 1), 7, || true);
+            fdb.learn(mac(9), vlan, PortId(vlan + 1), 7, &ports);
         }
         assert_eq!(fdb.len(), 4096);
         for vlan in 0..4096u16 {
@@ -240,11 +233,11 @@ mod tests {
 
     #[test]
     fn a_full_bucket_learns_no_more_counts_it_and_takes_aged_places() {
-        let fdb = Fdb::new();
+        let (fdb, ports) = (Fdb::new(), uplinks(2));
         // More addresses than the table has places: some bucket overflows, none is ever lost or mixed up.
         let count = (BUCKETS * WAYS) as u32 + 1;
         let learnt = (0..count)
-            .filter(|&n| fdb.learn(mac(n), 0, P, 0, || true) != Learnt::Full)
+            .filter(|&n| fdb.learn(mac(n), 0, P, 0, &ports) != Learnt::Full)
             .count();
         assert_eq!(fdb.len(), learnt);
         assert_eq!(fdb.not_learnt(), u64::from(count) - learnt as u64);
@@ -255,15 +248,40 @@ mod tests {
         let full = (0..count)
             .find(|&n| fdb.lookup(mac(n), 0, 0).is_none())
             .unwrap();
+        assert_eq!(fdb.learn(mac(full), 0, Q, AGEING - 1, &ports), Learnt::Full);
         assert_eq!(
-            fdb.learn(mac(full), 0, Q, AGEING - 1, || true),
-            Learnt::Full
-        );
-        assert_eq!(
-            fdb.learn(mac(full), 0, Q, AGEING, || true),
+            fdb.learn(mac(full), 0, Q, AGEING, &ports),
             Learnt::New(Some(P))
         );
         fdb.forget(P);
         assert_eq!((fdb.len(), fdb.lookup(mac(full), 0, AGEING)), (1, Some(Q)));
+    }
+
+    /// A guest learns in a bucket full of the wire's addresses; the wire does not in one full of guests'.
+    #[test]
+    fn guests_displace_the_wire_and_the_wire_displaces_nobody() {
+        let port = |id, kind| Arc::new(Port::new(id, kind, None));
+        let guest = PortKind::Guest([2; 6]);
+        let ports = Ports::new(vec![port(P, PortKind::Uplink), port(Q, guest)]);
+        let fdb = Fdb::new();
+        // Addresses of one bucket.
+        let bucket = fdb.bucket(mac(0), 0);
+        let mut macs = (0..).map(mac).filter(|&n| fdb.bucket(n, 0) == bucket);
+        let of_the_wire: Vec<_> = macs.by_ref().take(WAYS).collect();
+        let of_guests: Vec<_> = macs.by_ref().take(WAYS).collect();
+        for &mac in &of_the_wire {
+            assert_eq!(fdb.learn(mac, 0, P, 0, &ports), Learnt::New(None));
+        }
+        for &mac in &of_guests {
+            assert_eq!(fdb.learn(mac, 0, Q, 0, &ports), Learnt::New(Some(P)));
+        }
+        let another = macs.next().unwrap();
+        for port in [P, Q] {
+            assert_eq!(fdb.learn(another, 0, port, 0, &ports), Learnt::Full);
+        }
+        for mac in of_guests {
+            assert_eq!(fdb.lookup(mac, 0, 0), Some(Q));
+        }
+        assert_eq!((fdb.len(), fdb.not_learnt()), (WAYS, 2));
     }
 }

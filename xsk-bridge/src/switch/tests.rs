@@ -1,7 +1,9 @@
 //! The bridge against a model on hash maps, and under several workers at once.
 use super::*;
+use crate::header::Mac;
 use proptest::prelude::*;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::Ordering::Relaxed;
 
 const WIRE: PortId = PortId(1);
 const A: PortId = PortId(2);
@@ -10,6 +12,8 @@ const MAC_A: Mac = [2, 0, 0, 0, 0, 0xa];
 const MAC_B: Mac = [2, 0, 0, 0, 0, 0xb];
 const PEER: Mac = [2, 0, 0, 0, 0, 0xee];
 const BROADCAST: Mac = [0xff; 6];
+const GROUP: Verdict = Verdict::Flood(Flood::Group);
+const UNKNOWN: Verdict = Verdict::Flood(Flood::Unknown);
 
 fn frame(destination: Mac, source: Mac, vlan: Option<u16>) -> Vec<u8> {
     let mut frame = [destination, source].concat();
@@ -33,8 +37,8 @@ fn guests_reach_each_other_and_the_wire_once_it_is_heard() {
     let bridge = bridge();
     let decide = |port, to, from| bridge.decide(port, &frame(to, from, None), 5);
     assert_eq!(decide(A, MAC_B, MAC_A), Verdict::Unicast(B));
-    assert_eq!(decide(A, PEER, MAC_A), Verdict::Flood);
-    assert_eq!(decide(WIRE, BROADCAST, PEER), Verdict::Flood);
+    assert_eq!(decide(A, PEER, MAC_A), UNKNOWN);
+    assert_eq!(decide(WIRE, BROADCAST, PEER), GROUP);
     assert_eq!(decide(A, PEER, MAC_A), Verdict::Unicast(WIRE));
     assert_eq!(
         decide(WIRE, PEER, [2, 0, 0, 0, 0, 0xef]),
@@ -76,10 +80,7 @@ fn every_drop_has_its_reason() {
         let to = [0x01, 0x80, 0xc2, 0, 0, last];
         assert_eq!(decide(A, to, MAC_A), Verdict::Drop(DropReason::LinkLocal));
     }
-    assert_eq!(
-        decide(A, [0x01, 0x80, 0xc2, 0, 0, 0x10], MAC_A),
-        Verdict::Flood
-    );
+    assert_eq!(decide(A, [0x01, 0x80, 0xc2, 0, 0, 0x10], MAC_A), GROUP);
 }
 
 #[test]
@@ -93,10 +94,10 @@ fn a_port_that_goes_is_forgotten_and_a_shared_mac_falls_back() {
     bridge.remove_port(late);
     assert_eq!(decide(B, MAC_A, MAC_B), Verdict::Unicast(A));
     bridge.remove_port(WIRE);
-    assert_eq!(decide(A, PEER, MAC_A), Verdict::Flood);
+    assert_eq!(decide(A, PEER, MAC_A), UNKNOWN);
     assert_eq!(bridge.stats().learnt, 0);
     bridge.remove_port(A);
-    assert_eq!(decide(B, MAC_A, MAC_B), Verdict::Flood);
+    assert_eq!(decide(B, MAC_A, MAC_B), UNKNOWN);
     assert_eq!(&*bridge.ports(), [B]);
 }
 
@@ -108,10 +109,7 @@ fn one_guest_cannot_fill_the_table() {
         [6, 0, a, b, c, d]
     };
     for n in 0..10_000 {
-        assert_eq!(
-            bridge.decide(A, &frame(BROADCAST, from(n), None), 5),
-            Verdict::Flood
-        );
+        assert_eq!(bridge.decide(A, &frame(BROADCAST, from(n), None), 5), GROUP);
     }
     let full = BridgeStats {
         learnt: MAX_LEARNT as usize,
@@ -130,11 +128,88 @@ fn one_guest_cannot_fill_the_table() {
     assert_eq!(bridge.stats().learnt, MAX_LEARNT as usize);
 }
 
+/// Source addresses as a wire full of machines has them, or somebody who makes them up.
+fn stranger(n: u32) -> Mac {
+    let [a, b, c, d] = n.to_be_bytes();
+    [6, 0x77, a, b, c, d]
+}
+
+/// A table that the wire has filled keeps no guest from being learnt, and turns no guest's unicast into a flood over the guests.
+#[test]
+fn a_table_full_of_the_wires_addresses_costs_guests_nothing() {
+    let bridge = Arc::new(bridge());
+    let mut view = BridgeView::new(bridge.clone());
+    let to_everybody = |port, from| bridge.decide(port, &frame(BROADCAST, from, None), 5);
+    to_everybody(A, [2, 0xa, 0, 0, 0, 1]);
+    for n in 0..200_000 {
+        assert_eq!(to_everybody(WIRE, stranger(n)), GROUP);
+    }
+    let stats = bridge.stats();
+    assert_eq!(stats.learnt as u64 + stats.not_learnt, 200_001);
+    assert!(stats.not_learnt > 160_000, "the table is not full");
+    // What is bridged behind guests is learnt all the same, however often the wire goes on.
+    for n in 0..MAX_LEARNT as u8 {
+        to_everybody(B, [2, 0xb, 0, 0, 0, n]);
+    }
+    for n in 200_000..400_000 {
+        to_everybody(WIRE, stranger(n));
+    }
+    let mut decide = |port, to, from| view.decide(port, &frame(to, from, None), 5);
+    assert_eq!(decide(B, [2, 0xa, 0, 0, 0, 1], MAC_B), Verdict::Unicast(A));
+    for n in 0..MAX_LEARNT as u8 {
+        assert_eq!(decide(A, [2, 0xb, 0, 0, 0, n], MAC_A), Verdict::Unicast(B));
+    }
+    // A guest reaches whoever is on the wire, known or not, and no guest hears of it that stands for itself alone.
+    let late = PortId(9);
+    bridge.add_port(late, PortKind::Guest([2, 0, 0, 0, 0, 0xc]));
+    let mut unknown = 0;
+    for n in 0..200_000 {
+        match view.decide(A, &frame(stranger(n), MAC_A, None), 5) {
+            Verdict::Unicast(WIRE) => {}
+            verdict => {
+                assert_eq!(verdict, UNKNOWN);
+                unknown += 1;
+            }
+        }
+    }
+    assert!(unknown > 160_000);
+    assert_eq!(&**view.flood(Flood::Unknown), [WIRE, A, B]);
+    assert_eq!(&**view.flood(Flood::Group), [WIRE, A, B, late]);
+}
+
+/// The list for unknown unicast follows what is learnt behind guests, and a port that changes what it is stays on it.
+#[test]
+fn unknown_unicast_goes_to_the_wire_and_to_guests_with_others_behind_them() {
+    let bridge = Arc::new(bridge());
+    let mut view = BridgeView::new(bridge.clone());
+    let mut unknown = || view.flood(Flood::Unknown).to_vec();
+    assert_eq!(unknown(), [WIRE]);
+    bridge.decide(A, &frame(PEER, MAC_A, None), 5);
+    assert_eq!(unknown(), [WIRE], "its own address is not learnt");
+    bridge.decide(A, &frame(PEER, stranger(1), None), 5);
+    assert_eq!(unknown(), [WIRE, A]);
+    // The address moves; the sweep finds nobody behind A any more.
+    bridge.decide(B, &frame(PEER, stranger(1), None), 6);
+    assert_eq!(unknown(), [WIRE, A, B]);
+    bridge.sweep(6);
+    assert_eq!(unknown(), [WIRE, B]);
+    bridge.add_port(B, PortKind::Guest([2, 0, 0, 0, 0, 0xd]));
+    assert_eq!(unknown(), [WIRE, B], "its entries are still there");
+    bridge.sweep(6 + AGEING);
+    assert_eq!(unknown(), [WIRE]);
+    bridge.decide(B, &frame(PEER, stranger(1), None), 6 + AGEING);
+    assert_eq!(unknown(), [WIRE, B]);
+    bridge.remove_port(B);
+    assert_eq!(unknown(), [WIRE]);
+}
+
 /// What a bridge is, without bounds on its table.
 #[derive(Default)]
 struct Model {
     ports: Vec<(PortId, PortKind)>,
     fdb: HashMap<(Mac, u16), (PortId, u32)>,
+    /// Ports behind which an address was learnt since a sweep last found none.
+    listed: HashSet<PortId>,
 }
 impl Model {
     fn owner(&self, mac: Mac) -> Option<PortId> {
@@ -153,6 +228,7 @@ impl Model {
             Some(_) => {}
             None if self.ports.iter().any(|(id, _)| *id == ingress) => {
                 self.fdb.insert((from, vlan), (ingress, now));
+                self.listed.insert(ingress);
             }
             None => {}
         }
@@ -160,7 +236,7 @@ impl Model {
             return if to[..5] == [1, 0x80, 0xc2, 0, 0] && to[5] < 16 {
                 Verdict::Drop(DropReason::LinkLocal)
             } else {
-                Verdict::Flood
+                GROUP
             };
         }
         let learnt = || {
@@ -172,8 +248,25 @@ impl Model {
         match self.owner(to).or_else(learnt) {
             Some(port) if port == ingress => Verdict::Drop(DropReason::SamePort),
             Some(port) => Verdict::Unicast(port),
-            None => Verdict::Flood,
+            None => UNKNOWN,
         }
+    }
+    fn sweep(&mut self, now: u32) {
+        self.fdb.retain(|_, (_, heard)| now < *heard + AGEING);
+        self.listed
+            .retain(|port| self.fdb.values().any(|(other, _)| other == port));
+    }
+    fn forget(&mut self, gone: PortId) {
+        self.ports.retain(|(id, _)| *id != gone);
+        self.fdb.retain(|_, (id, _)| *id != gone);
+        self.listed.remove(&gone);
+    }
+    /// What a flood goes to.
+    fn flood(&self, flood: Flood) -> Vec<PortId> {
+        let takes = |(id, kind): &&(PortId, PortKind)| {
+            flood == Flood::Group || *kind == PortKind::Uplink || self.listed.contains(id)
+        };
+        self.ports.iter().filter(takes).map(|(id, _)| *id).collect()
     }
 }
 
@@ -226,7 +319,8 @@ proptest! {
     /// Two bridges, each with its own model: the same verdict for every frame, so nothing of one is ever seen by the other.
     #[test]
     fn two_bridges_decide_as_their_models_do(steps in proptest::collection::vec(step(), 1..200)) {
-        let bridges = [Bridge::new("a"), Bridge::new("b")];
+        let bridges = [Bridge::new("a"), Bridge::new("b")].map(Arc::new);
+        let mut views = bridges.clone().map(BridgeView::new);
         let mut models = [Model::default(), Model::default()];
         let mut now = 1000;
         for step in steps {
@@ -245,16 +339,20 @@ proptest! {
                 }
                 Step::Detach { bridge, port } => {
                     bridges[bridge].remove_port(PortId(port));
-                    models[bridge].ports.retain(|(id, _)| *id != PortId(port));
-                    models[bridge].fdb.retain(|_, (id, _)| *id != PortId(port));
+                    models[bridge].forget(PortId(port));
                 }
                 Step::Later(seconds) => now += seconds,
-                Step::Sweep => bridges.iter().for_each(|bridge| bridge.sweep(now)),
+                Step::Sweep => {
+                    bridges.iter().for_each(|bridge| bridge.sweep(now));
+                    models.iter_mut().for_each(|model| model.sweep(now));
+                }
             }
-        }
-        for (bridge, model) in bridges.iter().zip(&models) {
-            let ids: Vec<_> = model.ports.iter().map(|(id, _)| *id).collect();
-            prop_assert_eq!(&*bridge.ports(), &*ids);
+            for ((bridge, view), model) in bridges.iter().zip(&mut views).zip(&models) {
+                for flood in [Flood::Group, Flood::Unknown] {
+                    prop_assert_eq!(&**view.flood(flood), &*model.flood(flood));
+                }
+                prop_assert_eq!(&*bridge.ports(), &*model.flood(Flood::Group));
+            }
         }
     }
 }
@@ -307,12 +405,12 @@ fn workers_and_control_at_once_keep_addresses_apart() {
                         let to_other = bridge.decide(port, &frame(other, own, None), round / 1000);
                         let other_port = PortId(10 + (worker + 1) % 4);
                         assert!(
-                            [Verdict::Flood, Verdict::Unicast(other_port)].contains(&to_other),
+                            [UNKNOWN, Verdict::Unicast(other_port)].contains(&to_other),
                             "{to_other:?}"
                         );
                         match bridge.decide(port, &frame(PEER, own, None), round / 1000) {
                             Verdict::Unicast(PortId(10..14))
-                            | Verdict::Flood
+                            | UNKNOWN
                             | Verdict::Drop(DropReason::SamePort) => {}
                             verdict => panic!("{verdict:?}"),
                         }

@@ -5,6 +5,7 @@ mod events;
 mod fakes;
 mod faults;
 mod fidelity;
+mod flood;
 mod mesh;
 mod multicast;
 mod offload;

@@ -1,28 +1,36 @@
 //! Where a frame goes: one learning bridge, its ports, and named reasons for a drop.
 mod fdb;
+mod port;
 
-use crate::header::{self, ETHERNET_LEN, Ethernet, Mac, number};
+use crate::header::{self, ETHERNET_LEN, Ethernet};
 use arc_swap::{ArcSwap, Cache};
 use fdb::{Fdb, Learnt};
+use port::{Port, Ports};
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 pub use fdb::AGEING;
-
-/// A port of a bridge, unique in the process; 0 is never a port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PortId(pub u16);
+pub use port::{MAX_LEARNT, PortId, PortKind};
 
 /// What the bridge says of one frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// To this port alone.
     Unicast(PortId),
-    /// To every port of the bridge but the ingress.
-    Flood,
+    /// To several ports, but never to the ingress: [`BridgeView::flood`] lists them.
+    Flood(Flood),
     /// Nowhere.
     Drop(DropReason),
+}
+
+/// Why a frame goes to several ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flood {
+    /// Broadcast or multicast: to every port.
+    Group,
+    /// Unicast to an address that nobody is known to have: to the uplinks, and to the guests behind which others were heard.
+    /// A guest that speaks for itself alone is known by its own address.
+    Unknown,
 }
 
 /// Why the switch dropped a frame; the name is what `status` shows.
@@ -39,18 +47,6 @@ pub enum DropReason {
     /// 01:80:c2:00:00:0x, which IEEE 802.1Q table 8-1 keeps to one link.
     LinkLocal,
 }
-
-/// What a port is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PortKind {
-    /// A guest's vif: its MAC is static and cannot be taken over. Other sources behind it are learnt, up to [`MAX_LEARNT`].
-    Guest(Mac),
-    /// The wire: learns and ages.
-    Uplink,
-}
-
-/// Most addresses besides its own that are learnt behind one guest, so that none can fill the table and have others' frames flooded.
-pub const MAX_LEARNT: u32 = 64;
 
 /// Numbers of one bridge for `status`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,20 +82,17 @@ impl Bridge {
         &self.name
     }
 
-    /// Control thread: attach a port, or change what it is. Where two guests have one MAC the later port has it, as the toolstack set it up
+    /// Control thread: attaches a port, or changes what it is. Where two guests have one MAC the later port has it, as the toolstack set it up
     /// last, and the earlier one again when the later goes.
     pub fn add_port(&self, port: PortId, kind: PortKind) {
         self.change(|ports| {
-            ports.retain(|other| other.id != port);
-            ports.push(Arc::new(Port {
-                id: port,
-                kind,
-                learnt: AtomicU32::new(0),
-            }));
+            let before = ports.iter().position(|other| other.id == port);
+            let before = before.map(|at| ports.remove(at));
+            ports.push(Arc::new(Port::new(port, kind, before.as_deref())));
         });
     }
 
-    /// Control thread: detach it and forget its FDB entries.
+    /// Control thread: detaches a port and forgets its FDB entries.
     pub fn remove_port(&self, port: PortId) {
         self.change(|ports| ports.retain(|other| other.id != port));
         self.fdb.forget(port);
@@ -133,7 +126,7 @@ impl Bridge {
         if is_group(destination) {
             return match destination >> 4 {
                 LINK_LOCAL => Verdict::Drop(DropReason::LinkLocal),
-                _ => Verdict::Flood,
+                _ => Verdict::Flood(Flood::Group),
             };
         }
         match ports
@@ -142,11 +135,11 @@ impl Bridge {
         {
             Some(port) if port == ingress => Verdict::Drop(DropReason::SamePort),
             Some(port) => Verdict::Unicast(port),
-            None => Verdict::Flood,
+            None => Verdict::Flood(Flood::Unknown),
         }
     }
 
-    /// Is the source one that may come from `ingress`? Learn it where it is nobody's own.
+    /// Refuses a source that may not come from `ingress`, and learns it where it is no guest's own.
     #[inline]
     fn admit(
         &self,
@@ -164,22 +157,21 @@ impl Bridge {
             Some(_) => return Err(DropReason::SpoofedSource),
             None => {}
         }
-        let may_learn = || ports.port(ingress).is_some_and(Port::may_learn);
-        if let Learnt::New(from) = self
-            .fdb
-            .learn(source, ethernet.vlan, ingress, now, may_learn)
+        if let Learnt::New(from) = self.fdb.learn(source, ethernet.vlan, ingress, now, ports)
+            && ports.moved(from, ingress)
         {
-            ports.moved(from, ingress);
+            // At most once a port and sweep.
+            self.change(|_| ());
         }
         Ok(())
     }
 
-    /// The ports to flood to (a snapshot, cheap to load; includes the ingress, which the caller skips).
+    /// The ports of the bridge now.
     pub fn ports(&self) -> Arc<[PortId]> {
-        self.ports.load().ids.clone()
+        self.ports.load().all.clone()
     }
 
-    /// Control thread, every few seconds: forget addresses not heard of for [`AGEING`] seconds.
+    /// Control thread, every few seconds: forgets addresses not heard of for [`AGEING`] seconds.
     pub fn sweep(&self, now: u32) {
         let ports = self.ports.load();
         self.fdb.sweep(now, |port| {
@@ -187,6 +179,11 @@ impl Bridge {
                 port.unlearn();
             }
         });
+        // Each is asked, so no `any`.
+        let delisted = ports.list.iter().filter(|port| port.delist()).count();
+        if delisted > 0 {
+            self.change(|_| ());
+        }
     }
 
     /// Numbers for `status`.
@@ -218,6 +215,16 @@ impl BridgeView {
     pub fn decide(&mut self, ingress: PortId, header: &[u8], now: u32) -> Verdict {
         self.bridge
             .decide_among(self.ports.load(), ingress, header, now)
+    }
+
+    /// The ports that such a flood goes to. The ingress may be among them, which the caller leaves out.
+    #[inline]
+    pub fn flood(&mut self, flood: Flood) -> &Arc<[PortId]> {
+        let ports = self.ports.load();
+        match flood {
+            Flood::Group => &ports.all,
+            Flood::Unknown => &ports.unknown,
+        }
     }
 }
 
@@ -270,90 +277,6 @@ impl Recent {
             _ => None,
         };
         verdict
-    }
-}
-
-/// One port; shared by successive snapshots.
-#[derive(Debug)]
-struct Port {
-    id: PortId,
-    kind: PortKind,
-    /// Entries of the FDB that name it.
-    learnt: AtomicU32,
-}
-impl Port {
-    fn may_learn(&self) -> bool {
-        match self.kind {
-            PortKind::Uplink => true,
-            PortKind::Guest(_) => self.learnt.load(Relaxed) < MAX_LEARNT,
-        }
-    }
-    fn unlearn(&self) {
-        // Never below zero: an entry learnt before the port was added anew is not in its count.
-        let _ = self
-            .learnt
-            .fetch_update(Relaxed, Relaxed, |learnt| learnt.checked_sub(1));
-    }
-}
-
-/// A snapshot of a bridge's ports; never changed, only replaced.
-#[derive(Debug)]
-struct Ports {
-    /// In the order they were attached.
-    list: Vec<Arc<Port>>,
-    ids: Arc<[PortId]>,
-    /// Guests' MACs and their ports: words as in the FDB, open addressing, at most half full, a power of two in length. 0 is free.
-    owners: Box<[u64]>,
-}
-impl Ports {
-    fn new(list: Vec<Arc<Port>>) -> Self {
-        let ids = list.iter().map(|port| port.id).collect();
-        let mut owners = vec![0; (list.len() * 2).next_power_of_two().max(2)].into_boxed_slice();
-        for port in &list {
-            if let PortKind::Guest(mac) = port.kind {
-                let mac = number(mac);
-                let (at, _) = find(&owners, mac);
-                owners[at] = fdb::entry(mac, port.id);
-            }
-        }
-        Self { list, ids, owners }
-    }
-
-    /// The guest port that `mac` belongs to.
-    #[inline]
-    fn owner(&self, mac: u64) -> Option<PortId> {
-        let (_, word) = find(&self.owners, mac);
-        (word != 0).then(|| fdb::port(word))
-    }
-
-    fn port(&self, id: PortId) -> Option<&Port> {
-        self.list.iter().find(|port| port.id == id).map(Arc::as_ref)
-    }
-
-    /// Keep the ports' counts of learnt addresses.
-    #[cold]
-    fn moved(&self, from: Option<PortId>, to: PortId) {
-        if let Some(port) = self.port(to) {
-            port.learnt.fetch_add(1, Relaxed);
-        }
-        if let Some(port) = from.and_then(|from| self.port(from)) {
-            port.unlearn();
-        }
-    }
-}
-
-/// The place and the word of `mac` in `owners`, or the free place where it would be. Ends, for at least half of the places are free.
-#[inline]
-fn find(owners: &[u64], mac: u64) -> (usize, u64) {
-    let mask = owners.len() - 1;
-    // Fibonacci hashing: MACs of one vendor differ in their last bytes only.
-    let mut at = (mac.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize & mask;
-    loop {
-        let word = owners[at];
-        if word == 0 || word >> 16 == mac {
-            return (at, word);
-        }
-        at = (at + 1) & mask;
     }
 }
 
