@@ -1,7 +1,10 @@
-//! Points at which a worker can be made to die, to show that a successor takes over from any of them: between every two
+//! Points at which the daemon can be made to die, to show that a successor takes over from any of them: between every two
 //! writes that something outside the process can see. Without the feature `crash-points` nothing of it is compiled in.
 
-/// Every point, in the order a turn passes them.
+/// The control thread's points, in the order in which it passes them where a frontend connects.
+pub const CONNECT_POINTS: &[&str] = &["opened", "filed", "connected", "handed-out"];
+
+/// A worker's points, in the order in which a turn passes them.
 pub const POINTS: &[&str] = &[
     "consumed",
     "fetched-heads",
@@ -26,17 +29,26 @@ macro_rules! crash_point {
     ($name:literal) => {{
         #[cfg(any(test, feature = "crash-points"))]
         {
-            const { assert!($crate::crash::is_point($name), "not in crash::POINTS") };
+            const {
+                assert!(
+                    $crate::crash::is_point($name),
+                    "not in a list of crash points"
+                )
+            };
             $crate::crash::pass($name);
         }
     }};
 }
 
-/// Whether `name` is in [`POINTS`]; at compile time, so that no point can be left out of the list.
+/// Whether `name` is in [`POINTS`] or [`CONNECT_POINTS`]; at compile time, so that no point can be left out of the lists.
 pub const fn is_point(name: &str) -> bool {
+    is_in(POINTS, name) || is_in(CONNECT_POINTS, name)
+}
+
+const fn is_in(points: &[&str], name: &str) -> bool {
     let mut n = 0;
-    while n < POINTS.len() {
-        let (a, b) = (POINTS[n].as_bytes(), name.as_bytes());
+    while n < points.len() {
+        let (a, b) = (points[n].as_bytes(), name.as_bytes());
         let mut same = a.len() == b.len();
         let mut i = 0;
         while same && i < a.len() {
@@ -51,13 +63,19 @@ pub const fn is_point(name: &str) -> bool {
     false
 }
 
-/// A point is passed: the process is killed if `NETBACK_CRASH_AT` names it (`name`, or `name:n` for its n-th pass, from 1).
+/// A point is passed: the process is killed if `NETBACK_CRASH_AT` names it (`name`, or `name:n` for its n-th pass, from 1), and
+/// the thread goes no further if `NETBACK_HOLD_AT` names it, so that another thread's death falls between two of its steps.
 #[cfg(all(feature = "crash-points", not(test)))]
 pub fn pass(name: &str) {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+    static HELD: OnceLock<Option<String>> = OnceLock::new();
     static ASKED: OnceLock<Option<(String, u64)>> = OnceLock::new();
     static PASSES: AtomicU64 = AtomicU64::new(0);
+    let held = HELD.get_or_init(|| std::env::var("NETBACK_HOLD_AT").ok());
+    while held.as_deref() == Some(name) {
+        std::thread::park();
+    }
     let asked = ASKED.get_or_init(|| {
         let text = std::env::var("NETBACK_CRASH_AT").ok()?;
         let (name, n) = text.split_once(':').unwrap_or((&text, "1"));

@@ -49,6 +49,11 @@ pub fn output(lab: &Lab, arguments: &[&str]) -> Result<Output> {
 
 /// `netback run` on `config`, in a build that dies at `point` (see `netback::crash`); the config is the lab's own file.
 pub fn start_to_crash(lab: &Lab, config: &str, point: &str) -> Result<Child> {
+    start_crashing(lab, config, &[("NETBACK_CRASH_AT", point)])
+}
+
+/// As [`start_to_crash`], with the environment that says where and how the build with crash points dies.
+pub fn start_crashing(lab: &Lab, config: &str, environment: &[(&str, &str)]) -> Result<Child> {
     let path = lab.directory().file("netback.toml");
     std::fs::write(&path, config)?;
     let path = path.to_str().context("the lab's directory is not UTF-8")?;
@@ -58,7 +63,7 @@ pub fn start_to_crash(lab: &Lab, config: &str, point: &str) -> Result<Child> {
         .open(lab.directory().file("netback.log"))?;
     let mut command = command(lab, "netback-crash-points", &["run", "--config", path])?;
     command
-        .env("NETBACK_CRASH_AT", point)
+        .envs(environment.iter().copied())
         .stdout(log.try_clone()?)
         .stderr(log);
     command.spawn().context("cannot start netback-crash-points")

@@ -279,6 +279,45 @@ fn a_death_at_any_point_of_the_worker_goes_unnoticed() -> Result<()> {
     Ok(())
 }
 
+/// Let a guest connect to a daemon that dies as `environment` says, and its successor serve it.
+fn dies_while_a_guest_connects(environment: &[(&str, &str)]) -> Result<()> {
+    let mut lab = prepare::wired(1)?;
+    let config = prepare::config(&lab, "");
+    let mut daemon = netback::start_crashing(&lab, &config, environment)?;
+    lab.add_guest(lab::guest::GuestConfig::new("guest-a"))?;
+    // The frontend is connected as soon as it has seen InitWait; its stack speaks when its interface comes up.
+    let connected = lab.connect_guests();
+    let (guest, outside) = (&lab.guests[0].host, &lab.outside[0].host);
+    let traffic = Flood::start(guest, &outside.ipv4)?;
+    let death = connected.and_then(|()| died(&mut daemon, "a connection"));
+    let _ = daemon.kill();
+    death?;
+    lab.start_daemon(&config)?;
+    let (guest, outside) = (&lab.guests[0].host, &lab.outside[0].host);
+    let reached = wait_reachable(guest, outside).and_then(|()| ping(outside, &guest.ipv4, 5, &[]));
+    drop(traffic);
+    reached.with_context(|| {
+        lab.daemon
+            .as_ref()
+            .map_or_else(String::new, |d| d.log_tail())
+    })?;
+    guests_noticed_nothing(&mut lab)
+}
+
+#[test]
+fn a_death_at_any_point_of_a_connection_goes_unnoticed() -> Result<()> {
+    for point in ["opened", "filed", "connected", "handed-out"] {
+        dies_while_a_guest_connects(&[("NETBACK_CRASH_AT", point)])
+            .with_context(|| format!("with a death at {point}"))?;
+    }
+    // The worker dies when it has written its first answer, before control has done anything more.
+    dies_while_a_guest_connects(&[
+        ("NETBACK_HOLD_AT", "handed-out"),
+        ("NETBACK_CRASH_AT", "tx-response"),
+    ])
+    .context("with a worker's death at its first answer")
+}
+
 /// Traffic over every kind of path until it is dropped: guest to guest, to the wire and from it.
 fn traffic(lab: &Lab) -> Result<Vec<Flood>> {
     let (a, b, outside) = (

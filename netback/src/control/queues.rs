@@ -1,16 +1,19 @@
 //! A vif's queues on their way to workers and back.
 use super::pool::Pool;
-use super::vif::{Queue, Service, Vif};
+use super::vif::{Queue, Service, Vif, broken};
 use super::{Control, Error};
+use crate::crash_point;
 use crate::hypervisor::Hypervisor;
 use crate::observe::counters::QueueStats;
 use crate::queue::Remains;
 use crate::queue::backlog::BacklogBounds;
 use crate::queue::setup::QueueSetup;
+use crate::vif::features::Features;
 use crate::vif::file::{Identity, RingIdentity, Unusable, VifFile};
-use crate::vif::handshake::{self, Offer, Wanted};
+use crate::vif::handshake::{self, Wanted};
 use crate::vif::id::{QueueId, VifId};
 use crate::vif::multicast::Multicast;
+use crate::vif::state::Xenbus;
 use crate::worker::messages::{PortPlace, ToWorker};
 use std::io;
 use std::sync::Arc;
@@ -19,7 +22,7 @@ use tracing::warn;
 use xen::event::{EventChannels, Port};
 use xen::grant::{GrantRef, GrantTable};
 use xen::store::{StoreError, XenStore};
-use xsk_bridge::switch::{Bridge, PortKind};
+use xsk_bridge::switch::{Bridge, PortId, PortKind};
 
 /// For how long after the start a predecessor's event channels may still be bound: the kernel closes a dead process's files in no
 /// given order, and takes its time where it is busy.
@@ -34,8 +37,17 @@ struct Opened<H: Hypervisor> {
     rx_page: <H::Grants as GrantTable>::Page,
 }
 
+/// What a vif has besides its open queues before workers get them.
+struct Prepared {
+    file: VifFile,
+    port_id: PortId,
+    /// The file carries live rings.
+    take_over: bool,
+}
+
 impl<H: Hypervisor, S: XenStore> Control<H, S> {
-    /// Read the handshake and hand the queues out; the inner error is the reason for a refusal.
+    /// Reads the handshake and hands the queues to workers; the inner error is the reason for a refusal. Unless live rings are
+    /// taken over, our state Connected is written before a worker has them, so that every later death leads to a take-over.
     pub(super) fn connect(
         &mut self,
         id: VifId,
@@ -56,10 +68,36 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             Err(refusal) => return Ok(Err(refusal.to_string())),
         };
         self.vif(id).wanted = Some(wanted.clone());
-        let result = self
-            .choose_bridge(&wanted)
-            .and_then(|bridge| self.serve(id, &wanted, bridge, &offer, take_over));
-        Ok(result)
+        let bridge = match self.choose_bridge(&wanted) {
+            Ok(bridge) => bridge,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        let opened = match self.open_queues(id, &offer.queues, take_over) {
+            Ok(opened) => opened,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        crash_point!("opened");
+        let prepared = self.prepare(id, &offer.queues, &opened, take_over);
+        let prepared = match prepared {
+            Ok(prepared) if take_over => Ok(prepared),
+            Ok(prepared) => self.announce(id)?.map(|()| prepared),
+            Err(reason) => Err(reason),
+        };
+        match prepared {
+            Ok(prepared) => {
+                crash_point!("connected");
+                self.hand_out(id, &wanted, bridge, offer.features, opened, prepared);
+                crash_point!("handed-out");
+                Ok(Ok(()))
+            }
+            Err(reason) => {
+                close_queues(&self.pool, id, opened);
+                if !take_over {
+                    self.remove_file(id);
+                }
+                Ok(Err(reason))
+            }
+        }
     }
 
     /// The bridge a vif asks for.
@@ -80,35 +118,66 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         })
     }
 
-    /// Ports, rings, file, workers, bridge: in this order, and nothing is left where one is refused.
-    fn serve(
+    /// Makes or reopens the vif's file for rings that are open, and takes a port for it.
+    fn prepare(
+        &mut self,
+        id: VifId,
+        rings: &[RingIdentity],
+        opened: &[Opened<H>],
+        take_over: bool,
+    ) -> Result<Prepared, String> {
+        let identity = Identity {
+            vif: id,
+            queues: rings.to_vec(),
+        };
+        let file = self.vif_file(&identity, take_over);
+        let (file, take_over) = file.map_err(|error| {
+            format!(
+                "no file for it in {}: {error}",
+                self.config.daemon.run_dir.display()
+            )
+        })?;
+        if !take_over {
+            for (number, queue) in opened.iter().enumerate() {
+                let part = file.queue(number as u16);
+                part.begin(queue.tx_page.as_ref(), queue.rx_page.as_ref());
+            }
+        }
+        crash_point!("filed");
+        let port_id = self.ports.take().ok_or("every port number is in use")?;
+        Ok(Prepared {
+            file,
+            port_id,
+            take_over,
+        })
+    }
+
+    /// Writes our state Connected; the inner error is what xenstore has against it.
+    fn announce(&mut self, id: VifId) -> Result<Result<(), String>, Error> {
+        let paths = self.vif(id).paths.clone();
+        let written = handshake::write_state(&mut self.store, &paths, Xenbus::Connected);
+        let refusal = broken(written)?;
+        Ok(match refusal {
+            None => Ok(()),
+            Some(error) => Err(format!("cannot write its state: {error}")),
+        })
+    }
+
+    /// Hands open queues to their workers, and connects the vif's port to its bridge.
+    fn hand_out(
         &mut self,
         id: VifId,
         wanted: &Wanted,
         bridge: Arc<Bridge>,
-        offer: &Offer,
-        take_over: bool,
-    ) -> Result<(), String> {
-        let opened = self.open_queues(id, &offer.queues, take_over)?;
-        let identity = Identity {
-            vif: id,
-            queues: offer.queues.clone(),
-        };
-        let (file, take_over) = match self.vif_file(&identity, take_over) {
-            Ok(file) => file,
-            Err(error) => {
-                close_queues(&self.pool, id, opened);
-                return Err(format!(
-                    "no file for it in {}: {error}",
-                    self.config.daemon.run_dir.display()
-                ));
-            }
-        };
-        let Some(port_id) = self.ports.take() else {
-            close_queues(&self.pool, id, opened);
-            return Err("every port number is in use".into());
-        };
-        let features = offer.features;
+        features: Features,
+        opened: Vec<Opened<H>>,
+        prepared: Prepared,
+    ) {
+        let Prepared {
+            file,
+            port_id,
+            take_over,
+        } = prepared;
         let multicast = Arc::new(Multicast::new(file.multicast(), features.multicast_control));
         let place: Vec<u8> = opened.iter().map(|queue| queue.worker).collect();
         let mut queues = Vec::with_capacity(opened.len());
@@ -155,7 +224,6 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             multicast,
             queues,
         });
-        Ok(())
     }
 
     /// The vif's file, and whether it carries live rings.

@@ -378,7 +378,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
 }
 
 /// A broken stream apart from what xenstore refuses.
-fn broken(result: Result<(), StoreError>) -> Result<Option<StoreError>, Error> {
+pub(super) fn broken(result: Result<(), StoreError>) -> Result<Option<StoreError>, Error> {
     match result {
         Ok(()) => Ok(None),
         Err(StoreError::Io(error)) => Err(StoreError::Io(error).into()),

@@ -12,7 +12,8 @@
 // mmap(2) and the words behind it.
 #![allow(unsafe_code)]
 use crate::vif::id::VifId;
-use ring::shadow::{RegionShadow, shadow_words};
+use ring::page::{PageWords, RSP_PROD};
+use ring::shadow::{RegionShadow, Shadow, shadow_words};
 use ring::wire::{Rx, Tx};
 use std::fs::{File, OpenOptions, Permissions};
 use std::io;
@@ -224,6 +225,17 @@ pub struct QueueFile {
 }
 
 impl QueueFile {
+    /// Notes that of both rings nothing is consumed but what their pages call answered. Written before any worker has the
+    /// rings, so that a successor can take them over from the first moment on.
+    pub fn begin(&self, tx_page: &PageWords, rx_page: &PageWords) {
+        self.tx()
+            .consumed()
+            .store(tx_page[RSP_PROD].load(Relaxed), Relaxed);
+        self.rx()
+            .consumed()
+            .store(rx_page[RSP_PROD].load(Relaxed), Relaxed);
+    }
+
     /// The Tx ring's shadow.
     pub(crate) fn tx(&self) -> FileShadow<Tx> {
         RegionShadow::new(Words::of(&self.mapping, self.start, TX_WORDS)).expect("sized for it")
@@ -324,7 +336,6 @@ impl Drop for Mapping {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ring::shadow::Shadow;
     use xen::grant::DomId;
 
     struct Dir(PathBuf);

@@ -157,9 +157,10 @@ pub enum Action {
     Advertise,
     /// Write our state.
     Write(Xenbus),
-    /// Read the frontend's keys and hand its queues to workers; say `Connected` or `Refused`.
+    /// Read the frontend's keys, open its rings, write our state Connected, and only then hand its queues to workers; say
+    /// `Connected` or `Refused`. Whatever a worker does to the rings is so found by a successor in state Connected.
     Connect,
-    /// The same with live rings: no key is written.
+    /// The same as `Connect` with live rings: no key is written.
     TakeOver,
     /// Take its queues from the workers; say `Left`.
     Leave,
@@ -212,8 +213,7 @@ pub fn step(state: State, observation: Observation) -> Step {
             _ => to(state, &[]),
         },
         Observation::Connected => match state {
-            State::InitWait { .. } => to(State::Connected, &[Action::Write(Xenbus::Connected)]),
-            State::TakingOver => to(State::Connected, &[]),
+            State::InitWait { .. } | State::TakingOver => to(State::Connected, &[]),
             _ => to(state, &[]),
         },
         Observation::Refused(frontend) => match state {

@@ -1,5 +1,6 @@
 //! The control thread with real workers, on a xenstore and a hypervisor in the heap.
 mod fakes;
+mod take_over;
 
 use super::*;
 use crate::vif::handshake::{self, Paths};
