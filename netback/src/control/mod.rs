@@ -4,6 +4,7 @@ mod queues;
 mod rate;
 mod reload;
 mod report;
+mod retry;
 pub mod signals;
 pub mod socket;
 mod vif;

@@ -17,7 +17,7 @@ use crate::vif::state::Xenbus;
 use crate::worker::messages::{PortPlace, ToWorker};
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tracing::warn;
 use xen::event::{EventChannels, Port};
 use xen::grant::{GrantRef, GrantTable};
@@ -26,7 +26,33 @@ use xsk_bridge::switch::{Bridge, PortId, PortKind};
 
 /// For how long after the start a predecessor's event channels may still be bound: the kernel closes a dead process's files in no
 /// given order, and takes its time where it is busy.
-const BIND_PATIENCE: Duration = Duration::from_secs(2);
+const BIND_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why a vif is not served; one line.
+pub(super) struct Obstacle {
+    pub reason: String,
+    pub lasts: Lasts,
+}
+
+/// How long an obstacle is expected to last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lasts {
+    /// Until the guest or the operator changes something.
+    UntilChanged,
+    /// As long as the predecessor takes to die.
+    WhilePredecessorDies,
+    /// As long as xenstore refuses to be written to.
+    WhileStoreRefuses,
+}
+
+impl From<String> for Obstacle {
+    fn from(reason: String) -> Self {
+        Self {
+            reason,
+            lasts: Lasts::UntilChanged,
+        }
+    }
+}
 
 /// A queue's doors are open: ports bound, then rings mapped.
 struct Opened<H: Hypervisor> {
@@ -46,13 +72,13 @@ struct Prepared {
 }
 
 impl<H: Hypervisor, S: XenStore> Control<H, S> {
-    /// Reads the handshake and hands the queues to workers; the inner error is the reason for a refusal. Unless live rings are
+    /// Reads the handshake and hands the queues to workers; the inner error is what stands in the way. Unless live rings are
     /// taken over, our state Connected is written before a worker has them, so that every later death leads to a take-over.
     pub(super) fn connect(
         &mut self,
         id: VifId,
         take_over: bool,
-    ) -> Result<Result<(), String>, Error> {
+    ) -> Result<Result<(), Obstacle>, Error> {
         let paths = self.vifs[&id].paths.clone();
         let read = handshake::wanted(&mut self.store, &paths).and_then(|wanted| {
             Ok((
@@ -65,23 +91,23 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             Err(handshake::Refusal::Store(StoreError::Io(error))) => {
                 return Err(StoreError::Io(error).into());
             }
-            Err(refusal) => return Ok(Err(refusal.to_string())),
+            Err(refusal) => return Ok(Err(refusal.to_string().into())),
         };
         self.vif(id).wanted = Some(wanted.clone());
         let bridge = match self.choose_bridge(&wanted) {
             Ok(bridge) => bridge,
-            Err(reason) => return Ok(Err(reason)),
+            Err(reason) => return Ok(Err(reason.into())),
         };
         let opened = match self.open_queues(id, &offer.queues, take_over) {
             Ok(opened) => opened,
-            Err(reason) => return Ok(Err(reason)),
+            Err(obstacle) => return Ok(Err(obstacle)),
         };
         crash_point!("opened");
         let prepared = self.prepare(id, &offer.queues, &opened, take_over);
         let prepared = match prepared {
             Ok(prepared) if take_over => Ok(prepared),
             Ok(prepared) => self.announce(id)?.map(|()| prepared),
-            Err(reason) => Err(reason),
+            Err(reason) => Err(reason.into()),
         };
         match prepared {
             Ok(prepared) => {
@@ -90,12 +116,12 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
                 crash_point!("handed-out");
                 Ok(Ok(()))
             }
-            Err(reason) => {
+            Err(obstacle) => {
                 close_queues(&self.pool, id, opened);
                 if !take_over {
                     self.remove_file(id);
                 }
-                Ok(Err(reason))
+                Ok(Err(obstacle))
             }
         }
     }
@@ -153,13 +179,16 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
     }
 
     /// Writes our state Connected; the inner error is what xenstore has against it.
-    fn announce(&mut self, id: VifId) -> Result<Result<(), String>, Error> {
+    fn announce(&mut self, id: VifId) -> Result<Result<(), Obstacle>, Error> {
         let paths = self.vif(id).paths.clone();
         let written = handshake::write_state(&mut self.store, &paths, Xenbus::Connected);
         let refusal = broken(written)?;
         Ok(match refusal {
             None => Ok(()),
-            Some(error) => Err(format!("cannot write its state: {error}")),
+            Some(error) => Err(Obstacle {
+                reason: format!("cannot write its state: {error}"),
+                lasts: Lasts::WhileStoreRefuses,
+            }),
         })
     }
 
@@ -243,13 +272,13 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         Ok((VifFile::create(run_dir, identity)?, false))
     }
 
-    /// Open every queue's doors, each on the worker that is to serve it, or none.
+    /// Binds every queue's ports and maps its rings, each on the worker that is to serve it, or none.
     fn open_queues(
         &mut self,
         id: VifId,
         rings: &[RingIdentity],
         take_over: bool,
-    ) -> Result<Vec<Opened<H>>, String> {
+    ) -> Result<Vec<Opened<H>>, Obstacle> {
         let mut opened = Vec::with_capacity(rings.len());
         // Spread over workers from the least busy one on.
         let first = usize::from(self.pool.least_busy());
@@ -257,38 +286,39 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             let worker = ((first + number) % self.pool.0.len()) as u8;
             match self.open_queue(id, worker, ring, take_over) {
                 Ok(queue) => opened.push(queue),
-                Err(reason) => {
+                Err(obstacle) => {
                     close_queues(&self.pool, id, opened);
-                    return Err(format!("queue {number}: {reason}"));
+                    return Err(Obstacle {
+                        reason: format!("queue {number}: {}", obstacle.reason),
+                        ..obstacle
+                    });
                 }
             }
         }
         Ok(opened)
     }
 
+    /// Binds one queue's ports, then maps its rings.
     fn open_queue(
         &self,
         id: VifId,
         worker: u8,
         ring: &RingIdentity,
         take_over: bool,
-    ) -> Result<Opened<H>, String> {
+    ) -> Result<Opened<H>, Obstacle> {
         let member = &self.pool.0[usize::from(worker)];
+        let may_die = take_over && self.started.elapsed() < BIND_PATIENCE;
         let bind = |port: u32| {
-            let deadline = self.started + BIND_PATIENCE;
-            loop {
-                match member.events.bind(id.domid, Port(port)) {
-                    Err(_) if take_over && Instant::now() < deadline => {
-                        std::thread::sleep(Duration::from_millis(2))
-                    }
-                    Err(error) => {
-                        return Err(format!(
-                            "event channel {port} cannot be bound ({error}): is another backend serving this vif?"
-                        ));
-                    }
-                    Ok(port) => return Ok(port),
-                }
-            }
+            let bound = member.events.bind(id.domid, Port(port));
+            bound.map_err(|error| Obstacle {
+                reason: format!(
+                    "event channel {port} cannot be bound ({error}): is another backend serving this vif?"
+                ),
+                lasts: match may_die {
+                    true => Lasts::WhilePredecessorDies,
+                    false => Lasts::UntilChanged,
+                },
+            })
         };
         let tx_port = bind(ring.tx_port)?;
         let rx_port = if ring.rx_port == ring.tx_port {

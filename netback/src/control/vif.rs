@@ -1,5 +1,7 @@
 //! A vif as the control thread keeps it, and the driver of its state machine.
+use super::queues::{Lasts, Obstacle};
 use super::rate::Rate;
+use super::retry::{Pauses, Retry};
 use super::{Control, Error};
 use crate::hypervisor::Hypervisor;
 use crate::observe::counters::QueueStats;
@@ -20,6 +22,16 @@ const SETTLE: Duration = Duration::from_millis(500);
 const LOOKS: (u32, Duration) = (20, Duration::from_millis(100));
 /// Log lines about one vif at once, and the pause between further ones.
 const LINES: (u32, Duration) = (20, Duration::from_secs(5));
+/// Between attempts to take over a vif whose predecessor is still dying.
+const PREDECESSOR: Pauses = Pauses {
+    first: Duration::from_millis(1),
+    longest: Duration::from_millis(100),
+};
+/// Between attempts to write what xenstore refused.
+const STORE: Pauses = Pauses {
+    first: Duration::from_secs(1),
+    longest: Duration::from_secs(60),
+};
 /// Steps after one look: a whole life is shorter, so more is a defect of ours.
 const STEPS: usize = 10;
 
@@ -43,6 +55,8 @@ pub struct Vif {
     pub not_before: Option<Instant>,
     /// When InitWait was held long enough.
     pub settles: Option<Instant>,
+    /// What failed and may succeed later.
+    retry: Retry,
     looks: Rate,
     lines: Rate,
 }
@@ -83,6 +97,7 @@ impl Vif {
             dirty: true,
             not_before: None,
             settles: None,
+            retry: Retry::default(),
             looks: Rate::new(LOOKS.0, LOOKS.1, now),
             lines: Rate::new(LINES.0, LINES.1, now),
         }
@@ -96,7 +111,10 @@ impl Vif {
     /// When it has to be looked at without anything new: `None` for never.
     pub fn wakes(&self, now: Instant) -> Option<Instant> {
         let dirty = self.dirty.then(|| self.not_before.unwrap_or(now));
-        [dirty, self.settles].into_iter().flatten().min()
+        [dirty, self.settles, self.retry.due()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 }
 
@@ -190,6 +208,13 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
                 vif.settles = None;
                 vif.dirty = true;
                 self.observe(id, Observation::Settled)?;
+            }
+            let Some(vif) = self.vifs.get_mut(&id) else {
+                continue;
+            };
+            if vif.retry.begin(now) {
+                vif.dirty = true;
+                self.observe(id, Observation::Retry)?;
             }
             let Some(vif) = self.vifs.get_mut(&id) else {
                 continue;
@@ -308,18 +333,25 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
     fn bring_up(&mut self, id: VifId, take_over: bool) -> Result<(), Error> {
         match self.connect(id, take_over)? {
             Ok(()) => {
+                self.vif(id).retry = Retry::default();
                 if self.vif(id).reason.take().is_some() {
                     self.tell(id, "")?;
                 }
                 self.observe(id, Observation::Connected)?;
             }
-            Err(reason) => {
+            Err(obstacle) if obstacle.lasts == Lasts::WhilePredecessorDies => {
+                self.vif(id).retry.failed(PREDECESSOR, Instant::now());
+            }
+            Err(Obstacle { reason, lasts }) => {
                 let frontend = match self.vif(id).world.frontend {
                     Frontend::Is(state) => state,
                     Frontend::Gone => Xenbus::Unknown,
                 };
                 self.refuse(id, reason, !take_over)?;
                 self.observe(id, Observation::Refused(frontend))?;
+                if lasts == Lasts::WhileStoreRefuses {
+                    self.vif(id).retry.failed(STORE, Instant::now());
+                }
             }
         }
         Ok(())

@@ -140,7 +140,7 @@ pub enum Observation {
     Connected,
     /// `Connect` or `TakeOver` was not possible, while the frontend was in this state.
     Refused(Xenbus),
-    /// What a handshake was refused for may have changed (the configuration was read anew).
+    /// What stood in the way of the vif may have changed: time has passed, or the configuration was read anew.
     Retry,
     /// A worker found that the guest broke the protocol.
     Rogue,
@@ -223,6 +223,7 @@ pub fn step(state: State, observation: Observation) -> Step {
         },
         Observation::Retry => match state {
             State::Refused(_) => to(State::InitWait { settled: true }, &[]),
+            State::TakingOver => to(state, &[Action::TakeOver]),
             _ => to(state, &[]),
         },
         Observation::Rogue => match state {

@@ -219,6 +219,8 @@ pub struct Machine {
     /// Remote ports that can be bound, by who has them bound.
     bound: HashMap<(u16, u32), Port>,
     offered: BTreeSet<(u16, u32)>,
+    /// Attempts to bind a remote port, in order.
+    binds: Vec<(u16, u32)>,
     next: u32,
     mapped: usize,
 }
@@ -246,6 +248,14 @@ impl Xen {
     /// Somebody else binds the guest's port.
     pub fn steal(&self, domid: u16, port: u32) {
         lock(&self.0).bound.insert((domid, port), Port(u32::MAX));
+    }
+    /// Whoever had the guest's port bound lets it go.
+    pub fn release(&self, domid: u16, port: u32) {
+        lock(&self.0).bound.remove(&(domid, port));
+    }
+    /// Which remote ports somebody tried to bind since the last time this was asked, in order.
+    pub fn take_binds(&self) -> Vec<(u16, u32)> {
+        std::mem::take(&mut lock(&self.0).binds)
     }
     pub fn doors(&self, count: usize) -> Vec<Doors<Fake>> {
         let doors = || Doors {
@@ -311,6 +321,7 @@ impl EventChannels for Events {
     fn bind(&self, remote: DomId, remote_port: Port) -> io::Result<Port> {
         let mut machine = lock(&self.xen.0);
         let remote = (remote.0, remote_port.0);
+        machine.binds.push(remote);
         if !machine.offered.contains(&remote) || machine.bound.contains_key(&remote) {
             return Err(io::Error::from(io::ErrorKind::InvalidInput));
         }

@@ -505,9 +505,11 @@ fn a_successor_takes_over_without_a_key_written_and_a_rival_is_refused() {
     // Another backend has one guest's port: that one is not touched, the other is served.
     house.xen.steal(3, 100);
     let mut late = house.daemon();
-    until(&mut late, "service", |daemon| is_served(daemon, &guests[1]));
-    let (now, reason) = service(&late, &guests[0]).unwrap();
-    assert_eq!(now, "disabled");
+    until(&mut late, "an end of the attempts", |daemon| {
+        service(daemon, &guests[0]).is_some_and(|(service, _)| service == "disabled")
+    });
+    assert!(is_served(&late, &guests[1]));
+    let (_, reason) = service(&late, &guests[0]).unwrap();
     assert!(
         reason
             .unwrap()

@@ -48,3 +48,30 @@ fn a_death_at_any_point_of_a_connection_leaves_rings_that_the_successor_takes_ov
         successor.stop().unwrap();
     }
 }
+
+#[test]
+fn a_vif_whose_event_channel_is_bound_elsewhere_holds_no_other_up() {
+    let house = House::new();
+    let guests = [Guest::new(3, 1), Guest::new(4, 1)];
+    let (daemon, _rings) = served(&house, &[&guests[0], &guests[1]]);
+    daemon.stop().unwrap();
+    house.xen.steal(3, 100);
+    house.xen.take_binds();
+    let mut successor = house.daemon();
+    until(&mut successor, "service for the other", |daemon| {
+        is_served(daemon, &guests[1])
+    });
+    // The first guest's port is tried once, and then comes the second guest's turn.
+    let binds = house.xen.take_binds();
+    assert_eq!(binds[..3], [(3, 100), (4, 100), (4, 101)], "{binds:?}");
+    until(&mut successor, "another attempt", |_| {
+        house.xen.take_binds().contains(&(3, 100))
+    });
+    assert_eq!(service(&successor, &guests[0]).unwrap().0, "waiting");
+    // Its holder is gone at last.
+    house.xen.release(3, 100);
+    until(&mut successor, "service", |daemon| {
+        is_served(daemon, &guests[0])
+    });
+    successor.stop().unwrap();
+}
