@@ -8,3 +8,7 @@ pub mod nic;
 pub mod packet;
 pub mod switch;
 pub mod xdp;
+
+#[cfg(all(test, feature = "af-xdp"))]
+#[path = "../tests/support/mod.rs"]
+mod support;

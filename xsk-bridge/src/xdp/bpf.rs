@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -12,8 +12,10 @@ const MAP_UPDATE_ELEM: i32 = 2;
 const PROG_LOAD: i32 = 5;
 const OBJ_PIN: i32 = 6;
 const OBJ_GET: i32 = 7;
+const PROG_GET_FD_BY_ID: i32 = 13;
 const OBJ_GET_INFO_BY_FD: i32 = 15;
 const LINK_CREATE: i32 = 28;
+const LINK_UPDATE: i32 = 29;
 const LINK_DETACH: i32 = 34;
 
 const MAP_TYPE_XSKMAP: u32 = 17;
@@ -176,6 +178,27 @@ pub(super) fn create_link(
     )
 }
 
+/// Puts `program` into a link in place of the program there, at once.
+pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    #[repr(C)]
+    struct Attributes {
+        link_fd: u32,
+        new_prog_fd: u32,
+        flags: u32,
+        old_prog_fd: u32,
+    }
+    bpf(
+        LINK_UPDATE,
+        &mut Attributes {
+            link_fd: link.as_raw_fd() as u32,
+            new_prog_fd: program.as_raw_fd() as u32,
+            flags: 0,
+            old_prog_fd: 0,
+        },
+    )?;
+    Ok(())
+}
+
 /// Take a link's program off its device, whoever else holds the link.
 pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     bpf(LINK_DETACH, &mut (link.as_raw_fd() as u32))?;
@@ -192,12 +215,6 @@ pub(super) struct LinkInfo {
 
 /// Ask a link what it is on.
 pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
-    #[repr(C)]
-    struct Attributes {
-        bpf_fd: u32,
-        info_len: u32,
-        info: u64,
-    }
     /// struct bpf_link_info: the union after prog_id is 8-byte aligned.
     #[repr(C)]
     #[derive(Default)]
@@ -210,18 +227,61 @@ pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
         rest: [u32; 3],
     }
     let mut info = Info::default();
-    bpf(
-        OBJ_GET_INFO_BY_FD,
-        &mut Attributes {
-            bpf_fd: link.as_raw_fd() as u32,
-            info_len: size_of::<Info>() as u32,
-            info: &raw mut info as u64,
-        },
-    )?;
+    object_info(link, &mut info)?;
     Ok(LinkInfo {
         program_id: info.program_id,
         ifindex: info.ifindex,
     })
+}
+
+/// Hash of a program's instructions, the same for two programs that differ in their maps only.
+pub(super) fn program_tag(program: BorrowedFd<'_>) -> io::Result<[u8; 8]> {
+    /// First members of struct bpf_prog_info.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Info {
+        kind: u32,
+        id: u32,
+        tag: [u8; 8],
+    }
+    let mut info = Info::default();
+    object_info(program, &mut info)?;
+    Ok(info.tag)
+}
+
+/// [`program_tag`] of the program with this number.
+pub(super) fn tag_of(program_id: u32) -> io::Result<[u8; 8]> {
+    #[repr(C)]
+    struct Attributes {
+        id: u32,
+        next_id: u32,
+        open_flags: u32,
+    }
+    let mut attributes = Attributes {
+        id: program_id,
+        next_id: 0,
+        open_flags: 0,
+    };
+    program_tag(bpf_fd(PROG_GET_FD_BY_ID, &mut attributes)?.as_fd())
+}
+
+/// Fills `info`, the first members of the object's struct bpf_*_info.
+fn object_info<I>(object: BorrowedFd<'_>, info: &mut I) -> io::Result<()> {
+    #[repr(C)]
+    struct Attributes {
+        bpf_fd: u32,
+        info_len: u32,
+        info: u64,
+    }
+    bpf(
+        OBJ_GET_INFO_BY_FD,
+        &mut Attributes {
+            bpf_fd: object.as_raw_fd() as u32,
+            info_len: size_of::<I>() as u32,
+            info: &raw mut *info as u64,
+        },
+    )?;
+    Ok(())
 }
 
 #[repr(C)]

@@ -1,7 +1,9 @@
 //! Our XDP program on a device: loaded, attached as a BPF link, pinned with its socket map, adopted on restart.
 //!
-//! The program sends every frame to the AF_XDP socket of its queue, and to the kernel where the queue has none. Link and map
-//! are pinned under `<bpf_dir>/<ifname>/`, so both outlive the process: attaching resets the link of real NICs.
+//! The program sends every frame to the AF_XDP socket of its queue, and drops it where the queue has none: the device is
+//! promiscuous, and between two processes the driver domain's own stack must not hear what is for guests. Link and map are pinned
+//! under `<bpf_dir>/<ifname>/`, so both outlive the process: attaching resets the link of real NICs. A pinned program that is not
+//! the one we would load (an earlier version's) is replaced in its link, without an interval in which the device has none.
 mod bpf;
 
 use crate::link::{Link, XdpProgram};
@@ -12,6 +14,9 @@ use std::path::{Path, PathBuf};
 
 /// Queues the socket map has room for; fixed, so that an adopted map serves whatever number of channels is set later.
 const MAP_ENTRIES: u32 = 256;
+
+/// The verdict that drops a frame (linux/bpf.h, enum xdp_action).
+const XDP_DROP: i32 = 1;
 
 /// How the program runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,7 +99,7 @@ pub fn install_or_adopt(ifname: &str, bpf_dir: &Path) -> Result<Attachment, XdpE
         .ok_or_else(|| XdpError::NoInterface(ifname.to_owned()))?;
     let pins = Pins::new(bpf_dir, ifname);
     bpf::prepare_dir(bpf_dir).map_err(|e| pins.error("make the directory in bpffs", e))?;
-    if let Some(attachment) = adopt(&device, &pins) {
+    if let Some(attachment) = adopt(&device, &pins)? {
         return Ok(attachment);
     }
     if let Some(XdpProgram { id, generic }) = device.xdp {
@@ -106,7 +111,7 @@ pub fn install_or_adopt(ifname: &str, bpf_dir: &Path) -> Result<Attachment, XdpE
     }
     pins.remove()?;
     std::fs::create_dir_all(&pins.dir).map_err(|e| pins.error("make the directory in bpffs", e))?;
-    install(device, &pins)
+    install(device, &pins, XDP_DROP)
 }
 
 /// Take our program off `ifname` and remove its pins; `Ok(false)`: there were none. A daemon that still runs loses the wire.
@@ -120,16 +125,28 @@ pub fn uninstall(ifname: &str, bpf_dir: &Path) -> Result<bool, XdpError> {
     pins.remove()
 }
 
-/// The predecessor's program, where its link is still on this very device and its map is there.
-fn adopt(device: &Link, pins: &Pins) -> Option<Attachment> {
-    let link = bpf::open_pinned(&pins.link()).ok()?;
-    let map = bpf::open_pinned(&pins.map()).ok()?;
-    let on = bpf::link_info(link.as_fd()).ok()?;
-    let running = device.xdp?;
-    if on.ifindex != device.index || on.program_id != running.id {
-        return None;
+/// The predecessor's link and map, where the link is still on this very device and the map is there; the program in the link is
+/// replaced where it is not ours.
+fn adopt(device: &Link, pins: &Pins) -> Result<Option<Attachment>, XdpError> {
+    let pinned = || {
+        let link = bpf::open_pinned(&pins.link()).ok()?;
+        let map = bpf::open_pinned(&pins.map()).ok()?;
+        let on = bpf::link_info(link.as_fd()).ok()?;
+        let running = device.xdp?;
+        let here = on.ifindex == device.index && on.program_id == running.id;
+        here.then_some((link, map, running))
+    };
+    let Some((link, map, running)) = pinned() else {
+        return Ok(None);
+    };
+    let program = load(&map, XDP_DROP)?;
+    let compare = named("compare the XDP program with its predecessor");
+    let ours = bpf::program_tag(program.as_fd()).map_err(&compare)?;
+    if bpf::tag_of(running.id).map_err(&compare)? != ours {
+        bpf::update_link(link.as_fd(), program.as_fd())
+            .map_err(named("replace the XDP program of an earlier version"))?;
     }
-    Some(Attachment {
+    Ok(Some(Attachment {
         map,
         ifname: device.name.clone(),
         ifindex: device.index,
@@ -140,12 +157,13 @@ fn adopt(device: &Link, pins: &Pins) -> Option<Attachment> {
         },
         adopted: true,
         native_refusal: None,
-    })
+    }))
 }
 
-fn install(device: Link, pins: &Pins) -> Result<Attachment, XdpError> {
+/// Installs a program whose verdict for a queue without a socket is `no_socket`.
+fn install(device: Link, pins: &Pins, no_socket: i32) -> Result<Attachment, XdpError> {
     let map = bpf::create_xskmap(MAP_ENTRIES).map_err(named("create the socket map"))?;
-    let program = bpf::load(&program(&map)).map_err(named("load the XDP program"))?;
+    let program = load(&map, no_socket)?;
     let (link, mode, native_refusal) = attach(&device, program.as_fd())?;
     // The map first: a pinned link without a map could not be adopted.
     bpf::pin(map.as_fd(), &pins.map()).map_err(|e| pins.error("pin the socket map", e))?;
@@ -184,9 +202,13 @@ fn attach(
     }
 }
 
-/// `return bpf_redirect_map(&sockets, context->rx_queue_index, XDP_PASS)`: the flags name the verdict for a queue without a
+fn load(map: &OwnedFd, no_socket: i32) -> Result<OwnedFd, XdpError> {
+    bpf::load(&program(map, no_socket)).map_err(named("load the XDP program"))
+}
+
+/// `return bpf_redirect_map(&sockets, context->rx_queue_index, no_socket)`: the flags name the verdict for a queue without a
 /// socket. No frags flag: packets are then linear, which is what a socket without XDP_USE_SG takes.
-fn program(map: &OwnedFd) -> [Instruction; 6] {
+fn program(map: &OwnedFd, no_socket: i32) -> [Instruction; 6] {
     use std::os::fd::AsRawFd;
     const LOAD_WORD: u8 = 0x61; // BPF_LDX | BPF_MEM | BPF_W
     const LOAD_IMMEDIATE_64: u8 = 0x18; // BPF_LD | BPF_IMM | BPF_DW, two instructions
@@ -195,7 +217,6 @@ fn program(map: &OwnedFd) -> [Instruction; 6] {
     const EXIT: u8 = 0x95;
     const PSEUDO_MAP_FD: u8 = 1;
     const RX_QUEUE_INDEX: i16 = 16; // struct xdp_md
-    const XDP_PASS: i32 = 2;
     const REDIRECT_MAP: i32 = 51;
     let instruction = |code, destination: u8, source: u8, offset, immediate| Instruction {
         code,
@@ -207,7 +228,7 @@ fn program(map: &OwnedFd) -> [Instruction; 6] {
         instruction(LOAD_WORD, 2, 1, RX_QUEUE_INDEX, 0),
         instruction(LOAD_IMMEDIATE_64, 1, PSEUDO_MAP_FD, 0, map.as_raw_fd()),
         instruction(0, 0, 0, 0, 0),
-        instruction(MOVE_IMMEDIATE, 3, 0, 0, XDP_PASS),
+        instruction(MOVE_IMMEDIATE, 3, 0, 0, no_socket),
         instruction(CALL, 0, 0, 0, REDIRECT_MAP),
         instruction(EXIT, 0, 0, 0, 0),
     ]
@@ -309,3 +330,6 @@ fn named(action: &'static str) -> impl Fn(io::Error) -> XdpError {
         _ => XdpError::Os { action, source },
     }
 }
+
+#[cfg(all(test, feature = "af-xdp"))]
+mod tests;

@@ -71,6 +71,23 @@ impl Namespace {
         }
     }
 
+    /// Frames that an XDP program on a veth end of one queue dropped.
+    pub fn xdp_drops(&self, ifname: &str) -> u64 {
+        let statistics = self.ethtool(&format!("-S {ifname}"));
+        let mut lines = statistics.lines().map(str::trim);
+        let drops = lines.find_map(|line| line.strip_prefix("rx_queue_0_xdp_drops: "));
+        drops.expect("veth counts drops").parse().unwrap()
+    }
+
+    /// Waits for what must come.
+    pub fn wait_until(&self, what: &str, mut happened: impl FnMut() -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !happened() {
+            assert!(Instant::now() < deadline, "it never happens: {what}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     pub fn ethtool(&self, arguments: &str) -> String {
         run(&format!("ethtool {arguments}"))
     }

@@ -1,15 +1,12 @@
 //! What only shows from inside: states that the kernel is in between two of its writes.
-#[path = "../../../tests/support/mod.rs"]
-mod support;
-
 use super::{Options, PACKETS_PER_KICK, XskDevice, sockopt};
 use crate::device::{Device, Rest, Sent};
 use crate::frame::{FramePool, Rings, Umem};
 use crate::packet::{Offload, Packet};
+use crate::support::{ETHERTYPE, Namespace, PATIENCE, PacketSocket, frame};
 use crate::xdp;
 use std::collections::VecDeque;
 use std::time::Instant;
-use support::{ETHERTYPE, Namespace, PATIENCE, PacketSocket, frame};
 
 const RINGS: Rings = Rings { recv: 64, send: 64 };
 /// Packets that were handed over while their fill entries were not.

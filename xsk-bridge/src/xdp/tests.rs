@@ -1,0 +1,45 @@
+//! What only shows from inside: the program of an earlier version.
+use super::*;
+use crate::support::{ETHERTYPE, Namespace, PacketSocket, frame};
+
+/// What the first version did with a frame for a queue without a socket (linux/bpf.h, enum xdp_action).
+const XDP_PASS: i32 = 2;
+
+#[test]
+fn the_program_of_an_earlier_version_is_replaced_in_its_link() {
+    let namespace = Namespace::enter();
+    namespace.veth("near", "far", 1);
+    let near = PacketSocket::bind("near", ETHERTYPE);
+    let far = PacketSocket::bind("far", ETHERTYPE);
+    let device = || Link::by_name("near").unwrap().unwrap();
+    let pins = Pins::new(&namespace.bpf_dir(), "near");
+    bpf::prepare_dir(&namespace.bpf_dir()).unwrap();
+    std::fs::create_dir_all(&pins.dir).unwrap();
+    drop(install(device(), &pins, XDP_PASS).unwrap());
+    far.send(&frame(1, 60));
+    namespace.wait_until("the first version passes", || near.recv().is_some());
+
+    let before = device().xdp.unwrap();
+    let adopted = install_or_adopt("near", &namespace.bpf_dir()).unwrap();
+    assert!(adopted.adopted());
+    let after = device().xdp.unwrap();
+    assert_ne!(before.id, after.id, "the program is another");
+    let link = bpf::open_pinned(&pins.link()).unwrap();
+    assert_eq!(bpf::link_info(link.as_fd()).unwrap().program_id, after.id);
+    for n in 0..5 {
+        far.send(&frame(n, 60));
+    }
+    namespace.wait_until("five drops", || namespace.xdp_drops("near") == 5);
+    assert!(near.recv().is_none(), "the driver domain heard a frame");
+
+    // What is ours already stays as it is.
+    assert!(
+        install_or_adopt("near", &namespace.bpf_dir())
+            .unwrap()
+            .adopted()
+    );
+    assert_eq!(device().xdp.unwrap().id, after.id);
+    assert!(uninstall("near", &namespace.bpf_dir()).unwrap());
+    far.send(&frame(6, 60));
+    namespace.wait_until("the stack has the device again", || near.recv().is_some());
+}
