@@ -1,6 +1,10 @@
 //! Grant references: mapping a ring page, and batched copies between guests' pages and our memory.
 // An unsafe trait is declared here: only its implementer can vouch for memory that the kernel writes to.
 #![allow(unsafe_code)]
+mod copy;
+
+pub use copy::{CopyList, Segment, Side};
+
 use std::fmt;
 use std::io;
 use std::ptr::NonNull;
@@ -36,35 +40,6 @@ pub unsafe trait LocalMemory {
     fn len(&self) -> usize;
 }
 
-/// One end of a copy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
-    /// Byte offset into the [`LocalMemory`]; must not cross a page (it would cost a second operation).
-    Local(u64),
-    /// A page named by a grant: a guest's, or one of ours that we granted to ourselves ([`GrantedMemory`]).
-    Foreign {
-        /// Whose grant it is.
-        domid: DomId,
-        /// The grant.
-        gref: GrantRef,
-        /// First byte in the page behind it; `offset + len` must not exceed 4096.
-        offset: u16,
-    },
-}
-
-/// One segment of a batch. `status` is meaningful after a call that returned `Ok`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CopySegment {
-    /// Where the bytes come from.
-    pub source: Side,
-    /// Where they go.
-    pub dest: Side,
-    /// How many.
-    pub len: u16,
-    /// What became of it.
-    pub status: CopyStatus,
-}
-
 /// GNTST_*: 0 is OKAY, negative an error (xen/include/public/grant_table.h).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CopyStatus(pub i16);
@@ -90,12 +65,12 @@ pub trait GrantTable: Send + Sync + 'static {
     type Page: AsRef<[AtomicU32; 1024]> + Send + Sync + 'static;
     /// Map one page of `domid` read-write.
     fn map(&self, domid: DomId, gref: GrantRef) -> io::Result<Self::Page>;
-    /// Copy every segment in one call, statuses filled in. All segments of one call go the same way as to our memory: all
-    /// into it, or none into it (local -> foreign and foreign -> foreign may be mixed). Segments that violate the bounds above are
-    /// refused with `InvalidInput` before anything is copied. Foreign may be our own domain: a page of [`GrantedMemory`] goes with
-    /// either way. When the call as a whole fails, **every** status is set to GENERAL_ERROR (gntdev leaves some saying OKAY that
-    /// were never issued).
-    fn copy(&self, memory: &impl LocalMemory, segments: &mut [CopySegment]) -> io::Result<()>;
+    /// Issues the copies of `list`, and sets what became of each. Foreign may be our own domain: a page of [`GrantedMemory`] goes
+    /// with either direction.
+    ///
+    /// # Errors
+    /// The call as a whole: of **every** segment the list then says GENERAL_ERROR ([`CopyList::issue`]).
+    fn copy<M: LocalMemory>(&self, list: &mut CopyList<M>) -> io::Result<()>;
 }
 
 /// Pages of ours, granted to ourselves. A copy that names them by reference spares the kernel the looking up and pinning of an

@@ -1,9 +1,7 @@
 //! The copies of one turn, planned as runs of bytes and issued in one call: between guests' pages and frames, either way, and
 //! from guest to guest.
 use std::ops::Range;
-use xen::grant::{
-    CopySegment, CopyStatus, DomId, GrantRef, GrantTable, LocalMemory, PAGE_SIZE, Side,
-};
+use xen::grant::{CopyList, CopyStatus, DomId, GrantRef, GrantTable, LocalMemory, PAGE_SIZE, Side};
 use xsk_bridge::frame::{DATA_CAPACITY, Frame};
 
 /// One end of a packet's copy: where the byte at a position is, and how many follow it in the same place.
@@ -96,35 +94,35 @@ pub struct Span {
 
 /// The copies of one call.
 #[derive(Debug)]
-pub struct CopyPlan {
-    segments: Vec<CopySegment>,
+pub struct CopyPlan<M> {
+    list: CopyList<M>,
 }
 
-impl CopyPlan {
-    /// An empty plan that takes `segments` segments without growing.
-    pub fn with_capacity(segments: usize) -> Self {
+impl<M: LocalMemory> CopyPlan<M> {
+    /// An empty plan of copies to and from `memory` that takes `segments` segments without growing.
+    pub fn with_capacity(memory: M, segments: usize) -> Self {
         Self {
-            segments: Vec::with_capacity(segments),
+            list: CopyList::with_capacity(memory, segments),
         }
     }
 
     /// Segments that can still be planned without growing.
     #[inline]
     pub fn room(&self) -> usize {
-        self.segments.capacity() - self.segments.len()
+        self.list.room()
     }
 
     /// Segments planned.
     #[inline]
     #[allow(clippy::len_without_is_empty)] // Nobody asks.
     pub fn len(&self) -> usize {
-        self.segments.len()
+        self.list.len()
     }
 
     /// Forget all.
     #[inline]
     pub fn clear(&mut self) {
-        self.segments.clear();
+        self.list.clear();
     }
 
     /// Plan the copy of the bytes at `range` of a packet.
@@ -135,7 +133,7 @@ impl CopyPlan {
         mut dest: impl Runs,
         range: Range<usize>,
     ) -> Span {
-        let first = self.segments.len() as u32;
+        let first = self.list.len() as u32;
         let mut rest = range.clone();
         if !rest.is_empty() {
             rest.start += self.push(&mut source, &mut dest, &rest);
@@ -144,7 +142,7 @@ impl CopyPlan {
         if !rest.is_empty() {
             self.copy_rest(source, dest, rest);
         }
-        let count = self.segments.len() as u32 - first;
+        let count = self.list.len() as u32 - first;
         Span {
             first,
             count,
@@ -170,56 +168,39 @@ impl CopyPlan {
         let (from, from_run) = source.at(range.start);
         let (to, to_run) = dest.at(range.start);
         let len = from_run.min(to_run).min(range.len());
-        self.segments.push(CopySegment {
-            source: from,
-            dest: to,
-            len: len as u16,
-            status: CopyStatus::OKAY,
-        });
+        self.list.push(from, to, len as u16);
         len
     }
 
-    /// Issue the plan. Every status says what became of its segment; where the call itself failed, none was copied as far as anybody can
-    /// tell.
-    pub fn run(&mut self, grants: &impl GrantTable, memory: &impl LocalMemory) {
-        if self.segments.is_empty() {
-            return;
-        }
-        if grants.copy(memory, &mut self.segments).is_err() {
-            // The trait promises it; stale memory forwarded would be another guest's data, so it is not left to promises.
-            self.segments
-                .iter_mut()
-                .for_each(|segment| segment.status = CopyStatus::GENERAL_ERROR);
+    /// Issues the plan. Where the call itself failed, no copy of it counts as done ([`CopyList::issue`]).
+    pub fn run(&mut self, grants: &impl GrantTable) {
+        if !self.list.is_empty() {
+            // Whether it failed is in every segment's status.
+            let _ = grants.copy(&mut self.list);
         }
     }
 
     /// Whether all of `span` was copied.
     #[inline]
     pub fn succeeded(&self, span: Span) -> bool {
-        self.of(span)
-            .iter()
-            .all(|segment| segment.status == CopyStatus::OKAY)
+        self.list.all_okay() || self.failures(span).next().is_none()
     }
 
     /// The positions in the packet of the segments that failed, and their status.
     pub fn failures(&self, span: Span) -> impl Iterator<Item = (usize, CopyStatus)> + '_ {
         let mut position = span.start as usize;
-        self.of(span).iter().filter_map(move |segment| {
-            let start = position;
-            position += usize::from(segment.len);
-            (segment.status != CopyStatus::OKAY).then_some((start, segment.status))
+        (span.first..span.first + span.count).filter_map(move |n| {
+            let (start, status) = (position, self.list.status(n as usize));
+            position += self.list.segment_len(n as usize);
+            (status != CopyStatus::OKAY).then_some((start, status))
         })
-    }
-
-    #[inline]
-    fn of(&self, span: Span) -> &[CopySegment] {
-        &self.segments[span.first as usize..(span.first + span.count) as usize]
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::worker::memory::UmemMemory;
     use proptest::prelude::*;
     use ring::packet::Fragment;
     use xsk_bridge::frame::Umem;
@@ -252,20 +233,21 @@ mod tests {
             let total: usize = sizes.iter().map(|&size| usize::from(size)).sum();
             prop_assume!(total > 0);
             let fragments = fragments(&sizes);
-            let (_umem, frames) = Umem::new(18).unwrap();
+            let (umem, frames) = Umem::new(18).unwrap();
             let grefs: Vec<u32> = (100..117).collect();
-            let mut plan = CopyPlan::with_capacity(100);
+            let mut plan = CopyPlan::with_capacity(UmemMemory(umem), 200);
             let cut = cut.min(total);
             let head = plan.copy(InFragments::new(DomId(1), &fragments), InFrames(&frames), 0..cut);
             let tail = plan.copy(InFragments::new(DomId(1), &fragments), InPages { domid: DomId(2), grefs: &grefs }, cut..total);
-            prop_assert!(plan.succeeded(head) && plan.succeeded(tail));
+            prop_assert_eq!(head.count as usize + tail.count as usize, plan.len());
             let mut position = 0;
-            for segment in &plan.segments {
-                let (_, gref, offset) = foreign(segment.source);
-                prop_assert!(segment.len > 0 && offset as usize + segment.len as usize <= PAGE_SIZE);
+            for n in 0..plan.len() {
+                let ([source, dest], len) = (plan.list.sides(n), plan.list.segment_len(n));
+                let (_, gref, offset) = foreign(source);
+                prop_assert!(len > 0 && offset as usize + len <= PAGE_SIZE);
                 let before: usize = sizes[..gref as usize].iter().map(|&size| usize::from(size)).sum();
                 prop_assert_eq!(before + usize::from(offset - fragments[gref as usize].offset), position);
-                match segment.dest {
+                match dest {
                     Side::Local(at) => {
                         prop_assert!(position < cut);
                         prop_assert_eq!(at as usize / 4096, position / DATA_CAPACITY);
@@ -274,10 +256,10 @@ mod tests {
                     dest => {
                         let (domid, gref, offset) = foreign(dest);
                         prop_assert_eq!((domid, gref as usize - 100, offset as usize), (2, position / 4096, position % 4096));
-                        prop_assert!(offset as usize + segment.len as usize <= PAGE_SIZE);
+                        prop_assert!(offset as usize + len <= PAGE_SIZE);
                     }
                 }
-                position += usize::from(segment.len);
+                position += len;
             }
             prop_assert_eq!(position, total);
         }
@@ -286,17 +268,28 @@ mod tests {
     #[test]
     fn failures_say_where() {
         let fragments = fragments(&[10, 20, 30]);
-        let (_umem, frames) = Umem::new(1).unwrap();
-        let mut plan = CopyPlan::with_capacity(8);
-        let span = plan.copy(
-            InFragments::new(DomId(1), &fragments),
-            InFrames(&frames),
-            0..60,
-        );
-        plan.segments[1].status = CopyStatus::BAD_GNTREF;
-        assert!(!plan.succeeded(span));
+        let (umem, frames) = Umem::new(1).unwrap();
+        let mut plan = CopyPlan::with_capacity(UmemMemory(umem), 8);
+        let mut copy = |range| {
+            plan.copy(
+                InFragments::new(DomId(1), &fragments),
+                InFrames(&frames),
+                range,
+            )
+        };
+        let (whole, last) = (copy(0..60), copy(30..60));
+        let mut statuses = [CopyStatus::OKAY; 4];
+        statuses[1] = CopyStatus::BAD_GNTREF;
+        let call = |_: &UmemMemory, segments: &mut [xen::grant::Segment]| {
+            for (segment, status) in segments.iter_mut().zip(statuses) {
+                segment.set_status(status);
+            }
+            Ok(())
+        };
+        plan.list.issue(call).unwrap();
+        assert!(!plan.succeeded(whole) && plan.succeeded(last));
         assert_eq!(
-            plan.failures(span).collect::<Vec<_>>(),
+            plan.failures(whole).collect::<Vec<_>>(),
             [(10, CopyStatus::BAD_GNTREF)]
         );
     }

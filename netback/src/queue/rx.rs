@@ -12,7 +12,7 @@ use ring::wire::{
     Extra, GSO_TYPE_TCPV4, GSO_TYPE_TCPV6, NETRXF_CSUM_BLANK, NETRXF_DATA_VALIDATED,
     NETRXF_EXTRA_INFO, NETRXF_MORE_DATA, Protocol, Rx, RxResponse,
 };
-use xen::grant::PAGE_SIZE;
+use xen::grant::{LocalMemory, PAGE_SIZE};
 use xsk_bridge::header::Transport;
 use xsk_bridge::packet::{Checksum, Gso, Offload, Packet};
 
@@ -127,7 +127,7 @@ impl<H: Hypervisor> RxSide<H> {
 
     /// Write the responses of the oldest placed packet; true where all of it was copied.
     #[inline]
-    pub fn respond(&mut self, placed: &Placed, plan: &CopyPlan) -> bool {
+    pub fn respond(&mut self, placed: &Placed, plan: &CopyPlan<impl LocalMemory>) -> bool {
         if placed.spans.iter().all(|&span| plan.succeeded(span)) {
             self.respond_with(&placed.packet, |_| None);
             return true;

@@ -1,6 +1,7 @@
 //! What one turn is working on: the packets taken out of Tx rings, the copies planned for them, and the packets on their way into
 //! guests' pages. Allocated once.
 use super::bounce::{BOUNCED, Bounce, Piece};
+use super::memory::UmemMemory;
 use crate::queue::copy::{CopyPlan, InFragments, InFrames, Span};
 use crate::queue::rx::Placed;
 use crate::queue::tx::Answer;
@@ -132,11 +133,11 @@ pub(crate) struct Batch {
     /// By chain, in the order they were taken; the queue each belongs to.
     pub answers: Vec<(u16, Answer)>,
     /// First call: heads into frames.
-    pub heads: CopyPlan,
+    pub heads: CopyPlan<UmemMemory>,
     /// Second call: the rest, of those that go on in frames.
-    pub tails: CopyPlan,
+    pub tails: CopyPlan<UmemMemory>,
     /// Third call: into guests' pages, out of frames and other guests' pages.
-    pub rx: CopyPlan,
+    pub rx: CopyPlan<UmemMemory>,
     pub placed: Vec<Placed>,
     /// What heads go into, and packets for guests come out of, where the kernel gave us some.
     pub bounce: Option<Bounce>,
@@ -152,15 +153,17 @@ pub(crate) struct Batch {
 pub(crate) const TURN_RECEIVED: usize = 64;
 
 impl Batch {
-    pub fn new(bounce: Option<Bounce>) -> Self {
+    /// A worker's, over its UMEM and its bounce buffers.
+    pub fn new(umem: &Umem, bounce: Option<Bounce>) -> Self {
+        let plan = |segments| CopyPlan::with_capacity(UmemMemory(umem.clone()), segments);
         Self {
             bounce,
             jobs: Vec::with_capacity(TURN_CHAINS),
             fragments: Vec::with_capacity(TURN_CHAINS * MAX_DATA_SLOTS),
             answers: Vec::with_capacity(TURN_CHAINS),
-            heads: CopyPlan::with_capacity(TURN_CHAINS * (MAX_DATA_SLOTS + 1)),
-            tails: CopyPlan::with_capacity(TURN_CHAINS * (MAX_DATA_SLOTS + MAX_FRAMES)),
-            rx: CopyPlan::with_capacity(TURN_PLACED * 8),
+            heads: plan(TURN_CHAINS * (MAX_DATA_SLOTS + 1)),
+            tails: plan(TURN_CHAINS * (MAX_DATA_SLOTS + MAX_FRAMES)),
+            rx: plan(TURN_PLACED * 8),
             placed: Vec::with_capacity(TURN_PLACED),
             received: Vec::with_capacity(TURN_RECEIVED),
             frames_missing: 0,

@@ -161,7 +161,7 @@ impl<H: Hypervisor> Worker<H> {
             return false;
         }
         self.count_copies(self.batch.rx.len(), self.batch.placed.len());
-        self.batch.rx.run(&*self.grants, &self.memory);
+        self.batch.rx.run(&*self.grants);
         crash_point!("delivered");
         let mut placed = mem::take(&mut self.batch.placed);
         for placed in placed.drain(..) {

@@ -4,7 +4,7 @@ use std::ptr::NonNull;
 use xen::grant::LocalMemory;
 use xsk_bridge::frame::Umem;
 
-/// A worker's view of the UMEM.
+/// The UMEM, as the copies of a worker see it.
 pub(crate) struct UmemMemory(pub Umem);
 
 // SAFETY: the UMEM is one mapping that lives as long as a clone of it. A copy names bytes of frames whose tokens the worker holds, in

@@ -10,7 +10,7 @@ mod fabric;
 mod flow;
 mod inbox;
 pub mod mailbox;
-mod memory;
+pub(crate) mod memory;
 pub mod messages;
 mod polling;
 pub(crate) mod ports;
@@ -31,7 +31,6 @@ use crossbeam_queue::ArrayQueue;
 use events::Desk;
 use fabric::{FLOOD_COPIES, Fabric};
 use mailbox::{HOMEBOUND, MeshEnd, PARCELS};
-use memory::UmemMemory;
 use messages::{FromWorker, ToWorker};
 use polling::Polling;
 use ports::Ports;
@@ -159,7 +158,6 @@ pub fn spawn<H: Hypervisor>(setup: WorkerSetup<H>) -> io::Result<WorkerHandle<H>
 pub(crate) struct Worker<H: Hypervisor> {
     grants: Arc<H::Grants>,
     events: Arc<H::Events>,
-    memory: UmemMemory,
     fabric: Fabric<H>,
     batch: Batch,
     desk: Desk,
@@ -209,9 +207,8 @@ impl<H: Hypervisor> Worker<H> {
         Ok(Self {
             grants: setup.grants,
             events: setup.events,
-            memory: UmemMemory(setup.umem),
             fabric,
-            batch: Batch::new(setup.granted.map(Bounce::new)),
+            batch: Batch::new(&setup.umem, setup.granted.map(Bounce::new)),
             desk: Desk::new(started),
             sleeper,
             active: Vec::new(),

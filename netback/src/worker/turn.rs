@@ -130,7 +130,7 @@ impl<H: Hypervisor> Worker<H> {
     /// First copy call: all of small packets, the heads of others.
     fn fetch_heads(&mut self) {
         self.count_copies(self.batch.heads.len(), self.batch.jobs.len());
-        self.batch.heads.run(&*self.grants, &self.memory);
+        self.batch.heads.run(&*self.grants);
         crash_point!("fetched-heads");
     }
 
@@ -192,7 +192,7 @@ impl<H: Hypervisor> Worker<H> {
                 .filter(|job| job.tail.is_some())
                 .count();
             self.count_copies(self.batch.tails.len(), packets);
-            self.batch.tails.run(&*self.grants, &self.memory);
+            self.batch.tails.run(&*self.grants);
         }
         crash_point!("fetched");
     }

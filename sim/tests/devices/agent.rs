@@ -9,13 +9,12 @@ use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use xen::event::{EventChannels, Port};
-use xen::grant::{
-    CopySegment, CopyStatus, DomId, GrantRef, GrantTable, LocalMemory, PAGE_SIZE, Side,
-};
+use xen::grant::{CopyList, DomId, GrantRef, GrantTable, LocalMemory, PAGE_SIZE, Side};
 use xen::linux::{Evtchn, Gntdev, MappedPage};
 use xen::store::{Transaction, XenStore};
 
@@ -36,7 +35,7 @@ unsafe impl LocalMemory for Memory {
 struct Agent {
     gntdev: Gntdev,
     evtchn: Evtchn,
-    memory: Memory,
+    copies: CopyList<Memory>,
     pages: HashMap<u32, MappedPage>,
     granted: Granted,
 }
@@ -49,7 +48,7 @@ pub fn run(socket: UnixStream) {
     let mut agent = Agent {
         gntdev: Gntdev::open().unwrap(),
         evtchn: Evtchn::open().unwrap(),
-        memory: Memory(NonNull::new(memory).unwrap()),
+        copies: CopyList::with_capacity(Memory(NonNull::new(memory).unwrap()), 256),
         pages: HashMap::new(),
         granted: Granted::default(),
     };
@@ -86,15 +85,10 @@ fn side(word: &str) -> Side {
 }
 
 /// `<source>><dest>:<len>`.
-fn segment(word: &str) -> CopySegment {
+fn segment(word: &str) -> (Side, Side, u16) {
     let (sides, len) = word.split_once(':').unwrap();
     let (source, dest) = sides.split_once('>').unwrap();
-    CopySegment {
-        source: side(source),
-        dest: side(dest),
-        len: len.parse().unwrap(),
-        status: CopyStatus(77),
-    }
+    (side(source), side(dest), len.parse().unwrap())
 }
 
 impl Agent {
@@ -122,7 +116,8 @@ impl Agent {
             "fill" => {
                 // SAFETY: inside the memory; nobody else touches it now.
                 unsafe {
-                    self.memory
+                    self.copies
+                        .memory()
                         .0
                         .as_ptr()
                         .write_bytes(n(0) as u8, PAGES * PAGE_SIZE)
@@ -132,7 +127,7 @@ impl Agent {
             "byte" => {
                 assert!((n(0) as usize) < PAGES * PAGE_SIZE);
                 // SAFETY: inside the memory.
-                unsafe { self.memory.0.as_ptr().add(n(0) as usize).read() }.to_string()
+                unsafe { self.copies.memory().0.as_ptr().add(n(0) as usize).read() }.to_string()
             }
             "bind" => self
                 .evtchn
@@ -158,18 +153,24 @@ impl Agent {
         })
     }
 
-    fn copy(&self, words: &[&str]) -> String {
-        let mut segments: Vec<_> = words.iter().map(|word| segment(word)).collect();
-        let result = self.gntdev.copy(&self.memory, &mut segments);
-        let statuses: Vec<_> = segments
-            .iter()
-            .map(|segment| segment.status.0.to_string())
-            .collect();
-        format!(
-            "{} {}",
-            if result.is_ok() { "ok" } else { "err" },
-            statuses.join(" ")
-        )
+    /// `ok` or `err` with all statuses, or `refused` where the list panicked, as it does of our own bugs.
+    fn copy(&mut self, words: &[&str]) -> String {
+        self.copies.clear();
+        let issue = AssertUnwindSafe(|| {
+            for word in words {
+                let (source, dest, len) = segment(word);
+                self.copies.push(source, dest, len);
+            }
+            self.gntdev.copy(&mut self.copies).is_ok()
+        });
+        let word = match catch_unwind(issue) {
+            Ok(true) => "ok",
+            Ok(false) => "err",
+            Err(_) => return "refused".into(),
+        };
+        let statuses = (0..self.copies.len()).map(|n| self.copies.status(n).0.to_string());
+        let statuses: Vec<_> = statuses.collect();
+        format!("{word} {}", statuses.join(" "))
     }
 
     /// The ioctl without the checks: what gntdev itself says.
@@ -182,7 +183,7 @@ impl Agent {
             .open("/dev/xen/gntdev")
             .unwrap();
         let raw_side = |side: Side| match side {
-            Side::Local(offset) => (self.memory.0.as_ptr() as u64 + offset, 0),
+            Side::Local(offset) => (self.copies.memory().0.as_ptr() as u64 + offset, 0),
             Side::Foreign {
                 domid,
                 gref,
@@ -193,9 +194,7 @@ impl Agent {
             ),
         };
         let raw = |word: &&str| {
-            let CopySegment {
-                source, dest, len, ..
-            } = segment(word);
+            let (source, dest, len) = segment(word);
             let ((source, from), (dest, to)) = (raw_side(source), raw_side(dest));
             Raw(source, dest, len, from | to << 1, 77)
         };
@@ -288,22 +287,20 @@ impl Agent {
     }
 
     /// Nanoseconds a segment: `rounds` calls of `batch` segments of `len` bytes out of grant `gref` of the domain 'domid'.
-    fn bench(&self, domid: u32, gref: u32, batch: u32, len: u32) -> String {
-        let from = Side::Foreign {
+    fn bench(&mut self, domid: u32, gref: u32, batch: u32, len: u32) -> String {
+        let source = Side::Foreign {
             domid: DomId(domid as u16),
             gref: GrantRef(gref),
             offset: 0,
         };
-        let one = |i: u32| CopySegment {
-            source: from,
-            dest: Side::Local(u64::from(i % 16) * 4096),
-            len: len as u16,
-            status: CopyStatus::OKAY,
-        };
-        let mut segments: Vec<_> = (0..batch).map(one).collect();
+        self.copies.clear();
+        for n in 0..batch {
+            let dest = Side::Local(u64::from(n % 16) * 4096);
+            self.copies.push(source, dest, len as u16);
+        }
         let (rounds, start) = (2000, Instant::now());
         for _ in 0..rounds {
-            self.gntdev.copy(&self.memory, &mut segments).unwrap();
+            self.gntdev.copy(&mut self.copies).unwrap();
         }
         (start.elapsed().as_nanos() / (rounds * u128::from(batch))).to_string()
     }

@@ -14,9 +14,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use std::fs::File;
 use std::ptr::NonNull;
 use xen::event::{EventChannels, Port};
-use xen::grant::{
-    CopySegment, CopyStatus, DomId, GrantRef, GrantTable, LocalMemory, PAGE_SIZE, Side,
-};
+use xen::grant::{CopyList, CopyStatus, DomId, GrantRef, GrantTable, LocalMemory, PAGE_SIZE, Side};
 use xen::linux::{Evtchn, Gntdev, MappedPage, open_store};
 use xen::store::{Client, Transaction, XenStore};
 
@@ -28,7 +26,7 @@ fn main() -> Result<()> {
         grants: Gntdev::open()?,
         events: Evtchn::open()?,
         store: open_store()?,
-        memory: Memory::new()?,
+        copies: CopyList::with_capacity(Memory::new()?, PAGES),
         queues: Vec::new(),
     };
     for domain in std::env::args().skip(1) {
@@ -86,7 +84,7 @@ struct Hub {
     grants: Gntdev,
     events: Evtchn,
     store: Client<File>,
-    memory: Memory,
+    copies: CopyList<Memory>,
     queues: Vec<Queue>,
 }
 
@@ -228,23 +226,18 @@ impl Hub {
         Ok(true)
     }
 
-    fn fetch(&self, domid: DomId, packet: &ring::packet::TxPacket) -> bool {
-        let segment = |(page, fragment): (usize, &ring::packet::Fragment)| CopySegment {
-            source: Side::Foreign {
+    fn fetch(&mut self, domid: DomId, packet: &ring::packet::TxPacket) -> bool {
+        self.copies.clear();
+        for (page, fragment) in packet.fragments().iter().enumerate() {
+            let source = Side::Foreign {
                 domid,
                 gref: GrantRef(fragment.gref),
                 offset: fragment.offset,
-            },
-            dest: Side::Local((page * PAGE_SIZE) as u64),
-            len: fragment.size,
-            status: CopyStatus::OKAY,
-        };
-        let mut segments: Vec<CopySegment> =
-            packet.fragments().iter().enumerate().map(segment).collect();
-        self.grants.copy(&self.memory, &mut segments).is_ok()
-            && segments
-                .iter()
-                .all(|segment| segment.status == CopyStatus::OKAY)
+            };
+            let dest = Side::Local((page * PAGE_SIZE) as u64);
+            self.copies.push(source, dest, fragment.size);
+        }
+        self.grants.copy(&mut self.copies).is_ok() && self.copies.all_okay()
     }
 
     /// Into the posted buffers of queue `to`; dropped where they are too few.
@@ -254,20 +247,17 @@ impl Hub {
         if queue.rx.unconsumed()? < slots {
             return Ok(());
         }
-        let mut segments = Vec::new();
+        self.copies.clear();
         let mut responses = Vec::new();
         for (n, size) in packet.sizes.iter().enumerate() {
             let request = queue.rx.look(n as u32);
-            segments.push(CopySegment {
-                source: Side::Local((n * PAGE_SIZE) as u64),
-                dest: Side::Foreign {
-                    domid: queue.domain,
-                    gref: GrantRef(request.gref),
-                    offset: 0,
-                },
-                len: *size,
-                status: CopyStatus::OKAY,
-            });
+            let dest = Side::Foreign {
+                domid: queue.domain,
+                gref: GrantRef(request.gref),
+                offset: 0,
+            };
+            let source = Side::Local((n * PAGE_SIZE) as u64);
+            self.copies.push(source, dest, *size);
             let mut flags = if n + 1 < packet.sizes.len() {
                 NETRXF_MORE_DATA
             } else {
@@ -286,9 +276,9 @@ impl Hub {
             });
         }
         queue.rx.consume(slots);
-        self.grants.copy(&self.memory, &mut segments)?;
-        for (segment, mut response) in segments.iter().zip(responses) {
-            if segment.status != CopyStatus::OKAY {
+        self.grants.copy(&mut self.copies)?;
+        for (n, mut response) in responses.into_iter().enumerate() {
+            if self.copies.status(n) != CopyStatus::OKAY {
                 response.status = NETIF_RSP_ERROR;
             }
             queue.rx.respond(response);

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use xen::event::{EventChannels, Port};
-use xen::grant::{CopySegment, DomId, GrantRef, GrantTable, LocalMemory};
+use xen::grant::{CopyList, DomId, GrantRef, GrantTable, LocalMemory};
 use xen::store::{StoreError, Transaction, WatchEvent, XenStore};
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -301,7 +301,7 @@ impl GrantTable for Grants {
         machine.mapped += 1;
         Ok(Page(page, self.0.clone()))
     }
-    fn copy(&self, _: &impl LocalMemory, _: &mut [CopySegment]) -> io::Result<()> {
+    fn copy<M: LocalMemory>(&self, _: &mut CopyList<M>) -> io::Result<()> {
         Err(io::Error::other("no packet passes in these tests"))
     }
 }

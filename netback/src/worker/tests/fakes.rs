@@ -6,12 +6,12 @@ use ring::page::PageWords;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::ptr::NonNull;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, MutexGuard};
 use xen::event::{EventChannels, Port};
 use xen::grant::{
-    CopySegment, CopyStatus, DomId, GrantRef, GrantTable, GrantedMemory, LocalMemory, PAGE_SIZE,
-    Side,
+    CopyList, CopyStatus, DomId, GrantRef, GrantTable, GrantedMemory, LocalMemory, PAGE_SIZE, Side,
 };
 
 /// The test's hypervisor.
@@ -44,7 +44,7 @@ struct Table {
 }
 
 /// What one copy call was asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Call {
     pub segments: usize,
     pub foreign_to_foreign: usize,
@@ -107,61 +107,52 @@ impl GrantTable for FakeGrants {
         Err(io::Error::other("tests hand pages over"))
     }
 
-    fn copy(&self, memory: &impl LocalMemory, segments: &mut [CopySegment]) -> io::Result<()> {
+    fn copy<M: LocalMemory>(&self, list: &mut CopyList<M>) -> io::Result<()> {
         let mut table = self.table();
-        let is_local = |side: Side| matches!(side, Side::Local(_));
-        let into_local = segments
-            .iter()
-            .filter(|segment| is_local(segment.dest))
-            .count();
-        let is_own =
-            |side: Side| matches!(side, Side::Foreign { domid, .. } if domid == FakePages::DOMID);
-        let with = |is: &dyn Fn(Side) -> bool| {
-            let either = segments.iter().filter(|s| is(s.source) || is(s.dest));
-            either.count()
-        };
-        let (by_address, by_reference) = (with(&is_local), with(&is_own));
-        let call = Call {
-            segments: segments.len(),
-            foreign_to_foreign: segments.len() - by_address - by_reference,
-            by_address,
-            by_reference,
-        };
-        table.calls.push(call);
-        let in_bounds = segments.iter().all(|segment| {
-            let len = usize::from(segment.len);
-            [segment.source, segment.dest]
-                .into_iter()
-                .all(|side| match side {
-                    Side::Local(at) => {
-                        at as usize % 4096 + len <= 4096 && at as usize + len <= memory.len()
-                    }
-                    Side::Foreign { offset, .. } => usize::from(offset) + len <= 4096,
-                })
-        });
-        let mixed = into_local != 0 && into_local != segments.len();
-        if !in_bounds || mixed || std::mem::take(&mut table.fail_call) {
-            segments
-                .iter_mut()
-                .for_each(|segment| segment.status = CopyStatus::GENERAL_ERROR);
-            return Err(io::Error::from(io::ErrorKind::InvalidInput));
-        }
-        for segment in segments {
-            segment.status = table.copy_one(memory, segment);
-        }
-        Ok(())
+        let base = list.memory().base();
+        let address = base.as_ptr().expose_provenance() as u64;
+        list.issue(|_, segments| {
+            let mut call = Call {
+                segments: segments.len(),
+                ..Call::default()
+            };
+            let fails = std::mem::take(&mut table.fail_call);
+            for segment in segments {
+                let sides = segment.sides(address);
+                let is_own =
+                    |side: &Side| matches!(side, Side::Foreign { domid, .. } if *domid == FakePages::DOMID);
+                if sides.iter().any(|side| matches!(side, Side::Local(_))) {
+                    call.by_address += 1;
+                } else if sides.iter().any(is_own) {
+                    call.by_reference += 1;
+                } else {
+                    call.foreign_to_foreign += 1;
+                }
+                // As gntdev: a segment says OKAY once it is queued, whatever becomes of the call.
+                let status = match fails {
+                    true => CopyStatus::OKAY,
+                    false => table.copy_one(base, sides, segment.bytes()),
+                };
+                segment.set_status(status);
+            }
+            table.calls.push(call);
+            match fails {
+                true => Err(io::ErrorKind::InvalidInput.into()),
+                false => Ok(()),
+            }
+        })
     }
 }
 
 impl Table {
-    fn copy_one(&mut self, memory: &impl LocalMemory, segment: &CopySegment) -> CopyStatus {
-        let len = usize::from(segment.len);
+    /// One copy of `len` bytes between pages, or the memory at `base` that [`CopyList::push`] found its local sides in.
+    fn copy_one(&mut self, base: NonNull<u8>, [source, dest]: [Side; 2], len: usize) -> CopyStatus {
         let mut bytes = [0u8; 4096];
-        match segment.source {
-            // SAFETY: in bounds, checked by the caller; the worker holds no reference to the frame meanwhile.
+        match source {
+            // SAFETY: in bounds, checked when it was added; the worker holds no reference to the frame meanwhile.
             Side::Local(at) => unsafe {
                 std::ptr::copy_nonoverlapping(
-                    memory.base().as_ptr().add(at as usize),
+                    base.as_ptr().add(at as usize),
                     bytes.as_mut_ptr(),
                     len,
                 );
@@ -177,14 +168,10 @@ impl Table {
                 None => return CopyStatus::BAD_GNTREF,
             },
         }
-        match segment.dest {
+        match dest {
             // SAFETY: as above.
             Side::Local(at) => unsafe {
-                std::ptr::copy_nonoverlapping(
-                    bytes.as_ptr(),
-                    memory.base().as_ptr().add(at as usize),
-                    len,
-                );
+                std::ptr::copy_nonoverlapping(bytes.as_ptr(), base.as_ptr().add(at as usize), len);
             },
             Side::Foreign {
                 domid,

@@ -31,7 +31,7 @@ impl Page {
     }
 
     /// Put `bytes` at the start; what is beyond a page is left out.
-    pub fn write(&mut self, bytes: &[u8]) {
+    pub fn write(&self, bytes: &[u8]) {
         let length = bytes.len().min(PAGE_SIZE);
         // SAFETY: `length` bytes of the page are writable, and `bytes` is memory of its own.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.0.as_ptr(), length) };

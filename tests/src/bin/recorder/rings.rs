@@ -10,7 +10,7 @@ use ring::shadow::HeapShadow;
 use ring::wire::{NETIF_RSP_OKAY, NETTXF_EXTRA_INFO, Rx, RxResponse, Tx, Words};
 use std::collections::VecDeque;
 use xen::event::{EventChannels, Port};
-use xen::grant::{CopySegment, CopyStatus, DomId, GrantRef, GrantTable, Side};
+use xen::grant::{CopyList, DomId, GrantRef, GrantTable, Side};
 use xen::linux::{Evtchn, Gntdev};
 
 type MappedPage = <Gntdev as GrantTable>::Page;
@@ -35,7 +35,8 @@ pub struct Rings {
     tx: BackRing<Tx, MappedPage, HeapShadow<Tx>>,
     rx: BackRing<Rx, MappedPage, HeapShadow<Rx>>,
     ports: [Port; 2],
-    page: Page,
+    /// Copies between the guest and a page of ours.
+    copies: CopyList<Page>,
     sink: Sink,
     /// Frames for which no Rx request is posted yet.
     waiting: VecDeque<Vec<u8>>,
@@ -62,7 +63,7 @@ impl Rings {
             grants,
             events,
             ports,
-            page: Page::new(),
+            copies: CopyList::with_capacity(Page::new(), 1),
             sink: Sink::default(),
             waiting: VecDeque::new(),
         })
@@ -116,7 +117,7 @@ impl Rings {
                     offset: head.offset,
                 };
                 self.copy(source, Side::Local(0), size)?;
-                let bytes = self.page.read(size.into());
+                let bytes = self.copies.memory().read(size.into());
                 self.waiting
                     .extend(self.sink.answer(&bytes, packet.size.into()));
             }
@@ -135,7 +136,7 @@ impl Rings {
             log.rx(self.rx.look_words(0))?;
             let request = self.rx.look(0);
             self.rx.consume(1);
-            self.page.write(&frame);
+            self.copies.memory().write(&frame);
             let dest = Side::Foreign {
                 domid: self.guest,
                 gref: GrantRef(request.gref),
@@ -155,18 +156,14 @@ impl Rings {
         Ok(())
     }
 
-    fn copy(&self, source: Side, dest: Side, len: u16) -> Result<()> {
-        let mut segment = [CopySegment {
-            source,
-            dest,
-            len,
-            status: CopyStatus::OKAY,
-        }];
-        self.grants.copy(&self.page, &mut segment)?;
+    fn copy(&mut self, source: Side, dest: Side, len: u16) -> Result<()> {
+        self.copies.clear();
+        self.copies.push(source, dest, len);
+        self.grants.copy(&mut self.copies)?;
         ensure!(
-            segment[0].status == CopyStatus::OKAY,
-            "grant copy failed: {:?}",
-            segment[0]
+            self.copies.all_okay(),
+            "grant copy from {source:?} to {dest:?} failed: {:?}",
+            self.copies.status(0)
         );
         Ok(())
     }
