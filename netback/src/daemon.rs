@@ -1,12 +1,13 @@
 //! From the command line to a serving process: everything that needs privilege or a device node is opened here.
-use crate::config::{self, Config, XdpMode};
+use crate::config::{self, Config, Daemon, XdpMode};
 use crate::control::signals::Signals;
 use crate::control::socket::Listener;
 use crate::control::{Control, Ended, Failed, OpenDevice, OpenUplink, Setup};
 use crate::hypervisor::{Doors, Linux};
 use crate::worker::BOUNCE_PAGES;
 use rustix::fs::{FlockOperation, flock};
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::collections::BTreeSet;
+use std::fs::{DirBuilder, DirEntry, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use tracing::warn;
 use xen::grant::{DomId, GrantedMemory};
 use xen::linux::{Evtchn, Gntalloc, Gntdev};
 use xsk_bridge::frame::{Frame, Rings, Umem};
+use xsk_bridge::nic;
 
 /// How long a run directory's lock may stay with a process that is ending, and with one that may be about to.
 const DYING_PATIENCE: Duration = Duration::from_secs(10);
@@ -59,7 +61,7 @@ impl From<Failed> for Failure {
 
 /// `netback run`: serve until a signal.
 pub fn run(path: &Path) -> Result<(), Failure> {
-    let mut config = Config::load(path)?;
+    let mut config = read(path)?;
     refuse_beside_kernel_netback(Path::new("/sys"))?;
     let _lock = lock(&config.daemon.run_dir)?;
     // From here on a signal is a wish to stop, not a death.
@@ -79,6 +81,15 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     }
 }
 
+/// Reads the configuration, and says in the log what is missing from one that serves nobody.
+fn read(path: &Path) -> Result<Config, config::ConfigError> {
+    let config = Config::load(path)?;
+    if config.bridges.is_empty() {
+        warn!("{}: {}", path.display(), config::NO_BRIDGE);
+    }
+    Ok(config)
+}
+
 /// Open everything and serve, until a signal or until all of it has to be opened anew.
 fn serve(path: &Path, config: Config, signals: Signals) -> Result<Ended, Failure> {
     let environment = |error: io::Error| Failure::Input(error.to_string());
@@ -93,7 +104,7 @@ fn serve(path: &Path, config: Config, signals: Signals) -> Result<Ended, Failure
         .map_err(|error| Failure::Input(format!("{}: {error}", socket.display())))?;
     let reload = path.to_owned();
     let setup = Setup::<Linux, _> {
-        reload: Box::new(move || Config::load(&reload)),
+        reload: Box::new(move || read(&reload)),
         store,
         domid,
         doors,
@@ -158,13 +169,7 @@ fn refuse_beside_kernel_netback(sys: &Path) -> Result<(), Failure> {
 
 /// Make the run directory and lock it for the process's life.
 fn lock(run_dir: &Path) -> Result<File, Failure> {
-    let failed = |path: &Path, error: io::Error| {
-        let cure = match error.kind() {
-            io::ErrorKind::PermissionDenied => ": run as root",
-            _ => "",
-        };
-        Failure::Input(format!("{}: {error}{cure}", path.display()))
-    };
+    let failed = |path: &Path, error: io::Error| unusable(path, &error);
     let make = DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -191,6 +196,15 @@ fn lock(run_dir: &Path) -> Result<File, Failure> {
         .and_then(|()| writeln!(file, "{}", std::process::id()))
         .map_err(|error| failed(&path, error))?;
     Ok(file)
+}
+
+/// A file or directory of the process that cannot be used.
+fn unusable(path: &Path, error: &io::Error) -> Failure {
+    let cure = match error.kind() {
+        io::ErrorKind::PermissionDenied => ": run as root",
+        _ => "",
+    };
+    Failure::Input(format!("{}: {error}{cure}", path.display()))
 }
 
 /// Lock the file, waiting for a holder that is on its way out: a killed process keeps its locks until its memory is gone, which takes
@@ -254,10 +268,7 @@ fn umem(config: &Config) -> Result<(Umem, Vec<Frame>), Failure> {
             "umem.frames is {frames}: with fewer than {needed} frames may run out, and packets are dropped as no_frame"
         );
     }
-    make_umem(
-        frames,
-        config.bridges.iter().any(|bridge| bridge.uplink.is_some()),
-    )
+    make_umem(frames, config.may_have_uplinks())
 }
 
 #[cfg(feature = "af-xdp")]
@@ -277,7 +288,7 @@ fn make_umem(frames: u32, _wired: bool) -> Result<(Umem, Vec<Frame>), Failure> {
 #[cfg(feature = "af-xdp")]
 fn device_opener(config: &Config, umem: &Umem) -> OpenDevice {
     use xsk_bridge::device::xsk::{Options, XskDevice};
-    use xsk_bridge::{nic, xdp};
+    use xsk_bridge::xdp;
     let (daemon, umem) = (config.daemon.clone(), umem.clone());
     Box::new(move |bridge: &config::Bridge| {
         let ifname = bridge.uplink.as_deref().ok_or("it has no uplink")?;
@@ -332,15 +343,38 @@ fn device_opener(_config: &Config, _umem: &Umem) -> OpenDevice {
     })
 }
 
-/// `netback uninstall`: take our program off a device and put the device back as it was. False: there was nothing to do.
-pub fn uninstall(config: &Config, ifname: &str) -> Result<bool, Failure> {
-    let was_on = xsk_bridge::xdp::uninstall(ifname, &config.daemon.bpf_dir)
+/// Takes netback's program off an interface and puts its settings back as they were; for `netback uninstall`.
+pub fn uninstall(daemon: &Daemon, ifname: &str) -> Result<(), Failure> {
+    xsk_bridge::xdp::uninstall(ifname, &daemon.bpf_dir)
         .map_err(|error| Failure::Runtime(error.to_string()))?;
-    let was_prepared = xsk_bridge::nic::put_back(ifname, &config.daemon.run_dir)
-        .map_err(|error| Failure::Runtime(error.to_string()))?;
+    nic::put_back(ifname, &daemon.run_dir).map_err(|error| Failure::Runtime(error.to_string()))?;
     // Ours too, once the last device's directory is gone from it.
-    let _ = std::fs::remove_dir(&config.daemon.bpf_dir);
-    Ok(was_on || was_prepared)
+    let _ = std::fs::remove_dir(&daemon.bpf_dir);
+    Ok(())
+}
+
+/// Interfaces that have something of netback's: its program, pinned, or settings that were noted to be put back.
+pub fn installed(daemon: &Daemon) -> Result<BTreeSet<String>, Failure> {
+    let pinned = names(&daemon.bpf_dir)?;
+    let recorded = names(&daemon.run_dir)?;
+    let recorded = recorded
+        .iter()
+        .filter_map(|file| file.strip_prefix("nic-")?.strip_suffix(".json"))
+        .map(str::to_owned);
+    Ok(pinned.into_iter().chain(recorded).collect())
+}
+
+/// Names in a directory; none where it is not there.
+fn names(directory: &Path) -> Result<Vec<String>, Failure> {
+    let list = || -> io::Result<Vec<String>> {
+        let name =
+            |entry: io::Result<DirEntry>| Ok(entry?.file_name().to_string_lossy().into_owned());
+        std::fs::read_dir(directory)?.map(name).collect()
+    };
+    match list() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        other => other.map_err(|error| unusable(directory, &error)),
+    }
 }
 
 #[cfg(test)]
@@ -366,6 +400,27 @@ mod tests {
         assert_eq!((refused.line(), refused.status()), (&*line, 2));
         drop(first);
         drop(lock(&dir.join("run")).unwrap());
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn an_interface_is_known_by_its_pins_or_by_its_record() {
+        let dir = dir("installed");
+        let daemon = Daemon {
+            run_dir: dir.join("run"),
+            control_socket: dir.join("run/control"),
+            bpf_dir: dir.join("bpf"),
+        };
+        assert!(installed(&daemon).unwrap().is_empty());
+        std::fs::create_dir_all(dir.join("bpf/eth1")).unwrap();
+        std::fs::create_dir_all(dir.join("run")).unwrap();
+        for file in ["nic-eth0.json", "nic-eth1.json", "nic-eth2.new", "lock"] {
+            std::fs::write(dir.join("run").join(file), "").unwrap();
+        }
+        assert_eq!(
+            Vec::from_iter(installed(&daemon).unwrap()),
+            ["eth0", "eth1"]
+        );
         std::fs::remove_dir_all(dir).unwrap();
     }
 

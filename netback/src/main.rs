@@ -1,12 +1,27 @@
 //! The command `netback`.
 use clap::Parser;
-use netback::cli::{Cli, execute};
+use netback::cli::{Cli, execute, usage};
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let filter = EnvFilter::try_from_env("NETBACK_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // `--help` and `--version` are no mistakes.
+        Err(shown) if shown.exit_code() == 0 => shown.exit(),
+        Err(error) => return refused(&usage::refusal(&error)),
+    };
+    let filter = match std::env::var("NETBACK_LOG") {
+        Ok(wanted) => match EnvFilter::try_new(&wanted) {
+            Ok(filter) => filter,
+            Err(error) => {
+                return refused(&format!(
+                    "NETBACK_LOG={wanted}: {error}; say error, warn, info, debug or trace"
+                ));
+            }
+        },
+        Err(_) => EnvFilter::new("info"),
+    };
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -25,4 +40,10 @@ fn main() -> ExitCode {
             ExitCode::from(failure.status())
         }
     }
+}
+
+/// Ends a command that was typed wrongly.
+fn refused(line: &str) -> ExitCode {
+    eprintln!("netback: {line}");
+    ExitCode::from(2)
 }

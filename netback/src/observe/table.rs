@@ -2,6 +2,7 @@
 use super::counters::{DropReason, QueueStats, UplinkStats, WorkerStats};
 use super::declare::Declared;
 use super::status::{Bridge, Frames, Queue, Status, Uplink, UplinkQueue, Vif, Worker};
+use crate::config::NO_BRIDGE;
 use std::fmt::{self, Formatter, Write as _};
 
 /// Counters of a vif's queue that the queue's first line shows.
@@ -35,6 +36,9 @@ impl fmt::Display for Status {
         )?;
         self.frames.fmt(f)?;
         self.workers.iter().try_for_each(|worker| worker.fmt(f))?;
+        if self.bridges.is_empty() {
+            writeln!(f, "bridge   {NO_BRIDGE}")?;
+        }
         self.bridges.iter().try_for_each(|bridge| bridge.fmt(f))?;
         self.uplinks.iter().try_for_each(|uplink| uplink.fmt(f))?;
         if self.vifs.is_empty() {

@@ -6,6 +6,9 @@ use xsk_bridge::packet::Packet;
 /// Most frames one backlog holds, whatever its bound in bytes: its share in the sum that sizes the pool. Two full Rx rings' worth.
 pub const BACKLOG_FRAMES: usize = 512;
 
+/// Largest bound in bytes that a backlog can be given (`vif.backlog_bytes`): what [`BACKLOG_FRAMES`] frames of packet memory hold.
+pub const BACKLOG_BYTES_LIMIT: u32 = 2 << 20;
+
 /// What may wait for one guest queue; more is dropped and counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BacklogBounds {

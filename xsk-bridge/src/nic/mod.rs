@@ -123,6 +123,14 @@ pub enum NicError {
     },
 }
 
+/// Finds out whether [`prepare`] would refuse `ifname` for what it is, without changing anything.
+///
+/// # Errors
+/// There is no such interface, or it cannot serve as it is.
+pub fn check(ifname: &str) -> Result<(), NicError> {
+    fit(ifname).map(|_| ())
+}
+
 /// Bring `ifname` up, promiscuous and all-multicast, with stripping and merging offloads off, and with `queues` channels
 /// (`None`: as many as it has). What was there before is recorded in `<run_dir>/nic-<ifname>.json` first; the record of an
 /// earlier `prepare` that was not put back stays as it is.

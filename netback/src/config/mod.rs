@@ -1,0 +1,211 @@
+//! The configuration file: TOML, validated with line and reason before anything is touched.
+mod error;
+mod read;
+mod table;
+#[cfg(test)]
+mod tests;
+
+pub use error::ConfigError;
+pub use read::KEYS;
+
+use read::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use table::Text;
+use xsk_bridge::frame::Rings;
+
+/// Where the configuration is when nobody says otherwise.
+pub const DEFAULT_PATH: &str = "/etc/netback/netback.toml";
+
+/// What a configuration without a bridge means, and what to write: for the log, `status` and `run --check`.
+pub const NO_BRIDGE: &str = "no [[bridge]], so no guest is served: write one with name = \"xenbr0\" and uplink = the network card, \
+                             as `netback doctor` proposes";
+
+/// Guest queues a worker whose backlogs may all be full at once, where the configuration does not size the packet memory.
+const BACKLOGS_PER_WORKER: u32 = 4;
+
+/// What the operator asked for. Every value in it is in range.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// `[daemon]`: files of the process.
+    pub daemon: Daemon,
+    /// `[workers]`: threads of the data plane.
+    pub workers: Workers,
+    /// `[vif]`: bounds for every guest interface.
+    pub vif: Vif,
+    /// `[umem]`: packet memory.
+    pub umem: Umem,
+    /// `[[bridge]]`, in the order of the file; names and uplinks are unique. Without one nobody is served.
+    pub bridges: Vec<Bridge>,
+}
+
+/// `[daemon]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Daemon {
+    /// Directory on tmpfs for the per-vif files, the lock and the control socket.
+    pub run_dir: PathBuf,
+    /// The control socket; by default `control` in `run_dir`.
+    pub control_socket: PathBuf,
+    /// Directory in a BPF file system where program, map and link are pinned, one directory an uplink.
+    pub bpf_dir: PathBuf,
+}
+
+impl Default for Daemon {
+    fn default() -> Self {
+        Self {
+            run_dir: "/run/netback".into(),
+            control_socket: "/run/netback/control".into(),
+            bpf_dir: "/sys/fs/bpf/netback".into(),
+        }
+    }
+}
+
+impl Daemon {
+    /// `[daemon]` of the configuration `path` alone, which is what commands beside the daemon need: what is wrong in other tables
+    /// keeps nobody from asking a daemon that runs. The defaults where nobody has written the file of [`DEFAULT_PATH`].
+    ///
+    /// # Errors
+    /// There is no such file, it is not TOML, or `[daemon]` is wrong.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = match std::fs::read_to_string(path) {
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound && path == Path::new(DEFAULT_PATH) =>
+            {
+                return Ok(Self::default());
+            }
+            text => text.map_err(|error| unreadable(path, &error))?,
+        };
+        let text = Text { path, text: &text };
+        File::new(text)?.daemon()
+    }
+}
+
+/// `[workers]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Workers {
+    /// Threads; `None`: one a core.
+    pub count: Option<u16>,
+    /// Pin worker n to core n.
+    pub pin: bool,
+    /// How long a worker without work polls at most before it sleeps, in microseconds; 0 sleeps at once.
+    pub poll_us: u32,
+}
+
+/// `[vif]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Vif {
+    /// Queues offered to a frontend (`multi-queue-max-queues`); `None`: one a worker.
+    pub max_queues: Option<u16>,
+    /// Most bytes that wait for one queue's Rx slots.
+    pub backlog_bytes: u32,
+    /// Longest that a packet waits for Rx slots, in milliseconds.
+    pub backlog_ms: u32,
+}
+
+/// `[umem]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Umem {
+    /// Frames of 4096 bytes for the whole process; `None`: what a handful of guest queues a worker can fill.
+    pub frames: Option<u32>,
+}
+
+/// One `[[bridge]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bridge {
+    /// The name that a vif's `bridge` key chooses it by.
+    pub name: String,
+    /// Network interface behind it; `None`: guests see only each other.
+    pub uplink: Option<String>,
+    /// How the XDP program attaches to the uplink.
+    pub xdp: XdpMode,
+}
+
+/// `xdp` of a bridge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum XdpMode {
+    /// Native where the driver has it, else generic.
+    #[default]
+    Auto,
+    /// In the driver, or not at all.
+    Native,
+    /// On the kernel's packet buffers: any device, slower.
+    Generic,
+}
+
+impl Config {
+    /// Reads and validates `path`.
+    ///
+    /// # Errors
+    /// The file cannot be read, or something in it is wrong.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|error| unreadable(path, &error))?;
+        Self::parse(path, &text)
+    }
+
+    /// Validates `text`; `path` is only for the error line.
+    ///
+    /// # Errors
+    /// Something in the text is wrong.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        Self::read(Text { path, text })
+    }
+
+    /// How many workers to start.
+    pub fn worker_count(&self) -> u16 {
+        self.workers.count.unwrap_or_else(|| {
+            let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+            u16::try_from(cores).unwrap_or(256).min(256)
+        })
+    }
+
+    /// Whether the daemon gets uplinks: now, or by a reload that brings the first bridge.
+    pub fn may_have_uplinks(&self) -> bool {
+        self.bridges.is_empty() || self.bridges.iter().any(|bridge| bridge.uplink.is_some())
+    }
+
+    /// Frames of packet memory for which none is ever missing; without a bridge, for one uplink that a reload brings.
+    pub fn frames_needed(&self) -> u32 {
+        let uplinks = match self.bridges.as_slice() {
+            [] => 1,
+            bridges => bridges
+                .iter()
+                .filter(|bridge| bridge.uplink.is_some())
+                .count() as u32,
+        };
+        let workers = u32::from(self.worker_count());
+        // A device rarely has more queues than we have workers, and few guests' backlogs are ever full at once.
+        let queues = workers * BACKLOGS_PER_WORKER;
+        crate::worker::frames_needed(workers, queues, uplinks * workers, Rings::default())
+    }
+
+    /// How many frames of packet memory to make. Their number is most of a start's time, for the kernel clears and pins every page.
+    pub fn frames(&self) -> u32 {
+        self.umem.frames.unwrap_or_else(|| self.frames_needed())
+    }
+
+    /// How many queues a frontend is offered.
+    pub fn max_queues(&self) -> u16 {
+        self.vif
+            .max_queues
+            .unwrap_or_else(|| self.worker_count().min(64))
+    }
+}
+
+/// Why the file could not be read.
+fn unreadable(path: &Path, error: &io::Error) -> ConfigError {
+    let reason = match error.kind() {
+        io::ErrorKind::NotFound => {
+            "no such file; write one (see `netback run --help`) or name it with --config".into()
+        }
+        io::ErrorKind::PermissionDenied => "it cannot be read: run as root".into(),
+        io::ErrorKind::IsADirectory => "it is a directory; name a file with --config".into(),
+        io::ErrorKind::InvalidData => "it holds bytes that are not UTF-8 text".into(),
+        _ => format!("it cannot be read: {error}"),
+    };
+    ConfigError {
+        file: path.into(),
+        line: None,
+        field: String::new(),
+        reason,
+    }
+}
