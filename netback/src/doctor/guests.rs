@@ -7,7 +7,7 @@ use crate::config::{Bridge, Config};
 use std::collections::BTreeMap;
 
 /// What libxl means where it writes no `bridge` (xl-network-configuration(5)).
-const DEFAULT_BRIDGE: &str = "xenbr0";
+pub(super) const DEFAULT_BRIDGE: &str = "xenbr0";
 
 pub(super) fn check(view: &View, config: Option<&Config>) -> Vec<Finding> {
     let vifs: &[Backend] = view.backends.as_deref().unwrap_or_default();
@@ -25,6 +25,8 @@ pub(super) fn check(view: &View, config: Option<&Config>) -> Vec<Finding> {
         let wanted = vif.bridge.as_deref().unwrap_or(DEFAULT_BRIDGE);
         match config.bridges.iter().find(|bridge| bridge.name == wanted) {
             Some(bridge) => findings.extend(size(view, vif, bridge)),
+            // Where there is no bridge at all that is one finding.
+            None if config.bridges.is_empty() => {}
             None => findings.push(unknown_bridge(view, vif, wanted, config)),
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! Every check is a pure function of a [`View`], so that a test can break one thing in a made-up machine and see it named.
 
+mod bridge;
 mod drivers;
 mod guests;
 mod hypervisor;
@@ -17,6 +18,7 @@ pub use view::{Backend, View};
 
 use crate::config::Config;
 use std::fmt;
+use std::io::ErrorKind;
 
 /// How much a finding matters; the worst one is the exit status (info 0, warning 1, error 2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
@@ -128,6 +130,7 @@ pub fn examine(view: &View) -> Report {
     findings.extend(guests::check(view, config.as_ref()));
     if let Some(config) = &config {
         findings.extend(hypervisor::granted_pages(view, config));
+        findings.extend(bridge::missing(view, config));
         let check = |bridge| uplink::check(view, &config.daemon.bpf_dir, bridge);
         findings.extend(config.bridges.iter().flat_map(check));
     }
@@ -136,19 +139,30 @@ pub fn examine(view: &View) -> Report {
     Report { severity, findings }
 }
 
-/// The configuration, or why there is none that could be used.
+/// The configuration as the package installs it.
+const EXAMPLE: &str = "/usr/share/doc/netback/examples/netback.toml";
+
+/// The configuration, or why there is none that could be used. No cure overwrites a file that is there.
 fn configuration(view: &View) -> Result<Config, Finding> {
-    let cure = format!(
-        "correct it, or begin anew: `cp /usr/share/doc/netback/examples/netback.toml {}`",
-        view.config.display()
-    );
-    let Some(text) = view.config_text() else {
-        let what = format!(
-            "{}: no such file, or it cannot be read",
-            view.config.display()
+    let file = view.config.display();
+    let text = view.config_text().map_err(|error| {
+        let (what, cure) = match error.kind() {
+            ErrorKind::NotFound => (
+                "no such file".into(),
+                format!("`install -D -m 644 {EXAMPLE} {file}`"),
+            ),
+            ErrorKind::PermissionDenied => (
+                "it cannot be read".into(),
+                "ask as root: `netback doctor`".into(),
+            ),
+            _ => (format!("it cannot be read: {error}"), String::new()),
+        };
+        Finding::error("config", format!("{file}: {what}"), cure)
+    })?;
+    Config::parse(&view.config, &text).map_err(|error| {
+        let cure = format!(
+            "correct it, or begin again with the old one kept beside it: `cp --backup=numbered {EXAMPLE} {file}`"
         );
-        return Err(Finding::error("config", what, &*cure));
-    };
-    Config::parse(&view.config, &text)
-        .map_err(|error| Finding::error("config", error.to_string(), &*cure))
+        Finding::error("config", error.to_string(), cure)
+    })
 }

@@ -110,10 +110,15 @@ fn bpf_dir(view: &View, bpf_dir: &Path) -> Option<Finding> {
 
 fn others(view: &View) -> Vec<Finding> {
     let mut findings = Vec::new();
+    let network = |pid: &str| view.link(format!("/proc/{pid}/ns/net"));
+    let own = network("self");
+    // One whose namespace cannot be read counts.
+    let is_beside_us = |pid: &str| network(pid).is_none_or(|theirs| Some(theirs) == own);
     let daemons: Vec<String> = view
         .processes("netback")
         .into_iter()
         .filter(|(_, arguments)| arguments.iter().any(|argument| argument == "run"))
+        .filter(|(pid, _)| is_beside_us(pid))
         .map(|(pid, _)| pid)
         .collect();
     match daemons.as_slice() {

@@ -78,31 +78,20 @@ impl Nic<'_> {
                 "pass a NIC through to this domain (pci= in its configuration) and load its driver"
                     .into()
             }
-            others => match self.candidate(others) {
-                Some(nic) => format!(
+            others => match self.view.nics().as_slice() {
+                // The only one: it was meant.
+                [nic] => format!(
                     "`sed -i 's/^uplink = \"{}\"/uplink = \"{nic}\"/' {} && systemctl restart netback`; or pass the NIC through",
                     self.name,
                     self.view.config.display()
                 ),
-                None => format!(
+                _ => format!(
                     "correct uplink (there are {}), or pass the NIC through",
                     others.join(", ")
                 ),
             },
         };
         Finding::error("uplink-missing", what, cure)
-    }
-
-    /// The one NIC among `names` that is not a vif of Xen's, and so was meant.
-    fn candidate<'n>(&self, names: &'n [String]) -> Option<&'n String> {
-        let driver = |name: &str| {
-            self.view
-                .link(format!("/sys/class/net/{name}/device/driver"))
-        };
-        let mut nics = names
-            .iter()
-            .filter(|name| driver(name).is_some_and(|driver| driver != "vif"));
-        nics.next().filter(|_| nics.next().is_none())
     }
 
     fn enslaved(&self) -> Option<Finding> {
@@ -286,19 +275,14 @@ impl Nic<'_> {
 
     /// Every frame goes to netback: the host's own address on the NIC hears nothing.
     fn addressed(&self) -> Option<Finding> {
-        let addresses = self.view.ip(self.name)?["addr_info"].as_array()?.clone();
-        let global: Vec<&str> = addresses
-            .iter()
-            .filter(|a| a["scope"] == "global")
-            .filter_map(|a| a["local"].as_str())
-            .collect();
-        if global.is_empty() {
+        let addresses = self.view.addresses(self.name);
+        if addresses.is_empty() {
             return None;
         }
         let what = format!(
             "{} has the address {} of this domain, which netback makes deaf: it takes every frame",
             self.name,
-            global.join(", ")
+            addresses.join(", ")
         );
         let cure = format!(
             "reach this domain by another interface, and: `ip address flush dev {} scope global`",

@@ -1,7 +1,7 @@
 //! What the checks look at: files below a root, and what xenstore and ip(8) said.
 
 use std::collections::BTreeMap;
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,7 +14,7 @@ use xsk_bridge::nic;
 #[derive(Debug)]
 pub struct View {
     root: PathBuf,
-    /// The configuration file, as the operator names it; read below the root.
+    /// The configuration file, by an absolute path that holds wherever a cure is typed; read below the root.
     pub config: PathBuf,
     /// The vifs in our backend directory, or why xenstore could not be asked.
     pub backends: Result<Vec<Backend>, String>,
@@ -131,9 +131,32 @@ impl View {
         Some(target.file_name()?.to_string_lossy().into_owned())
     }
 
-    /// The configuration's text; None where it cannot be read.
-    pub(super) fn config_text(&self) -> Option<String> {
-        std::fs::read_to_string(self.path(&self.config)).ok()
+    /// The configuration's text.
+    pub(super) fn config_text(&self) -> io::Result<String> {
+        std::fs::read_to_string(self.path(&self.config))
+    }
+
+    /// Network interfaces that have a driver and are not vifs of this domain's own.
+    pub(super) fn nics(&self) -> Vec<String> {
+        let is_nic = |name: &String| {
+            let driver = self.link(format!("/sys/class/net/{name}/device/driver"));
+            driver.is_some_and(|driver| driver != "vif")
+        };
+        let names = self.list("/sys/class/net").into_iter();
+        names.filter(is_nic).collect()
+    }
+
+    /// Addresses of this domain on the interface by which others can reach it.
+    pub(super) fn addresses(&self, interface: &str) -> Vec<String> {
+        let known = self.ip(interface);
+        let addresses = known.and_then(|link| link["addr_info"].as_array());
+        let global = addresses
+            .into_iter()
+            .flatten()
+            .filter(|address| address["scope"] == "global");
+        global
+            .filter_map(|address| Some(address["local"].as_str()?.to_owned()))
+            .collect()
     }
 
     /// What ip(8) said of the interface.

@@ -1,0 +1,134 @@
+//! Network cards that cannot serve, or not as they are.
+use super::super::Severity::{Error, Info, Warning};
+use super::machine::{CONFIG, Machine, NIC};
+
+#[test]
+fn names_a_nic_that_is_not_there_and_what_is() {
+    let machine = Machine::healthy();
+    machine.remove(NIC);
+    machine.write("/sys/class/net/enp0s8/mtu", "1500");
+    machine.must_find(Error, "uplink-missing", "there are enp0s8");
+    machine.link("/sys/class/net/enp0s8/device/driver", "../drivers/igb");
+    machine.link("/sys/class/net/enX0/device/driver", "../drivers/vif");
+    machine.must_find(
+        Error,
+        "uplink-missing",
+        "`sed -i 's/^uplink = \"eth0\"/uplink = \"enp0s8\"/'",
+    );
+    machine.remove("/sys/class/net/enX0");
+    machine.remove("/sys/class/net/enp0s8");
+    machine.must_find(Error, "uplink-missing", "pass a NIC through");
+}
+
+#[test]
+fn names_a_nic_that_belongs_to_others() {
+    let machine = Machine::healthy();
+    machine.link(&format!("{NIC}/master"), "../br0");
+    machine.must_find(Error, "uplink-enslaved", "ip link set dev eth0 nomaster");
+    let mut machine = Machine::healthy();
+    machine.links[0]["xdp"] = serde_json::json!({ "mode": 1, "prog": { "id": 41 } });
+    machine.must_find(Error, "uplink-in-use", "(id 41)");
+    machine.must_find(Error, "uplink-in-use", "`ip link set dev eth0 xdpdrv off`");
+    machine.links[0]["xdp"]["mode"] = 2.into();
+    machine.must_find(Error, "uplink-in-use", "eth0 xdpgeneric off`");
+    // Ours, pinned by a netback that runs or ran.
+    machine.write("/sys/fs/bpf/netback/eth0/link", "");
+    machine.write(&format!("{NIC}/flags"), "0x1103\n");
+    assert!(machine.examine().findings.is_empty());
+}
+
+#[test]
+fn knows_drivers_by_their_xdp() {
+    let machine = Machine::healthy();
+    machine.link(&format!("{NIC}/device/driver"), "../drivers/e1000e");
+    machine.must_find(Warning, "xdp-generic", "generic mode");
+    machine.link(&format!("{NIC}/device/driver"), "../drivers/novel");
+    machine.must_find(Info, "xdp-unknown", "netback status");
+    machine.link(&format!("{NIC}/device/driver"), "../drivers/atlantic");
+    machine.write("/proc/sys/kernel/osrelease", "5.15.0-1");
+    machine.must_find(Warning, "xdp-generic", "from Linux 5.19 on");
+    machine.write(
+        CONFIG,
+        "[[bridge]]\nname = \"xenbr0\"\nuplink = \"eth0\"\nxdp = \"native\"\n",
+    );
+    machine.must_find(Error, "xdp-native", "xdp = \"auto\"");
+    machine.write(
+        CONFIG,
+        "[[bridge]]\nname = \"xenbr0\"\nuplink = \"eth0\"\nxdp = \"generic\"\n",
+    );
+    assert!(machine.examine().findings.is_empty());
+}
+
+#[test]
+fn names_an_mtu_beyond_the_limits() {
+    let machine = Machine::healthy();
+    machine.write(&format!("{NIC}/mtu"), "3046\n");
+    assert!(machine.examine().findings.is_empty());
+    machine.write(&format!("{NIC}/mtu"), "3047\n");
+    machine.must_find(Warning, "uplink-mtu", "ip link set dev eth0 mtu 3046");
+    machine.write(
+        CONFIG,
+        "[[bridge]]\nname = \"xenbr0\"\nuplink = \"eth0\"\nxdp = \"native\"\n",
+    );
+    machine.must_find(Error, "uplink-mtu", "native XDP of igb takes 3046");
+    machine.link(&format!("{NIC}/device/driver"), "../drivers/mlx5_core");
+    assert!(machine.examine().findings.is_empty());
+    machine.write(&format!("{NIC}/mtu"), "9000\n");
+    machine.must_find(Error, "uplink-mtu", "ip link set dev eth0 mtu 3822");
+    // What fits a frame and not the driver would only be the next finding.
+    machine.link(&format!("{NIC}/device/driver"), "../drivers/igb");
+    machine.must_find(Error, "uplink-mtu", "ip link set dev eth0 mtu 3046");
+}
+
+#[test]
+fn names_a_nic_that_hears_nothing() {
+    let machine = Machine::healthy();
+    machine.write(&format!("{NIC}/carrier"), "0\n");
+    machine.must_find(Warning, "no-carrier", "cable");
+    // Before netback has run it is no matter: it brings the NIC up itself.
+    machine.write(&format!("{NIC}/flags"), "0x1002\n");
+    assert!(machine.examine().findings.is_empty());
+    let machine = Machine::healthy();
+    machine.write("/sys/fs/bpf/netback/eth0/link", "");
+    machine.must_find(Error, "not-promiscuous", "ip link set dev eth0 promisc on");
+    machine.write(&format!("{NIC}/flags"), "0x1102\n");
+    machine.must_find(Error, "uplink-down", "ip link set dev eth0 up");
+}
+
+#[test]
+fn names_offloads_that_came_back() {
+    let mut machine = Machine::healthy();
+    machine.offloads = vec![("rx-vlan-hw-parse", "VLAN tags are stripped")];
+    // Before netback has run it is no matter: it switches them off itself.
+    assert!(machine.examine().findings.is_empty());
+    machine.write("/sys/fs/bpf/netback/eth0/link", "");
+    machine.write(&format!("{NIC}/flags"), "0x1103\n");
+    machine.must_find(
+        Error,
+        "uplink-offloads",
+        "rx-vlan-hw-parse on: VLAN tags are stripped",
+    );
+}
+
+#[test]
+fn names_uplinks_that_are_no_plain_nics() {
+    for kind in ["bridge", "bonding"] {
+        let machine = Machine::healthy();
+        machine.write(&format!("{NIC}/{kind}/x"), "");
+        machine.must_find(Error, "uplink-stacked", kind);
+    }
+    let machine = Machine::healthy();
+    machine.write(&format!("{NIC}/device/physfn/x"), "");
+    machine.must_find(Warning, "virtual-function", "trust on");
+}
+
+#[test]
+fn names_an_address_that_would_be_deaf_and_a_single_queue() {
+    let mut machine = Machine::healthy();
+    machine.links[0]["addr_info"] =
+        serde_json::json!([{ "local": "192.0.2.7", "scope": "global" }]);
+    machine.must_find(Warning, "uplink-addressed", "192.0.2.7");
+    let machine = Machine::healthy();
+    machine.remove(&format!("{NIC}/queues/rx-1"));
+    machine.must_find(Info, "one-queue", "one core");
+}
