@@ -1,7 +1,8 @@
 //! The checksum alone: sums, and a blank TCP checksum completed in a packet in one piece.
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
-use xsk_bridge::checksum::{Sum, complete, verify};
+use xsk_bridge::offload::checksum::{complete, verify};
+use xsk_bridge::offload::sum::Sum;
 
 /// Ethernet, IPv4 and TCP headers in front of `len` bytes in all.
 fn packet(len: usize) -> Vec<u8> {

@@ -6,8 +6,8 @@ use ring::wire::{
     Extra, GSO_TYPE_TCPV4, NETRXF_CSUM_BLANK, NETRXF_DATA_VALIDATED, NETTXF_CSUM_BLANK,
     NETTXF_DATA_VALIDATED, NETTXF_EXTRA_INFO,
 };
-use xsk_bridge::checksum::{Verified, pseudo_header, verify};
 use xsk_bridge::header::Transport;
+use xsk_bridge::offload::checksum::{Verified, pseudo_header, verify};
 
 /// A UDP datagram over IPv4 whose checksum field holds the sum of the pseudo-header alone.
 fn blank(to: [u8; 6], from: [u8; 6], vlan: bool, payload: usize) -> Vec<u8> {

@@ -1,0 +1,3 @@
+//! What network cards do for a stack, done in software: pure functions over bytes, for which Linux is the oracle.
+pub mod checksum;
+pub mod sum;

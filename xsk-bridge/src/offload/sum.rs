@@ -1,0 +1,175 @@
+//! The one's-complement sum of the Internet checksum (RFC 1071), over bytes in one piece or several.
+
+/// Bytes that [`add_blocks`] takes at a time.
+const BLOCK: usize = 128;
+
+/// A one's-complement sum over slices that follow one another, however they are cut.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Sum {
+    /// Little-endian words, the carries added at the low end; not yet folded to 16 bits.
+    total: u64,
+    /// The bytes so far are odd in number: the next one is the high half of a word.
+    odd: bool,
+}
+
+impl Sum {
+    /// Adds the bytes that come next.
+    pub fn add(&mut self, bytes: &[u8]) {
+        let part = sum_words(bytes);
+        // A slice that starts at an odd byte has the halves of every word exchanged (RFC 1071, section 2 (B)).
+        let part = match self.odd {
+            true => part.rotate_left(8),
+            false => part,
+        };
+        self.total = add_around(self.total, part);
+        self.odd ^= bytes.len() % 2 == 1;
+    }
+
+    /// Adds a 16-bit word in host order, where an even number of bytes has been added.
+    pub fn add_word(&mut self, word: u16) {
+        self.add_finished(word.to_be_bytes());
+    }
+
+    /// Adds what [`finish`](Self::finish) said of an even number of bytes, wherever they were.
+    pub fn add_finished(&mut self, sum: [u8; 2]) {
+        self.total = add_around(self.total, u16::from_le_bytes(sum).into());
+    }
+
+    /// The folded sum in network byte order, not complemented; zero only where every byte was zero.
+    pub fn finish(self) -> [u8; 2] {
+        fold(self.total).to_le_bytes()
+    }
+}
+
+/// Sum of the little-endian words of `bytes`, the last one padded with zeros, as 64 bits with the carries added at the low end. Whether
+/// words of 64 or of 16 bits are added makes no difference once the sum is folded, and byte order none but for the order of the two
+/// result bytes (RFC 1071, section 2).
+fn sum_words(bytes: &[u8]) -> u64 {
+    let (blocks, rest) = bytes.as_chunks::<BLOCK>();
+    let (words, rest) = rest.as_chunks::<8>();
+    let mut total = add_blocks(blocks)
+        + words
+            .iter()
+            .map(|&word| wide(u64::from_le_bytes(word)))
+            .sum::<u128>();
+    total += wide(match (rest.len(), bytes.last_chunk::<8>()) {
+        (0, _) => 0,
+        // The word that ends where the bytes end has the rest in its upper bytes.
+        (len, Some(last)) => u64::from_le_bytes(*last) >> (64 - 8 * len),
+        (_, None) => rest
+            .iter()
+            .rev()
+            .fold(0, |word, &byte| word << 8 | u64::from(byte)),
+    });
+    add_around(total as u64, (total >> 64) as u64)
+}
+
+/// One's-complement addition: the carry goes in again at the low end.
+fn add_around(a: u64, b: u64) -> u64 {
+    let (sum, carry) = a.overflowing_add(b);
+    sum + u64::from(carry)
+}
+
+fn wide(word: impl Into<u128>) -> u128 {
+    word.into()
+}
+
+/// The blocks' sum. One instruction a word, where the portable loop takes two.
+#[cfg(target_arch = "x86_64")]
+fn add_blocks(blocks: &[[u8; BLOCK]]) -> u128 {
+    use std::arch::x86_64::_addcarry_u64;
+    let (mut total, mut carry) = (0, 0);
+    for block in blocks {
+        let (words, _) = block.as_chunks::<8>();
+        for &word in words {
+            carry = _addcarry_u64(carry, total, u64::from_le_bytes(word), &mut total);
+        }
+    }
+    wide(total) + wide(carry)
+}
+
+/// The blocks' sum.
+#[cfg(not(target_arch = "x86_64"))]
+fn add_blocks(blocks: &[[u8; BLOCK]]) -> u128 {
+    add_blocks_portably(blocks)
+}
+
+#[cfg(any(test, not(target_arch = "x86_64")))]
+fn add_blocks_portably(blocks: &[[u8; BLOCK]]) -> u128 {
+    let words = |block| <[u8]>::as_chunks::<8>(block).0.iter();
+    let words = blocks.iter().flat_map(|block| words(block));
+    words.map(|&word| wide(u64::from_le_bytes(word))).sum()
+}
+
+/// One's-complement sum of the four 16-bit words of `sum`; zero only where `sum` is. Added to itself with its halves exchanged, a word has
+/// in its upper half the sum of both with the carry of their sum in the lower half, which is the same carry.
+fn fold(sum: u64) -> u16 {
+    let sum = (sum.wrapping_add(sum.rotate_left(32)) >> 32) as u32;
+    (sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The sum byte by byte, as RFC 1071 defines it.
+    fn reference(bytes: &[u8]) -> u16 {
+        let mut sum = 0u32;
+        for (n, &byte) in bytes.iter().enumerate() {
+            sum += u32::from(byte) << (8 * (1 - n % 2));
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        sum as u16
+    }
+
+    fn summed<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> u16 {
+        let mut sum = Sum::default();
+        pieces.into_iter().for_each(|piece| sum.add(piece));
+        u16::from_be_bytes(sum.finish())
+    }
+
+    /// Bytes in which carries are frequent: all ones, all zeros, and any.
+    fn bytes(most: usize) -> impl Strategy<Value = Vec<u8>> {
+        let byte = prop_oneof![3 => Just(0xff), 1 => Just(0), 2 => any::<u8>()];
+        proptest::collection::vec(byte, 0..most)
+    }
+
+    #[test]
+    fn every_length_from_every_alignment_sums_as_byte_by_byte() {
+        let noise: Vec<u8> = (0..400u32).map(|n| ((n * n * 31) >> 3) as u8).collect();
+        for bytes in [noise, vec![0xff; 400], vec![0; 400]] {
+            for from in 0..16 {
+                for len in 0..=300 {
+                    let slice = &bytes[from..from + len];
+                    assert_eq!(summed([slice]), reference(slice), "{from} {len}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_longest_packet_of_all_ones_loses_no_carry() {
+        let bytes = vec![0xff; 65535];
+        assert_eq!(summed([&bytes[..65534]]), 0xffff);
+        assert_eq!(summed([&bytes[..]]), reference(&bytes));
+    }
+
+    proptest! {
+        #[test]
+        fn the_sum_is_that_of_the_rfc_however_the_bytes_are_cut(bytes in bytes(900), cuts in proptest::collection::vec(0..900usize, 0..6)) {
+            let mut cuts: Vec<_> = cuts.into_iter().map(|cut| cut.min(bytes.len())).collect();
+            cuts.extend([0, bytes.len()]);
+            cuts.sort_unstable();
+            let pieces = cuts.windows(2).map(|pair| &bytes[pair[0]..pair[1]]);
+            prop_assert_eq!(summed(pieces), reference(&bytes));
+        }
+
+        #[test]
+        fn every_machine_sums_alike(bytes in bytes(1000)) {
+            let (blocks, _) = bytes.as_chunks();
+            let folded = |total: u128| fold(add_around(total as u64, (total >> 64) as u64));
+            prop_assert_eq!(folded(add_blocks(blocks)), folded(add_blocks_portably(blocks)));
+        }
+    }
+}
