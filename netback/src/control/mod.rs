@@ -39,8 +39,8 @@ const BACKEND: &str = "backend";
 const DEVICES: Duration = Duration::from_secs(2);
 /// How often bridges forget what is too old.
 const SWEEP: Duration = Duration::from_secs(10);
-/// Rounds of listening before vifs are looked at all the same.
-const LISTENS: usize = 16;
+/// Rounds of listening before vifs are looked at all the same, and the control socket served.
+const LISTENS: usize = 4;
 /// How soon a full mailbox is tried again.
 const MAILBOX: Duration = Duration::from_millis(1);
 
@@ -165,6 +165,8 @@ pub struct Control<H: Hypervisor, S> {
     open_device: OpenDevice,
     ports: Ports,
     vifs: BTreeMap<VifId, Vif>,
+    /// The vif that was looked at last: the next one's turn comes first.
+    last_looked: Option<VifId>,
     /// Vifs that have to be looked for.
     news: BTreeSet<VifId>,
     bell: Arc<Bell>,
@@ -198,6 +200,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
                 used: BTreeSet::new(),
             },
             vifs: BTreeMap::new(),
+            last_looked: None,
             news: BTreeSet::new(),
             bell,
             listener: setup.listener,

@@ -20,8 +20,10 @@ use xsk_bridge::switch::{Bridge, PortId};
 const SETTLE: Duration = Duration::from_millis(500);
 /// Looks at one vif at once, and the pause between further ones: what a guest that writes all the time costs.
 const LOOKS: (u32, Duration) = (20, Duration::from_millis(100));
-/// Log lines about one vif at once, and the pause between further ones.
+/// Log lines about one vif at once, and the pause between further ones; reasons why it is not served have as many of their own.
 const LINES: (u32, Duration) = (20, Duration::from_secs(5));
+/// Vifs that are looked at before the control socket is served again: a look waits for xenstore.
+const VIFS_A_TURN: usize = 8;
 /// Between attempts to take over a vif whose predecessor is still dying.
 const PREDECESSOR: Pauses = Pauses {
     first: Duration::from_millis(1),
@@ -59,6 +61,7 @@ pub struct Vif {
     retry: Retry,
     looks: Rate,
     lines: Rate,
+    reasons: Rate,
 }
 
 /// A vif in service.
@@ -100,12 +103,18 @@ impl Vif {
             retry: Retry::default(),
             looks: Rate::new(LOOKS.0, LOOKS.1, now),
             lines: Rate::new(LINES.0, LINES.1, now),
+            reasons: Rate::new(LINES.0, LINES.1, now),
         }
     }
 
-    /// May a line about it be logged now?
+    /// Whether a line about what the vif does may be logged now.
     pub fn may_log(&mut self) -> bool {
         self.lines.take(Instant::now()).is_ok()
+    }
+
+    /// Whether a line about why the vif is not served may be logged now: lines about what it does have not used that up.
+    fn may_log_reason(&mut self) -> bool {
+        self.reasons.take(Instant::now()).is_ok()
     }
 
     /// When it has to be looked at without anything new: `None` for never.
@@ -178,29 +187,33 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         self.act_all(id, first.actions)
     }
 
-    /// xenstore about a vif; `None` where it cannot be read now.
+    /// What xenstore says of a vif; `None` where our own keys cannot be read, which the toolstack alone can bring about.
     fn world(&mut self, id: VifId, paths: &Paths) -> Result<Option<World>, Error> {
-        match handshake::look(&mut self.store, paths) {
+        let last = self.vifs.get(&id).map(|vif| vif.world.frontend);
+        match handshake::look(&mut self.store, paths, last) {
             Ok(world) => Ok(Some(world)),
             Err(StoreError::Io(error)) => Err(StoreError::Io(error).into()),
             Err(error) => {
-                warn!(vif = %id, "{error}");
+                if self.vifs.get_mut(&id).is_none_or(Vif::may_log) {
+                    warn!(vif = %id, "{error}");
+                }
                 Ok(None)
             }
         }
     }
 
-    /// Look at every vif that has news, as often as its guest may make us look.
+    /// Looks at vifs that have news, each as often as its guest may make us look, and a few at once.
     pub(super) fn look_at_news(&mut self) -> Result<(), Error> {
         let now = Instant::now();
-        let due = |vif: &Vif| vif.wakes(now).is_some_and(|at| at <= now);
-        let ids: Vec<VifId> = self
+        let due = |(id, vif): (&VifId, &Vif)| vif.wakes(now).filter(|at| *at <= now).map(|_| *id);
+        // From the one after the last one on, so that each has its turn.
+        let (after, before): (Vec<VifId>, Vec<VifId>) = self
             .vifs
             .iter()
-            .filter(|(_, vif)| due(vif))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in ids {
+            .filter_map(due)
+            .partition(|id| Some(*id) > self.last_looked);
+        for id in after.into_iter().chain(before).take(VIFS_A_TURN) {
+            self.last_looked = Some(id);
             let Some(vif) = self.vifs.get_mut(&id) else {
                 continue;
             };
@@ -361,7 +374,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
     pub(super) fn refuse(&mut self, id: VifId, reason: String, tell: bool) -> Result<(), Error> {
         let vif = self.vif(id);
         let news = vif.reason.as_deref() != Some(&reason);
-        if news && vif.may_log() {
+        if news && vif.may_log_reason() {
             warn!(vif = %id, "not served: {reason}");
         }
         vif.reason = Some(reason.clone());

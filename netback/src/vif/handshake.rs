@@ -83,13 +83,10 @@ pub fn read(store: &mut impl XenStore, path: &str) -> Result<Option<String>, Sto
     }
 }
 
-/// Is there a node of this name?
+/// Whether there is a node of this name. Its value is read and its children are not listed: a guest can have more of them than
+/// one answer of xenstore holds.
 fn exists(store: &mut impl XenStore, path: &str) -> Result<bool, StoreError> {
-    match store.directory(Transaction::NONE, path) {
-        Ok(_) => Ok(true),
-        Err(StoreError::Missing(_)) => Ok(false),
-        Err(error) => Err(error),
-    }
+    Ok(read(store, path)?.is_some())
 }
 
 /// A look at the frontend's directory. The C xenstored hides what a dead domain owned before it removes it: whoever is not
@@ -123,26 +120,41 @@ pub fn paths(
     }
 }
 
-/// What xenstore says of a vif now.
-pub fn look(store: &mut impl XenStore, paths: &Paths) -> Result<World, StoreError> {
+/// What xenstore says of a vif now. Only single nodes are read. Whatever xenstore has against reading the frontend's, our own
+/// node is heard: the frontend counts as it was `last` seen, or as in no state.
+///
+/// # Errors
+/// A broken connection, or our own node cannot be read.
+pub fn look(
+    store: &mut impl XenStore,
+    paths: &Paths,
+    last: Option<Frontend>,
+) -> Result<World, StoreError> {
     let own = read(store, &format!("{}/state", paths.backend))?;
     let own = match own {
         Some(state) => Some(Xenbus::parse(&state)),
         None => exists(store, &paths.backend)?.then_some(Xenbus::Unknown),
     };
-    let state = read(store, &format!("{}/state", paths.frontend));
-    let frontend = match hidden_is_gone(state, None)? {
-        Some(state) => Frontend::Is(Xenbus::parse(&state)),
-        None if hidden_is_gone(exists(store, &paths.frontend), false)? => {
-            Frontend::Is(Xenbus::Unknown)
-        }
-        None => Frontend::Gone,
+    let frontend = match look_at_frontend(store, &paths.frontend) {
+        Err(StoreError::Refused { .. }) => last.unwrap_or(Frontend::Is(Xenbus::Unknown)),
+        frontend => frontend?,
     };
     let online = read(store, &format!("{}/online", paths.backend))?.as_deref() == Some("1");
     Ok(World {
         frontend,
         online,
         own,
+    })
+}
+
+fn look_at_frontend(store: &mut impl XenStore, directory: &str) -> Result<Frontend, StoreError> {
+    let state = read(store, &format!("{directory}/state"));
+    if let Some(state) = hidden_is_gone(state, None)? {
+        return Ok(Frontend::Is(Xenbus::parse(&state)));
+    }
+    Ok(match hidden_is_gone(exists(store, directory), false)? {
+        true => Frontend::Is(Xenbus::Unknown),
+        false => Frontend::Gone,
     })
 }
 

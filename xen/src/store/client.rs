@@ -12,6 +12,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 const EVENTS_MAX: usize = 4096;
 /// Bytes read at once: more than one whole message.
 const READ: usize = HEADER + PAYLOAD_MAX;
+/// Reads of the stream in one look for watch events: what a guest that writes all the time can have us take in at once.
+const READS_MAX: usize = 16;
 
 /// A connection to xenstore over any stream, blocking or not: `/dev/xen/xenbus` or a unix socket.
 #[derive(Debug)]
@@ -242,10 +244,10 @@ impl<S: Read + Write + AsFd + Send> Client<S> {
         }
     }
 
-    /// Take in watch events that are there; bounded, so that a flood cannot keep us here.
+    /// Takes in watch events that are there, as far as [`READS_MAX`] reads go; the descriptor stays readable where there are more.
     fn collect(&mut self) -> io::Result<()> {
         let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
-        for _ in 0..EVENTS_MAX {
+        for _ in 0..READS_MAX {
             while let Some((header, payload)) = self
                 .inbox
                 .next_message()

@@ -23,6 +23,10 @@ struct Tree {
     keys: BTreeMap<String, String>,
     watchers: Vec<Weak<Mutex<Watches>>>,
     reads: u64,
+    /// How often daemons asked for events.
+    listens: u64,
+    /// A key that somebody writes all the time.
+    storm: Option<String>,
     /// What daemons may not read (EACCES), and all below it.
     hidden: BTreeSet<String>,
     /// Writes and removals of daemons (not of the test).
@@ -58,6 +62,13 @@ impl World {
         let mut tree = lock(&self.0);
         tree.hidden.insert(path.into());
         tree.fire(path);
+    }
+    /// From now on this key is written again and again, faster than anybody looks.
+    pub fn storm(&self, path: &str) {
+        lock(&self.0).storm = Some(path.into());
+    }
+    pub fn listens(&self) -> u64 {
+        lock(&self.0).listens
     }
     pub fn reads(&self) -> u64 {
         lock(&self.0).reads
@@ -173,6 +184,14 @@ impl XenStore for Store {
         if names.is_empty() && !tree.keys.contains_key(path) {
             return Err(StoreError::Missing(path.into()));
         }
+        // The names come in one message (xen/include/public/io/xs_wire.h, XENSTORE_PAYLOAD_MAX).
+        if names.iter().map(|name| name.len() + 1).sum::<usize>() > 4096 {
+            return Err(StoreError::Refused {
+                operation: "list",
+                path: path.into(),
+                errno: "E2BIG".into(),
+            });
+        }
         Ok(names.into_iter().collect())
     }
     fn remove(&mut self, _: Transaction, path: &str) -> Result<(), StoreError> {
@@ -200,6 +219,12 @@ impl XenStore for Store {
         Ok(())
     }
     fn events(&mut self) -> Result<Vec<WatchEvent>, StoreError> {
+        let mut tree = lock(&self.world.0);
+        tree.listens += 1;
+        if let Some(path) = tree.storm.clone() {
+            tree.fire(&path);
+        }
+        drop(tree);
         while matches!((&self.fd).read(&mut [0; 64]), Ok(1..)) {}
         let events = std::mem::take(&mut lock(&self.watches).events);
         Ok(events

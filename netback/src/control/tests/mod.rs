@@ -1,9 +1,11 @@
 //! The control thread with real workers, on a xenstore and a hypervisor in the heap.
 mod fakes;
 mod take_over;
+mod xenstore;
 
 use super::*;
 use crate::vif::handshake::{self, Paths};
+use crate::vif::state::State;
 use fakes::{Fake, Store, World, Xen};
 use ring::page::PageWords;
 use std::path::PathBuf;

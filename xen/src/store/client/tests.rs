@@ -233,3 +233,33 @@ proptest! {
         prop_assert!(store.read(Transaction::NONE, "/a").is_err());
     }
 }
+
+#[test]
+fn a_flood_of_events_is_taken_in_a_part_at_a_time() {
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let mut store = Client::new(ours);
+    // As many messages as the socket takes, the writer never far behind.
+    let writer = thread::spawn(move || {
+        for number in 0..20_000 {
+            if theirs
+                .write_all(&event(&format!("/{number}"), "t"))
+                .is_err()
+            {
+                break;
+            }
+        }
+        theirs
+    });
+    let mut taken = 0;
+    while taken < 20_000 {
+        let events = store.events().unwrap();
+        // A message has 16 bytes and more.
+        assert!(
+            events.len() <= READS_MAX * READ / HEADER,
+            "{}",
+            events.len()
+        );
+        taken += events.len();
+    }
+    drop(writer.join().unwrap());
+}

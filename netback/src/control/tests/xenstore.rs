@@ -1,0 +1,123 @@
+//! What guests write into xenstore to keep others from being served, and what xenstore refuses.
+use super::*;
+use std::cell::RefCell;
+use std::io::Write;
+use std::sync::Once;
+
+thread_local! {
+    static LOGGED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Keeps what each thread logs, for itself.
+#[derive(Clone, Copy)]
+struct Log;
+
+impl Log {
+    /// Every test's lines are kept from now on: a subscriber for one thread alone would miss what other threads use first.
+    fn keep() {
+        static KEPT: Once = Once::new();
+        KEPT.call_once(|| tracing_subscriber::fmt().with_writer(|| Log).init());
+    }
+    /// Lines with `text` that this thread has logged.
+    fn lines(text: &str) -> usize {
+        LOGGED.with_borrow(|bytes| {
+            let log = String::from_utf8_lossy(bytes);
+            log.lines().filter(|line| line.contains(text)).count()
+        })
+    }
+}
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        LOGGED.with_borrow_mut(|log| log.write(bytes))
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_guest_that_fills_its_directory_does_not_keep_the_toolstack_from_a_detach() {
+    let house = House::new();
+    let (guest, other) = (Guest::new(3, 1), Guest::new(4, 1));
+    let (mut daemon, _rings) = served(&house, &[&guest, &other]);
+    // More names than one answer of xenstore holds (xs_wire.h: 4096 bytes), and no state.
+    for number in 0..1000 {
+        house
+            .world
+            .set(&format!("{}/filler-{number}", guest.front()), "");
+    }
+    house.world.remove(&format!("{}/state", guest.front()));
+    house.world.set(&format!("{}/online", guest.back()), "0");
+    house.world.set(&format!("{}/state", guest.back()), "5");
+    until(&mut daemon, "the end of the detach", |daemon| {
+        service(daemon, &guest).is_none_or(|(service, _)| service == "closed")
+    });
+    assert_eq!(house.xen.held(), (2, 2));
+    assert!(is_served(&daemon, &other));
+    daemon.stop().unwrap();
+}
+
+#[test]
+fn a_fatal_reason_is_logged_when_state_changes_have_used_up_the_lines() {
+    Log::keep();
+    let house = House::new();
+    let rogue = Guest::new(3, 1);
+    house.make(&rogue);
+    let mut daemon = house.daemon();
+    until(&mut daemon, "InitWait", |_| {
+        house.own_state(&rogue).as_deref() == Some("2")
+    });
+    for vif in daemon.vifs.values_mut() {
+        while vif.may_log() {}
+    }
+    house.prepare(&rogue)[0][1][0].store(1 << 31, Relaxed);
+    house.world.set(&format!("{}/state", rogue.front()), "4");
+    until(&mut daemon, "the worker's notice", |daemon| {
+        service(daemon, &rogue).is_some_and(|(service, _)| service == "disabled")
+    });
+    assert_eq!(Log::lines("the guest broke the protocol on queue 0"), 1);
+    daemon.stop().unwrap();
+}
+
+#[test]
+fn a_storm_of_events_does_not_keep_the_control_thread_from_its_other_work() {
+    let house = House::new();
+    let guest = Guest::new(3, 1);
+    let (mut daemon, _rings) = served(&house, &[&guest]);
+    house.world.storm(&format!("{}/state", guest.front()));
+    for _ in 0..10 {
+        let before = house.world.listens();
+        daemon.wait().unwrap();
+        daemon.turn().unwrap();
+        let listens = house.world.listens() - before;
+        assert!(
+            listens <= 8,
+            "xenstore was listened to {listens} times before anything else was done"
+        );
+    }
+    daemon.stop().unwrap();
+}
+
+#[test]
+fn many_vifs_with_news_are_looked_at_a_few_a_turn_and_each_in_its_turn() {
+    let house = House::new();
+    let guests: Vec<Guest> = (3..43).map(|domid| Guest::new(domid, 1)).collect();
+    guests.iter().for_each(|guest| house.make(guest));
+    let mut daemon = house.daemon();
+    let advertised = |daemon: &Daemon| {
+        let is_settling = |vif: &&Vif| matches!(vif.state, State::InitWait { .. });
+        daemon.vifs.values().filter(is_settling).count()
+    };
+    let (mut before, mut now) = (0, advertised(&daemon));
+    while before < guests.len() {
+        assert!(now - before <= 8, "{} vifs in one turn", now - before);
+        before = now;
+        daemon.wait().unwrap();
+        daemon.turn().unwrap();
+        now = advertised(&daemon);
+    }
+    for guest in &guests {
+        assert_eq!(house.own_state(guest).as_deref(), Some("2"));
+    }
+    daemon.stop().unwrap();
+}
