@@ -5,8 +5,6 @@
 mod frontend;
 #[path = "recorded/rings.rs"]
 mod rings;
-#[path = "recorded/store.rs"]
-mod store;
 #[path = "recorded/vif.rs"]
 mod vif;
 

@@ -3,7 +3,8 @@
 #![allow(unsafe_code)]
 mod copy;
 
-pub use copy::{CopyList, Segment, Side};
+pub(crate) use copy::Segment;
+pub use copy::{CopyList, Side};
 
 use std::fmt;
 use std::io;
@@ -59,7 +60,8 @@ impl CopyStatus {
     pub const BAD_COPY_ARG: Self = Self(-10);
 }
 
-/// The door to guests' memory. One for each worker (its kernel-side batch sits behind a lock).
+/// The door to guests' memory: [`crate::linux::Gntdev`], or a fake for tests. One for each worker (its kernel-side batch sits behind a
+/// lock).
 pub trait GrantTable: Send + Sync + 'static {
     /// A mapped ring page; unmapped when dropped.
     type Page: AsRef<[AtomicU32; 1024]> + Send + Sync + 'static;
@@ -69,7 +71,7 @@ pub trait GrantTable: Send + Sync + 'static {
     /// with either direction.
     ///
     /// # Errors
-    /// The call as a whole: of **every** segment the list then says GENERAL_ERROR ([`CopyList::issue`]).
+    /// The call as a whole: of **every** segment the list then says GENERAL_ERROR.
     fn copy<M: LocalMemory>(&self, list: &mut CopyList<M>) -> io::Result<()>;
 }
 

@@ -172,7 +172,7 @@ impl<M: LocalMemory> CopyPlan<M> {
         len
     }
 
-    /// Issues the plan. Where the call itself failed, no copy of it counts as done ([`CopyList::issue`]).
+    /// Issues the plan. Where the call itself failed, no copy of it counts as done.
     pub fn run(&mut self, grants: &impl GrantTable) {
         if !self.list.is_empty() {
             // Whether it failed is in every segment's status.
@@ -203,6 +203,7 @@ mod tests {
     use crate::worker::memory::UmemMemory;
     use proptest::prelude::*;
     use ring::packet::Fragment;
+    use xen::fake::{Access, Grants};
     use xsk_bridge::frame::Umem;
 
     fn fragments(sizes: &[u16]) -> Vec<Fragment> {
@@ -270,6 +271,10 @@ mod tests {
         let fragments = fragments(&[10, 20, 30]);
         let (umem, frames) = Umem::new(1).unwrap();
         let mut plan = CopyPlan::with_capacity(UmemMemory(umem), 8);
+        let grants = Grants::default();
+        for gref in 0..3 {
+            grants.grant(1, gref, 0, &[], Access::ReadOnly);
+        }
         let mut copy = |range| {
             plan.copy(
                 InFragments::new(DomId(1), &fragments),
@@ -278,15 +283,9 @@ mod tests {
             )
         };
         let (whole, last) = (copy(0..60), copy(30..60));
-        let mut statuses = [CopyStatus::OKAY; 4];
-        statuses[1] = CopyStatus::BAD_GNTREF;
-        let call = |_: &UmemMemory, segments: &mut [xen::grant::Segment]| {
-            for (segment, status) in segments.iter_mut().zip(statuses) {
-                segment.set_status(status);
-            }
-            Ok(())
-        };
-        plan.list.issue(call).unwrap();
+        assert!(!plan.succeeded(last), "not issued");
+        grants.fail_segment(1, CopyStatus::BAD_GNTREF);
+        plan.run(&grants);
         assert!(!plan.succeeded(whole) && plan.succeeded(last));
         assert_eq!(
             plan.failures(whole).collect::<Vec<_>>(),

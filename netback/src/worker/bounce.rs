@@ -101,27 +101,10 @@ impl Runs for Piece {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-
-    /// Pages nobody looks into.
-    struct Blank(Vec<GrantRef>);
-
-    impl GrantedMemory for Blank {
-        fn domid(&self) -> DomId {
-            DomId(1)
-        }
-
-        fn grefs(&self) -> &[GrantRef] {
-            &self.0
-        }
-
-        fn read(&self, _: usize, _: &mut [u8]) {}
-
-        fn write(&self, _: usize, _: &[u8]) {}
-    }
+    use xen::fake::{Grants, OwnPages};
 
     fn bounce(pages: usize) -> Bounce {
-        let grefs = (0..pages as u32).map(GrantRef).collect();
-        Bounce::new(Box::new(Blank(grefs)))
+        Bounce::new(Box::new(OwnPages::new(&Grants::default(), 0, pages)))
     }
 
     #[test]

@@ -1,16 +1,16 @@
 //! The recorded xenstore conversation, with our state machine in the place of the recorder: it goes the same way, and refuses nothing.
 
-use crate::store::MapStore;
 use crate::{Recording, recordings};
 use netback::vif::handshake::{self, Offer, Paths};
 use netback::vif::id::VifId;
 use netback::vif::state::{Action, Observation, State, Step, Xenbus, begin, step};
+use xen::fake::{Connection, Store};
 use xen::grant::DomId;
-use xen::store::{Transaction, XenStore};
 
 /// The machine, its store, and what it did.
 struct Replay {
-    store: MapStore,
+    store: Store,
+    connection: Connection,
     paths: Paths,
     state: Option<State>,
     /// States that the machine wrote.
@@ -36,13 +36,15 @@ impl Replay {
             devid: key("handle").parse().expect("a device's number"),
         };
         let backend = format!("/local/domain/1/backend/vif/{}/{}", id.domid, id.devid);
-        let mut store = MapStore::new();
-        store.nodes.insert(format!("{backend}/frontend"), frontend);
-        let paths = handshake::paths(&mut store, &backend, id)
+        let store = Store::default();
+        store.set(&format!("{backend}/frontend"), &frontend);
+        let mut connection = store.connect(DomId(1));
+        let paths = handshake::paths(&mut connection, &backend, id)
             .expect("libxl's keys are right")
             .expect("the node is there");
         Self {
             store,
+            connection,
             paths,
             state: None,
             written: Vec::new(),
@@ -63,10 +65,9 @@ impl Replay {
         };
         let path = format!("{directory}/{key}");
         match value {
-            Some(value) => self.store.write(Transaction::NONE, &path, value),
-            None => self.store.remove(Transaction::NONE, &path),
+            Some(value) => self.store.set(&path, value),
+            None => self.store.remove(&path),
         }
-        .expect("a map takes everything");
         // Others' keys of a transaction come before the state, and nothing is to be looked at before.
         if self.state.is_some() && (key == "state" || key == "online") {
             self.look();
@@ -76,7 +77,8 @@ impl Replay {
     /// Look until nothing changes any more.
     fn look(&mut self) {
         loop {
-            let world = handshake::look(&mut self.store, &self.paths).expect("a map answers");
+            let world =
+                handshake::look(&mut self.connection, &self.paths).expect("nothing is refused");
             let next = match self.state {
                 None => begin(world),
                 Some(state) => step(state, Observation::World(world)),
@@ -104,26 +106,26 @@ impl Replay {
     fn act(&mut self, action: Action) {
         match action {
             Action::Advertise => {
-                handshake::advertise(&mut self.store, &self.paths, 1)
-                    .expect("a map takes everything");
+                handshake::advertise(&mut self.connection, &self.paths, 1)
+                    .expect("nothing is refused");
                 self.written.push(Xenbus::InitWait);
                 self.observe(Observation::Settled);
             }
             Action::Write(state) => {
-                handshake::write_state(&mut self.store, &self.paths, state)
-                    .expect("a map takes everything");
+                handshake::write_state(&mut self.connection, &self.paths, state)
+                    .expect("nothing is refused");
                 self.written.push(state);
             }
             Action::Connect => {
-                let offer = handshake::offer(&mut self.store, &self.paths, 1)
+                let offer = handshake::offer(&mut self.connection, &self.paths, 1)
                     .expect("a stock handshake is not refused");
                 self.offers.push(offer);
                 self.observe(Observation::Connected);
             }
             Action::Leave => self.observe(Observation::Left),
             Action::RemoveNode => {
-                handshake::remove_node(&mut self.store, &self.paths)
-                    .expect("a map takes everything");
+                handshake::remove_node(&mut self.connection, &self.paths)
+                    .expect("nothing is refused");
             }
             Action::TakeOver => panic!("nobody was there before"),
             Action::Forget => {}
@@ -145,11 +147,7 @@ fn the_state_machine_connects_reconnects_and_closes_as_the_stock_netfront_expect
         assert_eq!(replay.written, expected, "{name}");
         assert_eq!(replay.state, Some(State::Gone { leaving: false }), "{name}");
         assert!(
-            !replay
-                .store
-                .nodes
-                .keys()
-                .any(|node| node.starts_with(&replay.paths.backend)),
+            replay.store.get(&replay.paths.backend).is_none(),
             "{name}: the node stayed"
         );
     }

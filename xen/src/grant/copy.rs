@@ -23,7 +23,7 @@ pub enum Side {
 /// header's `struct { grant_ref_t ref; __u16 offset; domid_t domid; }` where bytes are little-endian.
 #[derive(Debug)]
 #[repr(C)]
-pub struct Segment {
+pub(crate) struct Segment {
     source: u64,
     dest: u64,
     len: u16,
@@ -65,6 +65,7 @@ impl Segment {
     }
 
     /// Says what became of the copy.
+    #[cfg(any(test, feature = "fake"))]
     pub fn set_status(&mut self, status: CopyStatus) {
         self.status = status.0;
     }
@@ -215,7 +216,7 @@ impl<M: LocalMemory> CopyList<M> {
     /// # Panics
     /// Segments into the memory are together with others: gntdev pins a batch's pages for one direction (drivers/xen/gntdev.c,
     /// `struct gntdev_copy_batch`).
-    pub fn issue(
+    pub(crate) fn issue(
         &mut self,
         call: impl FnOnce(&M, &mut [Segment]) -> io::Result<()>,
     ) -> io::Result<()> {

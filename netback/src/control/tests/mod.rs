@@ -1,24 +1,25 @@
 //! The control thread with real workers, on a xenstore and a hypervisor in the heap.
-mod fakes;
+mod machine;
 mod take_over;
 mod xenstore;
 
 use super::*;
+use crate::hypervisor::Fake;
 use crate::vif::handshake::{self, Paths};
 use crate::vif::state::State;
-use fakes::{Fake, Store, World, Xen};
-use ring::page::PageWords;
+use machine::Machine;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use xen::fake::{Connection, Page, Store};
 
 /// Waits for something that comes; a test that needs all of it fails.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A machine on which daemons come and go.
 struct House {
-    world: World,
-    xen: Xen,
+    world: Store,
+    xen: Machine,
     dir: PathBuf,
     bridges: Arc<Mutex<String>>,
 }
@@ -29,7 +30,7 @@ impl Drop for House {
     }
 }
 
-type Daemon = Control<Fake, Store>;
+type Daemon = Control<Fake, Connection>;
 
 impl House {
     fn new() -> Self {
@@ -43,8 +44,8 @@ impl House {
         std::fs::create_dir_all(&dir).unwrap();
         let bridges = Arc::new(Mutex::new("[[bridge]]\nname = \"xenbr0\"\n".to_owned()));
         Self {
-            world: World::default(),
-            xen: Xen::default(),
+            world: Store::default(),
+            xen: Machine::default(),
             dir,
             bridges,
         }
@@ -61,11 +62,11 @@ impl House {
         });
         let config = reload().unwrap();
         let (umem, frames) = Umem::new(2048).unwrap();
-        let setup = Setup::<Fake, Store> {
+        let setup = Setup::<Fake, Connection> {
             listener: Listener::bind(&config.daemon.control_socket).unwrap(),
             config,
             reload,
-            store: self.world.connect(),
+            store: self.world.connect(DomId(1)),
             domid: DomId(1),
             doors: self.xen.doors(2),
             umem,
@@ -97,14 +98,14 @@ impl House {
     }
 
     /// What a frontend does to connect.
-    fn connect(&self, vif: &Guest) -> Vec<[Arc<PageWords>; 2]> {
+    fn connect(&self, vif: &Guest) -> Vec<[Page; 2]> {
         let rings = self.prepare(vif);
         self.world.set(&format!("{}/state", vif.front()), "4");
         rings
     }
 
     /// What it does before: grants, ports, keys.
-    fn prepare(&self, vif: &Guest) -> Vec<[Arc<PageWords>; 2]> {
+    fn prepare(&self, vif: &Guest) -> Vec<[Page; 2]> {
         let front = vif.front();
         let set = |key: &str, value: &str| self.world.set(&format!("{front}/{key}"), value);
         let mut rings = Vec::new();
@@ -116,7 +117,7 @@ impl House {
             };
             let numbers = [0, 1].map(|side| 100 + queue * 2 + side);
             rings.push(numbers.map(|number| {
-                self.xen.offer(vif.domid, number);
+                self.xen.ports().offer(vif.domid, number);
                 self.xen.grant(vif.domid, number)
             }));
             for (key, number) in [
@@ -187,7 +188,7 @@ fn is_served(daemon: &Daemon, guest: &Guest) -> bool {
 }
 
 /// A house with a daemon that serves these guests.
-fn served(house: &House, guests: &[&Guest]) -> (Daemon, Vec<Vec<[Arc<PageWords>; 2]>>) {
+fn served(house: &House, guests: &[&Guest]) -> (Daemon, Vec<Vec<[Page; 2]>>) {
     guests.iter().for_each(|guest| house.make(guest));
     let mut daemon = house.daemon();
     for guest in guests {
@@ -295,7 +296,7 @@ fn a_dead_guest_whose_keys_are_hidden_is_gone() {
     let house = House::new();
     let (dead, other) = (Guest::new(3, 2), Guest::new(4, 1));
     let (mut daemon, _rings) = served(&house, &[&dead, &other]);
-    house.world.hide("/local/domain/3/");
+    house.world.hide("/local/domain/3");
     until(&mut daemon, "the node's end", |daemon| {
         house.own_state(&dead).is_none() && service(daemon, &dead).is_none()
     });
@@ -505,7 +506,7 @@ fn a_successor_takes_over_without_a_key_written_and_a_rival_is_refused() {
     successor.stop().unwrap();
 
     // Another backend has one guest's port: that one is not touched, the other is served.
-    house.xen.steal(3, 100);
+    house.xen.ports().steal(3, 100);
     let mut late = house.daemon();
     until(&mut late, "an end of the attempts", |daemon| {
         service(daemon, &guests[0]).is_some_and(|(service, _)| service == "disabled")
@@ -552,7 +553,8 @@ fn what_a_guest_writes_all_the_time_costs_a_bounded_number_of_looks() {
     let house = House::new();
     let (storm, other) = (Guest::new(3, 1), Guest::new(4, 1));
     let (mut daemon, _rings) = served(&house, &[&storm, &other]);
-    let (begun, before) = (Instant::now(), house.world.reads());
+    house.world.take_requests();
+    let begun = Instant::now();
     for round in 0..100_000u32 {
         house.world.set(
             &format!("{}/state", storm.front()),
@@ -563,7 +565,7 @@ fn what_a_guest_writes_all_the_time_costs_a_bounded_number_of_looks() {
         }
     }
     let looks = 20 + begun.elapsed().as_millis() as u64 / 100 + 1;
-    let reads = house.world.reads() - before;
+    let reads = house.world.take_requests().len() as u64;
     // A look is three reads, more where a key is missing.
     assert!(reads <= looks * 6, "{reads} reads for {looks} looks");
     assert!(is_served(&daemon, &storm) && is_served(&daemon, &other));
@@ -572,7 +574,7 @@ fn what_a_guest_writes_all_the_time_costs_a_bounded_number_of_looks() {
 }
 
 /// A frontend's keys, read in a house without a daemon.
-fn offer(change: impl Fn(&World, &str)) -> Result<handshake::Offer, String> {
+fn offer(change: impl Fn(&Store, &str)) -> Result<handshake::Offer, String> {
     let house = House::new();
     let guest = Guest::new(3, 2);
     house.make(&guest);
@@ -585,7 +587,8 @@ fn offer(change: impl Fn(&World, &str)) -> Result<handshake::Offer, String> {
         backend: guest.back(),
         frontend: guest.front(),
     };
-    handshake::offer(&mut house.world.connect(), &paths, 4).map_err(|refusal| refusal.to_string())
+    handshake::offer(&mut house.world.connect(DomId(1)), &paths, 4)
+        .map_err(|refusal| refusal.to_string())
 }
 
 #[test]

@@ -55,21 +55,21 @@ fn a_vif_whose_event_channel_is_bound_elsewhere_holds_no_other_up() {
     let guests = [Guest::new(3, 1), Guest::new(4, 1)];
     let (daemon, _rings) = served(&house, &[&guests[0], &guests[1]]);
     daemon.stop().unwrap();
-    house.xen.steal(3, 100);
-    house.xen.take_binds();
+    house.xen.ports().steal(3, 100);
+    house.xen.ports().take_binds();
     let mut successor = house.daemon();
     until(&mut successor, "service for the other", |daemon| {
         is_served(daemon, &guests[1])
     });
     // The first guest's port is tried once, and then comes the second guest's turn.
-    let binds = house.xen.take_binds();
+    let binds = house.xen.ports().take_binds();
     assert_eq!(binds[..3], [(3, 100), (4, 100), (4, 101)], "{binds:?}");
     until(&mut successor, "another attempt", |_| {
-        house.xen.take_binds().contains(&(3, 100))
+        house.xen.ports().take_binds().contains(&(3, 100))
     });
     assert_eq!(service(&successor, &guests[0]).unwrap().0, "waiting");
     // Its holder is gone at last.
-    house.xen.release(3, 100);
+    house.xen.ports().release(3, 100);
     until(&mut successor, "service", |daemon| {
         is_served(daemon, &guests[0])
     });

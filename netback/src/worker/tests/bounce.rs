@@ -1,6 +1,6 @@
 //! Copies that name our side by reference, and what becomes of the others.
-use super::fakes::Call;
 use super::rig::{Guest, OUTSIDE, Rig, frame, mac};
+use xen::fake::Call;
 
 /// Both guests send to the wire and to each other, and the wire to both; what everybody got.
 fn exchange(rig: &mut Rig) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {

@@ -2,7 +2,6 @@
 mod bounce;
 mod cost;
 mod events;
-mod fakes;
 mod faults;
 mod fidelity;
 mod flood;

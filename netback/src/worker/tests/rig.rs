@@ -1,5 +1,5 @@
 //! Workers, guests and a wire in one thread: tests turn the workers by hand and look at what came out.
-use super::fakes::{Fake, FakeEvents, FakeGrants, FakePages, Page, page};
+use crate::hypervisor::Fake;
 use crate::observe::counters::{QueueStats, UplinkStats, WorkerStats};
 use crate::queue::backlog::BacklogBounds;
 use crate::queue::setup::QueueSetup;
@@ -22,7 +22,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use xen::event::Port;
-use xen::grant::DomId;
+use xen::fake::{Access, Events, Grants, MappedPage, OWN_DOMID, OwnPages, Page};
+use xen::grant::{DomId, GrantRef, GrantTable};
 use xsk_bridge::device::{Cable, Device, FaultInjector, Faults};
 use xsk_bridge::frame::{Frame, Umem};
 use xsk_bridge::packet::{Offload, Packet};
@@ -33,8 +34,8 @@ pub const UPLINK: PortId = PortId(1);
 pub const OUTSIDE: [u8; 6] = [2, 0, 0, 0, 0, 0xff];
 
 pub struct Rig {
-    pub grants: Arc<FakeGrants>,
-    pub events: Vec<Arc<FakeEvents>>,
+    pub grants: Arc<Grants>,
+    pub events: Vec<Arc<Events>>,
     pub workers: Vec<Worker<Fake>>,
     pub inboxes: Vec<Arc<ArrayQueue<ToWorker<Fake>>>>,
     pub outboxes: Vec<Arc<ArrayQueue<FromWorker<Fake>>>>,
@@ -77,13 +78,7 @@ impl Rig {
         Self::over(1, 4096, 1024, self.grants.clone(), dir)
     }
 
-    fn over(
-        workers: u8,
-        frames: usize,
-        wire: usize,
-        grants: Arc<FakeGrants>,
-        dir: PathBuf,
-    ) -> Self {
+    fn over(workers: u8, frames: usize, wire: usize, grants: Arc<Grants>, dir: PathBuf) -> Self {
         let spare = 512;
         let total = usize::from(workers) * frames + spare;
         let (umem, mut all) = Umem::new(total as u32).unwrap();
@@ -130,7 +125,7 @@ impl Rig {
     }
 
     fn start(&mut self, mesh: crate::worker::mailbox::MeshEnd, frames: Vec<Frame>) {
-        let events = Arc::new(FakeEvents::default());
+        let events = Arc::new(Events::default());
         let (inbox, outbox) = (
             Arc::new(ArrayQueue::new(MESSAGES)),
             Arc::new(ArrayQueue::new(MESSAGES)),
@@ -140,7 +135,7 @@ impl Rig {
             mesh,
             grants: self.grants.clone(),
             events: events.clone(),
-            granted: Some(Box::new(FakePages::new(
+            granted: Some(Box::new(OwnPages::new(
                 &self.grants,
                 1_000_000 * (1 + self.started as u32),
                 BOUNCE_PAGES,
@@ -201,9 +196,10 @@ impl Rig {
 
     /// Have the guest's worker serve its rings, which live on in `guest`.
     pub fn connect(&self, guest: &mut Guest, take_over: bool) {
+        let [tx_gref, rx_gref] = [8, 9].map(|gref| gref + 2 * u32::from(guest.queue));
         let rings = RingIdentity {
-            tx_gref: 8,
-            rx_gref: 9,
+            tx_gref,
+            rx_gref,
             tx_port: guest.event().0,
             rx_port: guest.event().0,
         };
@@ -229,8 +225,8 @@ impl Rig {
             bridge: self.bridge.clone(),
             mac: guest.mac(),
             features: guest.features,
-            tx_page: guest.tx_page.clone(),
-            rx_page: guest.rx_page.clone(),
+            tx_page: self.map(guest, tx_gref, &guest.tx_page),
+            rx_page: self.map(guest, rx_gref, &guest.rx_page),
             tx_port: guest.event(),
             rx_port: guest.event(),
             file: file.queue(0),
@@ -240,6 +236,14 @@ impl Rig {
             backlog: guest.backlog,
         };
         self.tell(guest.worker, ToWorker::AddQueue(Box::new(setup)));
+    }
+
+    /// One of the guest's rings, granted and mapped.
+    fn map(&self, guest: &Guest, gref: u32, page: &Page) -> MappedPage {
+        let domid = guest.id().vif.domid;
+        self.grants
+            .grant_page(domid, gref, page.clone(), Access::ReadWrite, OWN_DOMID);
+        self.grants.map(domid, GrantRef(gref)).unwrap()
     }
 
     /// Every worker turns `count` times.
@@ -375,7 +379,7 @@ pub struct Guest {
     pub stats: Arc<QueueStats>,
     /// The control thread's end of its list, once it was admitted.
     pub multicast: Option<Arc<Multicast>>,
-    grants: Arc<FakeGrants>,
+    grants: Arc<Grants>,
     /// Id of each unanswered Tx request, in ring order; NULL slots have none.
     tx_ids: VecDeque<u16>,
     rx_ids: VecDeque<u16>,
@@ -387,8 +391,8 @@ pub struct Guest {
 }
 
 impl Guest {
-    pub fn new(number: u8, worker: usize, features: Features, grants: &Arc<FakeGrants>) -> Self {
-        let (tx_page, rx_page) = (page(), page());
+    pub fn new(number: u8, worker: usize, features: Features, grants: &Arc<Grants>) -> Self {
+        let (tx_page, rx_page) = (Page::filled(0), Page::filled(0));
         Self {
             number,
             queue: 0,
@@ -456,7 +460,7 @@ impl Guest {
                 Self::tx_gref(id),
                 offset,
                 &bytes[at..at + size],
-                true,
+                Access::ReadOnly,
             );
             let more = if slot + 1 < sizes.len() {
                 NETTXF_MORE_DATA
@@ -529,8 +533,13 @@ impl Guest {
         for _ in 0..count {
             self.next_rx = (self.next_rx + 1) % 256;
             let id = self.next_rx;
-            self.grants
-                .grant(self.number.into(), self.rx_gref(id), 0, &[], false);
+            self.grants.grant(
+                self.number.into(),
+                self.rx_gref(id),
+                0,
+                &[],
+                Access::ReadWrite,
+            );
             self.rx.push(RxRequest {
                 id,
                 pad: 0,

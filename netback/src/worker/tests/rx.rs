@@ -4,6 +4,7 @@ use crate::observe::counters::DropReason;
 use crate::queue::backlog::BACKLOG_FRAMES;
 use crate::vif::features::Features;
 use std::time::Duration;
+use xen::fake::Access;
 
 #[test]
 fn frames_from_the_wire_reach_their_guest_in_one_call() {
@@ -171,7 +172,7 @@ fn a_waiting_packet_asks_for_as_many_slots_as_it_needs() {
     assert!(rig.workers[0].rest(0), "two of three: no event is due");
     b.rx.arm();
     let id = 77;
-    rig.grants.grant(2, 20_000 + id, 0, &[], false);
+    rig.grants.grant(2, 20_000 + id, 0, &[], Access::ReadWrite);
     b.post(1);
     rig.events[0].fire(b.event());
     rig.settle();
