@@ -120,6 +120,8 @@ impl Replay {
                 let offer = handshake::offer(&mut self.connection, &self.paths, 1)
                     .expect("a stock handshake is not refused");
                 self.offers.push(offer);
+                // Before workers would get the queues.
+                self.act(Action::Write(Xenbus::Connected));
                 self.observe(Observation::Connected);
             }
             Action::Leave => self.observe(Observation::Left),
