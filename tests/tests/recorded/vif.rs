@@ -77,8 +77,8 @@ impl Replay {
     /// Look until nothing changes any more.
     fn look(&mut self) {
         loop {
-            let world =
-                handshake::look(&mut self.connection, &self.paths).expect("nothing is refused");
+            let world = handshake::look(&mut self.connection, &self.paths, None)
+                .expect("nothing is refused");
             let next = match self.state {
                 None => begin(world),
                 Some(state) => step(state, Observation::World(world)),
