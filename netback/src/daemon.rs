@@ -11,8 +11,9 @@ use std::fs::{DirBuilder, DirEntry, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tracing::warn;
+use tracing::{info, warn};
 use xen::grant::{DomId, GrantedMemory};
 use xen::linux::{Evtchn, Gntalloc, Gntdev};
 use xsk_bridge::frame::{Frame, Rings, Umem};
@@ -61,22 +62,21 @@ impl From<Failed> for Failure {
 
 /// `netback run`: serve until a signal.
 pub fn run(path: &Path) -> Result<(), Failure> {
-    let mut config = read(path)?;
+    let config = read(path)?;
     refuse_beside_kernel_netback(Path::new("/sys"))?;
     let _lock = lock(&config.daemon.run_dir)?;
     // From here on a signal is a wish to stop, not a death.
-    let mut signals =
+    let signals =
         Signals::catch().map_err(|error| Failure::Runtime(format!("signals: {error}")))?;
-    let mut again = false;
+    let signals = Arc::new(signals);
+    let mut control = start(path, &config, &signals)?;
     loop {
-        match serve(path, config, signals) {
-            Ok(Ended::Stopped) => return Ok(()),
-            Ok(Ended::BeginAnew(in_force, caught)) => {
-                (config, signals, again) = (in_force, caught, true);
+        let ended = control.run();
+        match ended.map_err(|error| Failure::Runtime(error.to_string()))? {
+            Ended::Stopped => return Ok(()),
+            Ended::BeginAnew { running, next } => {
+                control = begin_anew(path, &running, &next, &signals)?;
             }
-            // What was right a moment ago is no wrong input.
-            Err(failure) if again => return Err(Failure::Runtime(failure.line().into())),
-            Err(failure) => return Err(failure),
         }
     }
 }
@@ -90,37 +90,91 @@ fn read(path: &Path) -> Result<Config, config::ConfigError> {
     Ok(config)
 }
 
-/// Open everything and serve, until a signal or until all of it has to be opened anew.
-fn serve(path: &Path, config: Config, signals: Signals) -> Result<Ended, Failure> {
+/// Starts with `next` in place of `running`, or with `running` again where `next` cannot be served: an error in a configuration that
+/// was reloaded does not end the service.
+fn begin_anew(
+    path: &Path,
+    running: &Config,
+    next: &Config,
+    signals: &Arc<Signals>,
+) -> Result<Control<Linux, LinuxStore>, Failure> {
+    let failure = match start(path, next, signals) {
+        Ok(control) => {
+            give_back_uplinks(running, next);
+            return Ok(control);
+        }
+        Err(failure) => failure,
+    };
+    // What was right a moment ago is no wrong input.
+    let failed = |failure: Failure| Failure::Runtime(failure.line().into());
+    if next == running {
+        return Err(failed(failure));
+    }
+    warn!(
+        "the reloaded configuration cannot be served, the one before stays in force: {}",
+        failure.line()
+    );
+    // Those that were opened before the one that could not be.
+    give_back_uplinks(next, running);
+    start(path, running, signals).map_err(failed)
+}
+
+/// Gives the kernel back the network cards that `config` names as uplinks and `next` does not.
+fn give_back_uplinks(config: &Config, next: &Config) {
+    let uplinks = |config: &Config| -> Vec<String> {
+        let uplinks = config.bridges.iter();
+        uplinks.filter_map(|bridge| bridge.uplink.clone()).collect()
+    };
+    let kept = uplinks(next);
+    for ifname in uplinks(config) {
+        if kept.contains(&ifname) {
+            continue;
+        }
+        match uninstall(&config.daemon, &ifname) {
+            Ok(()) => info!(
+                uplink = ifname,
+                "no longer an uplink: given back to the kernel"
+            ),
+            Err(failure) => warn!(uplink = ifname, "not given back: {}", failure.line()),
+        }
+    }
+}
+
+/// The connection to the xenstored of this machine.
+type LinuxStore = xen::store::Client<File>;
+
+/// Opens everything and starts to serve.
+fn start(
+    path: &Path,
+    config: &Config,
+    signals: &Arc<Signals>,
+) -> Result<Control<Linux, LinuxStore>, Failure> {
     let environment = |error: io::Error| Failure::Input(error.to_string());
     let mut store = xen::linux::open_store().map_err(environment)?;
     let domid = store.domid().map_err(|error| {
         Failure::Input(format!("cannot learn the number of our domain: {error}"))
     })?;
     let doors = doors(config.worker_count(), domid).map_err(environment)?;
-    let (umem, frames) = umem(&config)?;
+    let (umem, frames) = umem(config)?;
     let socket = &config.daemon.control_socket;
     let listener = Listener::bind(socket)
         .map_err(|error| Failure::Input(format!("{}: {error}", socket.display())))?;
     let reload = path.to_owned();
-    let setup = Setup::<Linux, _> {
+    let control = Control::start(Setup::<Linux, _> {
         reload: Box::new(move || read(&reload)),
         store,
         domid,
         doors,
-        open_device: device_opener(&config, &umem),
+        open_device: device_opener(config, &umem),
         umem,
         frames,
         listener,
-        signals,
-        config,
-    };
-    let control = Control::start(setup)?;
+        signals: signals.clone(),
+        config: config.clone(),
+    })?;
     // Not run by systemd: then there is nobody to tell.
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
-    control
-        .run()
-        .map_err(|error| Failure::Runtime(error.to_string()))
+    Ok(control)
 }
 
 /// A worker's own descriptors each.
@@ -288,6 +342,7 @@ fn make_umem(frames: u32, _wired: bool) -> Result<(Umem, Vec<Frame>), Failure> {
 #[cfg(feature = "af-xdp")]
 fn device_opener(config: &Config, umem: &Umem) -> OpenDevice {
     use xsk_bridge::device::xsk::{Options, XskDevice};
+    use xsk_bridge::link::Link;
     use xsk_bridge::xdp;
     let (daemon, umem) = (config.daemon.clone(), umem.clone());
     Box::new(move |bridge: &config::Bridge| {
@@ -322,12 +377,12 @@ fn device_opener(config: &Config, umem: &Umem) -> OpenDevice {
             let socket = device.duplicate_fd().ok();
             queues.push((Box::new(device), socket));
         }
+        let link = Link::by_name(ifname).ok().flatten();
         Ok(OpenUplink {
-            ifname: ifname.into(),
+            link: link.ok_or_else(|| format!("{ifname} was removed while it was opened"))?,
             bridge: bridge.name.clone(),
             xdp_mode: mode.into(),
             zero_copy,
-            mtu: prepared.mtu,
             queues,
         })
     })

@@ -3,6 +3,7 @@ use anyhow::{Context, Result, ensure};
 use lab::Lab;
 use lab::daemon::{Bridge, Daemon};
 use lab::guest::GuestConfig;
+use tests::status::numbers;
 use tests::tools::{no_ping, ping, wait_reachable};
 use tests::{prepare, wait_for};
 
@@ -71,18 +72,97 @@ fn a_reload_adds_bridges_and_uplinks_and_names_what_it_does_not_take_on() -> Res
     no_ping(&lab.guests[0].host, &lab.guests[lost].host.ipv4)?;
     wait_logged(&lab, "[vif] counts for guests that connect from now on")?;
 
-    // What cannot be is one line, and changes nothing.
-    let late = config(
+    // What a running daemon does not change it begins anew for, and guests stay connected.
+    let fewer = config(
         &lab,
         &[plain("xenbr0", None), plain("dmz", Some("up1"))],
-        "[umem]\nframes = 65536\n",
+        "",
     );
-    reload(&mut lab, &late)?;
+    reload(&mut lab, &fewer)?;
     wait_logged(
         &lab,
-        "not taken on by a reload: umem.frames, the uplink of bridge xenbr0, the removal of bridge spare; restart netback",
+        "beginning anew, guests stay connected: the reload changes the uplink of bridge xenbr0, the removal of bridge spare",
     )?;
-    ping(&lab.guests[0].host, &lab.outside[0].host.ipv4, 5, &[])
+    wait_logged(&lab, "no longer an uplink: given back to the kernel")?;
+    let up0 = String::from_utf8(
+        lab.driver_namespace()
+            .command("ip")
+            .args(["-d", "link", "show", "up0"])
+            .output()?
+            .stdout,
+    )?;
+    ensure!(!up0.contains("xdp") && !up0.contains("PROMISC"), "{up0}");
+    wait_reachable(&lab.guests[lost].host, &lab.outside[1].host)?;
+    no_ping(&lab.guests[0].host, &lab.outside[0].host.ipv4)?;
+    reload(&mut lab, &more)?;
+    wait_reachable(&lab.guests[0].host, &lab.outside[0].host)?;
+    for guest in &mut lab.guests {
+        ensure!(guest.report()?.connects == 1, "it reconnected");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_reload_that_cannot_be_served_leaves_the_configuration_before_in_force() -> Result<()> {
+    let mut lab = prepare::connected(1, &["guest-a"])?;
+    let right = std::fs::read_to_string(lab.directory().file("netback.toml"))?;
+    let wrong = right.replace(prepare::UPLINK, "nosuch0");
+    reload(&mut lab, &wrong)?;
+    wait_logged(
+        &lab,
+        "the reloaded configuration cannot be served, the one before stays in force: no interface nosuch0",
+    )?;
+    wait_reachable(&lab.guests[0].host, &lab.outside[0].host)?;
+    reload(&mut lab, &right)?;
+    wait_logged(&lab, "nothing in the configuration has changed")?;
+    ping(&lab.guests[0].host, &lab.outside[0].host.ipv4, 5, &[])?;
+    ensure!(lab.guests[0].report()?.connects == 1, "it reconnected");
+    Ok(())
+}
+
+#[test]
+fn a_link_that_goes_down_and_an_mtu_that_changes_are_noticed() -> Result<()> {
+    let mut lab = prepare::connected(1, &["guest-a"])?;
+    let set = |lab: &Lab, arguments: &[&str]| {
+        lab.driver_namespace()
+            .ip(&[&["link", "set", prepare::UPLINK], arguments].concat())
+    };
+    let wait_uplink = |lab: &mut Lab, key: &str, value: serde_json::Value| {
+        wait_for(&format!("the uplink's {key} is {value}"), || {
+            Ok(lab.daemon()?.status()?["uplinks"][0][key] == value)
+        })
+    };
+    set(&lab, &["down"])?;
+    wait_logged(&lab, "link is down")?;
+    wait_uplink(&mut lab, "link_up", false.into())?;
+    set(&lab, &["up"])?;
+    wait_logged(&lab, "link is up")?;
+    wait_uplink(&mut lab, "link_up", true.into())?;
+    wait_reachable(&lab.guests[0].host, &lab.outside[0].host)?;
+
+    // What is too long for the device is dropped by name, and no longer once the device carries it again.
+    let long = ["-s", "1450"];
+    let outside = lab.outside[0].host.ipv4.clone();
+    ping(&lab.guests[0].host, &outside, 5, &long)?;
+    let too_long = |lab: &mut Lab| -> Result<u64> {
+        let status = lab.daemon()?.status()?;
+        Ok(numbers(&status, "too_long").iter().sum())
+    };
+    ensure!(too_long(&mut lab)? == 0, "nothing was too long before");
+    set(&lab, &["mtu", "1400"])?;
+    wait_logged(&lab, "MTU changed from 1500 to 1400")?;
+    wait_uplink(&mut lab, "mtu", 1400.into())?;
+    ensure!(
+        ping(&lab.guests[0].host, &outside, 5, &long).is_err(),
+        "it is too long"
+    );
+    ensure!(
+        too_long(&mut lab)? >= 5,
+        "it was dropped under another name"
+    );
+    set(&lab, &["mtu", "1500"])?;
+    wait_logged(&lab, "MTU changed from 1400 to 1500")?;
+    ping(&lab.guests[0].host, &outside, 5, &long)
 }
 
 #[test]
@@ -108,7 +188,7 @@ fn an_uplink_is_plugged_into_a_bridge_that_had_none() -> Result<()> {
 }
 
 #[test]
-fn a_first_uplink_needs_a_restart_and_says_so() -> Result<()> {
+fn a_first_uplink_is_plugged_in_by_a_reload() -> Result<()> {
     let mut lab = prepare::wired(1)?;
     lab.add_guest(GuestConfig::new("guest-a"))?;
     let lonely = Bridge {
@@ -120,8 +200,7 @@ fn a_first_uplink_needs_a_restart_and_says_so() -> Result<()> {
     lab.connect_guests()?;
     let wired = prepare::config(&lab, "");
     reload(&mut lab, &wired)?;
-    wait_logged(&lab, "no bridge had an uplink: restart netback")?;
-    lab.daemon()?.kill_and_restart()?;
+    wait_logged(&lab, "the reload changes the first uplink")?;
     wait_reachable(&lab.guests[0].host, &lab.outside[0].host)?;
     ensure!(lab.guests[0].report()?.connects == 1, "it reconnected");
     Ok(())

@@ -50,9 +50,9 @@ pub struct Cli {
 pub enum Command {
     /// Serve guests, in the foreground, until SIGTERM or SIGINT.
     ///
-    /// Vifs that an earlier netback served are taken over as they are: their guests notice nothing. SIGHUP reads the
-    /// configuration again: new bridges and uplinks are added, [vif] counts for guests that connect from then on, vifs that were
-    /// refused are tried again, and the log names what only a restart can change.
+    /// Vifs that an earlier netback served are taken over as they are: their guests notice nothing. SIGHUP takes on
+    /// the configuration as it is then, and guests stay connected: [vif] counts for guests that connect from then on, vifs that
+    /// were refused are tried again, and only [daemon] needs a restart.
     #[command(after_long_help = help::after_run_help())]
     Run {
         /// Only say whether the configuration is right and its network cards can be used.

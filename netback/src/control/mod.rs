@@ -1,42 +1,47 @@
 //! The control thread: xenstore, workers, uplinks, the control socket and signals. It may block; packets do not pass here.
+mod clients;
+mod events;
 mod pool;
+mod ports;
 mod queues;
 mod rate;
 mod reload;
 mod report;
+mod requests;
 mod retry;
 pub mod signals;
 pub mod socket;
+mod uplinks;
 mod vif;
+
+pub use uplinks::{OpenDevice, OpenUplink};
 
 use crate::config::{self, Config};
 use crate::hypervisor::{Doors, Hypervisor};
-use crate::observe::counters::UplinkStats;
 use crate::vif::id::VifId;
-use crate::vif::state::Observation;
-use crate::worker::messages::{FromWorker, PortPlace, ToWorker};
 use crate::worker::wake::Bell;
+use clients::Clients;
 use pool::{Member, Pool};
+use ports::PortNumbers;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use signals::{Signal, Signals};
-use socket::{Listener, Request};
+use socket::Listener;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tracing::{info, warn};
+use uplinks::{Returned, Uplink};
 use vif::Vif;
 use xen::grant::DomId;
-use xen::store::{StoreError, WatchEvent, XenStore};
+use xen::store::{StoreError, XenStore};
 use xsk_bridge::frame::{Frame, Umem};
-use xsk_bridge::link::Link;
-use xsk_bridge::switch::{Bridge, PortId, PortKind};
+use xsk_bridge::link::LinkWatcher;
+use xsk_bridge::switch::Bridge;
 
 /// Token of the watch on our backend directory.
 const BACKEND: &str = "backend";
-/// How often devices are looked at for having been removed and put back.
-const DEVICES: Duration = Duration::from_secs(2);
 /// How often bridges forget what is too old.
 const SWEEP: Duration = Duration::from_secs(10);
 /// Rounds of listening before vifs are looked at all the same, and the control socket served.
@@ -58,50 +63,19 @@ pub enum Error {
     Os(&'static str, io::Error),
 }
 
-/// A device that is ready: prepared, our program on it, a socket on each queue.
-pub struct OpenUplink {
-    /// The interface.
-    pub ifname: String,
-    /// Name of its bridge.
-    pub bridge: String,
-    /// `native` or `generic`.
-    pub xdp_mode: String,
-    /// The driver reads and writes frames itself.
-    pub zero_copy: bool,
-    /// Bytes without the Ethernet header.
-    pub mtu: u32,
-    /// Queue n of the device, and a second descriptor of its socket for the kernel's counters.
-    pub queues: Vec<(Box<dyn xsk_bridge::device::Device>, Option<OwnedFd>)>,
-}
-
 /// Why the control thread ended without an error.
 pub enum Ended {
     /// A signal said so.
     Stopped,
-    /// To be started again with this configuration, which is in force, and these signals: a device has come back.
-    BeginAnew(Config, Signals),
+    /// Everything but the guests' connections is to be made anew: a device has come back, or a reload asks for what a running daemon
+    /// does not change.
+    BeginAnew {
+        /// The configuration that was in force.
+        running: Box<Config>,
+        /// The configuration to start with.
+        next: Box<Config>,
+    },
 }
-
-/// What is kept of a device once workers have its queues.
-struct Device {
-    ifname: String,
-    /// Which device of this name it is; `None` where the kernel knows none (a cable in memory).
-    index: Option<u32>,
-    bridge: String,
-    xdp_mode: String,
-    zero_copy: bool,
-    mtu: u32,
-    /// Its port; its queues' sockets are with the workers.
-    queues: Vec<DeviceQueue>,
-}
-struct DeviceQueue {
-    worker: u8,
-    stats: Arc<UplinkStats>,
-    socket: Option<OwnedFd>,
-}
-
-/// Opens the uplink of a bridge: AF_XDP in the daemon, memory in tests.
-pub type OpenDevice = Box<dyn FnMut(&config::Bridge) -> Result<OpenUplink, String>>;
 
 /// What the control thread is made of.
 pub struct Setup<H: Hypervisor, S> {
@@ -124,29 +98,7 @@ pub struct Setup<H: Hypervisor, S> {
     /// The control socket.
     pub listener: Listener,
     /// Signals to act on.
-    pub signals: Signals,
-}
-
-/// Numbers of ports: 16 bits for the process's life, so they are used again.
-#[derive(Debug)]
-struct Ports {
-    next: u16,
-    used: BTreeSet<u16>,
-}
-impl Ports {
-    /// A number that no port has, if there is one. It is not the one given back last: a worker may still hold frames for that.
-    fn take(&mut self) -> Option<PortId> {
-        for _ in 0..u16::MAX {
-            self.next = self.next.checked_add(1).unwrap_or(1);
-            if self.used.insert(self.next) {
-                return Some(PortId(self.next));
-            }
-        }
-        None
-    }
-    fn give(&mut self, port: PortId) {
-        self.used.remove(&port.0);
-    }
+    pub signals: Arc<Signals>,
 }
 
 /// The control thread's state.
@@ -161,21 +113,22 @@ pub struct Control<H: Hypervisor, S> {
     pool: Pool<H>,
     umem: Umem,
     bridges: Vec<Arc<Bridge>>,
-    devices: Vec<Device>,
+    uplinks: Vec<Uplink>,
+    /// An uplink's device that was removed and is there again.
+    returned: Option<Returned>,
+    links: LinkWatcher,
     open_device: OpenDevice,
-    ports: Ports,
+    ports: PortNumbers,
     vifs: BTreeMap<VifId, Vif>,
     /// The vif that was looked at last: the next one's turn comes first.
     last_looked: Option<VifId>,
     /// Vifs that have to be looked for.
     news: BTreeSet<VifId>,
     bell: Arc<Bell>,
-    listener: Listener,
-    signals: Signals,
+    clients: Clients,
+    signals: Arc<Signals>,
     started: Instant,
     swept: Instant,
-    /// When devices were last looked at.
-    looked: Instant,
 }
 
 impl<H: Hypervisor, S: XenStore> Control<H, S> {
@@ -193,21 +146,20 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             pool,
             umem: setup.umem,
             bridges: Vec::new(),
-            devices: Vec::new(),
+            uplinks: Vec::new(),
+            returned: None,
+            // Before any uplink is opened: what changes from there on is heard of.
+            links: LinkWatcher::open().map_err(|error| Error::Os("netlink", error))?,
             open_device: setup.open_device,
-            ports: Ports {
-                next: 0,
-                used: BTreeSet::new(),
-            },
+            ports: PortNumbers::default(),
             vifs: BTreeMap::new(),
             last_looked: None,
             news: BTreeSet::new(),
             bell,
-            listener: setup.listener,
+            clients: Clients::new(setup.listener),
             signals: setup.signals,
             started: Instant::now(),
             swept: Instant::now(),
-            looked: Instant::now(),
             config: setup.config,
         };
         for bridge in control.config.bridges.clone() {
@@ -231,59 +183,9 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         let bridge = Arc::new(Bridge::new(&wanted.name));
         if wanted.uplink.is_some() {
             let opened = (self.open_device)(wanted)?;
-            self.add_device(&bridge, opened)?;
+            self.add_uplink(&bridge, opened)?;
         }
         self.bridges.push(bridge);
-        Ok(())
-    }
-
-    /// Hand a device's queues to the workers, spread evenly.
-    fn add_device(&mut self, bridge: &Arc<Bridge>, opened: OpenUplink) -> Result<(), String> {
-        let port_id = self.ports.take().ok_or("every port number is in use")?;
-        let workers = self.pool.0.len();
-        let first = self.devices.len();
-        let mut queues = Vec::with_capacity(opened.queues.len());
-        for (number, (device, socket)) in opened.queues.into_iter().enumerate() {
-            let worker = ((first + number) % workers) as u8;
-            let stats = Arc::<UplinkStats>::default();
-            queues.push(DeviceQueue {
-                worker,
-                stats: stats.clone(),
-                socket,
-            });
-            self.pool.send(
-                worker,
-                ToWorker::AddUplink {
-                    port_id,
-                    bridge: bridge.clone(),
-                    device,
-                    stats,
-                },
-            );
-        }
-        let place: BTreeSet<u8> = queues.iter().map(|queue| queue.worker).collect();
-        let place: Vec<u8> = place.into_iter().collect();
-        self.pool
-            .send_all(|| ToWorker::SetPort(port_id, PortPlace::Uplink(place.clone())));
-        bridge.add_port(port_id, PortKind::Uplink);
-        info!(
-            uplink = opened.ifname,
-            bridge = opened.bridge,
-            mode = opened.xdp_mode,
-            zero_copy = opened.zero_copy,
-            queues = queues.len(),
-            "uplink in service"
-        );
-        let link = Link::by_name(&opened.ifname).ok().flatten();
-        self.devices.push(Device {
-            index: link.map(|link| link.index),
-            ifname: opened.ifname,
-            bridge: opened.bridge,
-            xdp_mode: opened.xdp_mode,
-            zero_copy: opened.zero_copy,
-            mtu: opened.mtu,
-            queues,
-        });
         Ok(())
     }
 
@@ -295,44 +197,31 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             for signal in self.signals.take() {
                 match signal {
                     Signal::Stop => return self.stop().map(|()| Ended::Stopped),
-                    Signal::Reload => self.reload()?,
+                    Signal::Reload => {
+                        if let Some(config) = self.reload()? {
+                            return self.begin_anew(config);
+                        }
+                    }
                 }
             }
             self.turn()?;
-            if let Some(ifname) = self.device_back() {
-                return self.begin_anew(&ifname);
-            }
-            if let Some(mut connection) = self.listener.accept() {
-                let request = connection.request();
-                let answer = request.map_or_else(socket::refused, |request| self.answer(request));
-                connection.answer(&answer);
+            if let Some(ifname) = self.uplink_back() {
+                info!(
+                    uplink = ifname,
+                    "it is back as another device: beginning anew, guests stay connected"
+                );
+                let config = self.config.clone();
+                return self.begin_anew(config);
             }
         }
-    }
-
-    /// A device of ours that was removed and is there again. Its sockets died with the old one, and so may have the one that all
-    /// others share the packet memory by: only a new start gets everything back (xsk_bridge::device::xsk::OpenError::FirstGone).
-    fn device_back(&mut self) -> Option<String> {
-        if self.looked.elapsed() < DEVICES {
-            return None;
-        }
-        self.looked = Instant::now();
-        let is_back = |device: &&Device| {
-            // What the kernel does not say now it says the next time.
-            let now = Link::by_name(&device.ifname).ok().flatten();
-            match (device.index, now) {
-                (Some(index), Some(link)) => link.index != index,
-                _ => false,
-            }
-        };
-        let device = self.devices.iter().find(is_back)?;
-        Some(device.ifname.clone())
     }
 
     /// Everything that has happened since the last turn.
     fn turn(&mut self) -> Result<(), Error> {
         self.listen()?;
         self.look_at_news()?;
+        self.read_links()?;
+        self.serve_clients();
         self.pool.flush();
         if self.pool.0.iter().any(Member::has_ended) {
             return Err(Error::Worker(
@@ -379,15 +268,13 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         let quiet = self.listen()?;
         let now = Instant::now();
         let due = self.vifs.values().filter_map(|vif| vif.wakes(now)).min();
-        let idle = if self.devices.is_empty() {
-            SWEEP
-        } else {
-            DEVICES
-        };
-        let due = due.map_or(idle, |due| due.saturating_duration_since(now));
+        let returned = self.returned.as_ref().map(|returned| returned.settled);
+        let due = [due, returned, self.clients.deadline()];
+        let due = due.into_iter().flatten().min();
+        let due = due.map_or(SWEEP, |due| due.saturating_duration_since(now));
         let mailboxes = if self.pool.flush() { SWEEP } else { MAILBOX };
         let timeout = if quiet {
-            due.min(mailboxes).min(idle)
+            due.min(mailboxes)
         } else {
             Duration::ZERO
         };
@@ -396,82 +283,17 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             tv_nsec: timeout.subsec_nanos().into(),
         };
         let (store, bell) = (self.store.fd(), self.bell.as_fd());
-        let (listener, signals) = (self.listener.as_fd(), self.signals.as_fd());
-        let mut fds =
-            [store, bell, listener, signals].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+        let (links, signals) = (self.links.as_fd(), self.signals.as_fd());
+        let mut fds = Vec::from(
+            [store, bell, links, signals].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)),
+        );
+        fds.extend(self.clients.poll_fds());
         let result = poll(&mut fds, Some(&timeout));
         self.bell.awake();
         match result {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
             Err(error) => Err(Error::Os("poll", error.into())),
         }
-    }
-
-    fn fired(&mut self, event: &WatchEvent) -> Result<(), Error> {
-        if event.token != BACKEND {
-            // A frontend's directory: its token names the vif.
-            if let Some(id) = event.token.strip_prefix('f').and_then(|id| id.parse().ok())
-                && let Some(vif) = self.vifs.get_mut(&id)
-            {
-                vif.dirty = true;
-            }
-            return Ok(());
-        }
-        let below = event.path.strip_prefix(&*self.root).unwrap_or("");
-        let mut parts = below.split('/').skip(1);
-        match (parts.next(), parts.next()) {
-            (Some(domid), Some(devid)) => match crate::vif::handshake::parse_id(domid, devid) {
-                Some(id) => self.found(id),
-                None => Ok(()),
-            },
-            _ => self.scan(),
-        }
-    }
-
-    fn heard(&mut self, worker: u8, message: FromWorker<H>) -> Result<(), Error> {
-        let last = match message {
-            // One that was rogue before is back already.
-            FromWorker::Removed { remains: None, .. } => None,
-            FromWorker::Removed {
-                id,
-                remains: Some(remains),
-            } => self.came_back(worker, id, remains).then_some(id.vif),
-            FromWorker::Rogue {
-                id,
-                reason,
-                remains,
-            } => {
-                let last = self.came_back(worker, id, remains);
-                let vif = id.vif;
-                if self.vifs.contains_key(&vif) {
-                    self.refuse(
-                        vif,
-                        format!(
-                            "the guest broke the protocol on queue {}: {reason}",
-                            id.queue
-                        ),
-                        false,
-                    )?;
-                    self.observe(vif, Observation::Rogue)?;
-                }
-                // Where no other queue was out, `Rogue` has seen to the rest.
-                let there = self.vifs.get(&vif);
-                let leaving = there.is_some_and(|vif| vif.state.is_leaving());
-                (last && leaving).then_some(vif)
-            }
-            FromWorker::UplinkRemoved { port_id, device } => {
-                drop(device);
-                self.ports.give(port_id);
-                None
-            }
-            FromWorker::Stopped => None,
-        };
-        if let Some(id) = last {
-            self.end_service(id);
-            self.observe(id, Observation::Left)?;
-            self.vifs.entry(id).and_modify(|vif| vif.dirty = true);
-        }
-        Ok(())
     }
 
     fn stop(self) -> Result<(), Error> {
@@ -485,47 +307,16 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         Ok(())
     }
 
-    /// Let go of everything but the guests, to begin anew in this process.
-    fn begin_anew(self, ifname: &str) -> Result<Ended, Error> {
-        info!(
-            uplink = ifname,
-            vifs = self.vifs.len(),
-            "it is back as another device: beginning anew, guests stay connected"
-        );
+    /// Lets go of everything but the guests, to begin anew in this process with `next`.
+    fn begin_anew(self, next: Config) -> Result<Ended, Error> {
         if !self.pool.stop() {
             let late = io::Error::other("it did not stop in time");
             return Err(Error::Worker("begin anew: a worker is in the way", late));
         }
-        Ok(Ended::BeginAnew(self.config, self.signals))
-    }
-
-    /// Carry out a request of the control socket.
-    fn answer(&mut self, request: Request) -> serde_json::Value {
-        match request {
-            Request::Status => serde_json::to_value(self.status())
-                .unwrap_or_else(|error| socket::refused(error.to_string())),
-            Request::Disconnect { vif } => {
-                let ids: Vec<VifId> = match vif {
-                    None => self.vifs.keys().copied().collect(),
-                    Some(name) => match name.parse() {
-                        Ok(id) if self.vifs.contains_key(&id) => vec![id],
-                        Ok(id) => {
-                            return socket::refused(format!(
-                                "there is no vif {id}: `netback status` lists them"
-                            ));
-                        }
-                        Err(reason) => return socket::refused(reason),
-                    },
-                };
-                for &id in &ids {
-                    if let Err(error) = self.observe(id, Observation::Disconnect) {
-                        return socket::refused(error.to_string());
-                    }
-                    self.vifs.entry(id).and_modify(|vif| vif.dirty = true);
-                }
-                serde_json::json!({ "disconnected": ids.iter().map(VifId::to_string).collect::<Vec<_>>() })
-            }
-        }
+        Ok(Ended::BeginAnew {
+            running: Box::new(self.config),
+            next: Box::new(next),
+        })
     }
 }
 
@@ -538,21 +329,6 @@ pub enum Failed {
     /// Something broke.
     #[error(transparent)]
     Broken(#[from] Error),
-}
-
-/// What the kernel counts of an AF_XDP socket, by its names; nothing where it does not say.
-#[cfg(feature = "af-xdp")]
-fn kernel_counters(socket: &OwnedFd) -> BTreeMap<String, u64> {
-    let counters = xsk_bridge::device::xsk::KernelCounters::read(socket.as_fd()).ok();
-    let value = counters.and_then(|counters| serde_json::to_value(counters).ok());
-    value
-        .and_then(|value| serde_json::from_value(value).ok())
-        .unwrap_or_default()
-}
-
-#[cfg(not(feature = "af-xdp"))]
-fn kernel_counters(_socket: &OwnedFd) -> BTreeMap<String, u64> {
-    BTreeMap::new()
 }
 
 #[cfg(test)]

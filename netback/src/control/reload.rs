@@ -1,4 +1,5 @@
-//! SIGHUP: what of a changed configuration is taken on by a running daemon, and what is named as needing a restart.
+//! SIGHUP: the configuration is read anew. What a running daemon can change it changes; for the rest it begins anew in the same
+//! process, which guests do not notice; and what only a new process can change is named.
 use super::{Control, Error};
 use crate::config::{self, Config};
 use crate::hypervisor::Hypervisor;
@@ -8,16 +9,42 @@ use tracing::{info, warn};
 use xen::store::XenStore;
 
 impl<H: Hypervisor, S: XenStore> Control<H, S> {
-    /// Read the configuration anew: new bridges and uplinks are made, `[vif]` counts for whoever connects from now on, and refused
-    /// vifs are tried again. Everything else is named in one line.
-    pub(super) fn reload(&mut self) -> Result<(), Error> {
-        let fresh = match (self.reload)() {
+    /// Reads the configuration anew and takes it on: `[vif]` counts for guests that connect from then on, new bridges and uplinks are
+    /// made, and refused vifs are tried again. Returns the configuration to begin anew with, where it asks for more than that.
+    pub(super) fn reload(&mut self) -> Result<Option<Config>, Error> {
+        let mut fresh = match (self.reload)() {
             Ok(fresh) => fresh,
             Err(error) => {
                 warn!("not reloaded: {error}");
-                return Ok(());
+                return Ok(None);
             }
         };
+        let late = needing_a_process(&self.config, &fresh);
+        if !late.is_empty() {
+            warn!(
+                "not taken on by a reload: {}; restart netback for that, guests do not notice",
+                late.join(", ")
+            );
+            fresh.daemon = self.config.daemon.clone();
+        }
+        let anew = needing_a_beginning(&self.config, &fresh);
+        if !anew.is_empty() {
+            info!(
+                "beginning anew, guests stay connected: the reload changes {}",
+                anew.join(", ")
+            );
+            return Ok(Some(fresh));
+        }
+        if fresh == self.config && late.is_empty() {
+            info!("reloaded: nothing in the configuration has changed");
+        }
+        self.take_on(&fresh);
+        self.retry_refused()?;
+        Ok(None)
+    }
+
+    /// Changes what a running daemon can change.
+    fn take_on(&mut self, fresh: &Config) {
         for bridge in &fresh.bridges {
             if let Err(error) = self.reload_bridge(bridge) {
                 warn!(bridge = bridge.name, "not taken on: {error}");
@@ -28,22 +55,9 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             self.max_queues = self.config.max_queues();
             info!("[vif] counts for guests that connect from now on");
         }
-        let late = needing_a_restart(&self.config, &fresh);
-        if !late.is_empty() {
-            warn!(
-                "not taken on by a reload: {}; restart netback for that, guests do not notice",
-                late.join(", ")
-            );
-        }
-        let ids: Vec<VifId> = self.vifs.keys().copied().collect();
-        for id in ids {
-            self.observe(id, Observation::Retry)?;
-            self.vifs.entry(id).and_modify(|vif| vif.dirty = true);
-        }
-        Ok(())
     }
 
-    /// Make a bridge that is not there, or plug an uplink into one that has none; the error is one line.
+    /// Makes a bridge that is not there, or plugs an uplink into one that has none; the error is one line.
     fn reload_bridge(&mut self, wanted: &config::Bridge) -> Result<(), String> {
         let named = |there: &config::Bridge| there.name == wanted.name;
         let Some(place) = self.config.bridges.iter().position(named) else {
@@ -62,40 +76,63 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             .find(|bridge| bridge.name() == wanted.name)
             .cloned()
             .ok_or("it is being made")?;
-        self.add_device(&bridge, opened)?;
+        self.add_uplink(&bridge, opened)?;
         self.config.bridges[place] = wanted.clone();
+        Ok(())
+    }
+
+    /// Tries refused vifs again: what they were refused for may be there now.
+    fn retry_refused(&mut self) -> Result<(), Error> {
+        let ids: Vec<VifId> = self.vifs.keys().copied().collect();
+        for id in ids {
+            self.observe(id, Observation::Retry)?;
+            self.vifs.entry(id).and_modify(|vif| vif.dirty = true);
+        }
         Ok(())
     }
 }
 
-/// Names of what `fresh` asks for and a daemon that runs on `config` does not take on.
-fn needing_a_restart(config: &Config, fresh: &Config) -> Vec<String> {
-    let (daemon, workers) = (&config.daemon, &config.workers);
-    let values = [
-        ("daemon.run_dir", daemon.run_dir != fresh.daemon.run_dir),
+/// The names of those of `(name, differs)` that differ.
+fn differing(values: &[(&str, bool)]) -> Vec<String> {
+    let differing = values.iter().filter(|(_, differs)| *differs);
+    differing.map(|(name, _)| (*name).to_owned()).collect()
+}
+
+/// Names of what `fresh` asks for that only a new process takes on: its lock, and where its clients and its successor find things.
+fn needing_a_process(config: &Config, fresh: &Config) -> Vec<String> {
+    let (daemon, new) = (&config.daemon, &fresh.daemon);
+    differing(&[
+        ("daemon.run_dir", daemon.run_dir != new.run_dir),
         (
             "daemon.control_socket",
-            daemon.control_socket != fresh.daemon.control_socket,
+            daemon.control_socket != new.control_socket,
         ),
-        ("daemon.bpf_dir", daemon.bpf_dir != fresh.daemon.bpf_dir),
-        ("workers.count", workers.count != fresh.workers.count),
-        ("workers.pin", workers.pin != fresh.workers.pin),
-        ("workers.poll_us", workers.poll_us != fresh.workers.poll_us),
+        ("daemon.bpf_dir", daemon.bpf_dir != new.bpf_dir),
+    ])
+}
+
+/// Names of what `fresh` asks for that needs everything but the guests' connections to be made anew.
+fn needing_a_beginning(config: &Config, fresh: &Config) -> Vec<String> {
+    let (workers, new) = (&config.workers, &fresh.workers);
+    let mut names = differing(&[
+        ("workers.count", workers.count != new.count),
+        ("workers.pin", workers.pin != new.pin),
+        ("workers.poll_us", workers.poll_us != new.poll_us),
         ("umem.frames", config.umem != fresh.umem),
-    ];
-    let mut names: Vec<String> = values
-        .iter()
-        .filter(|(_, differs)| *differs)
-        .map(|(name, _)| (*name).to_owned())
-        .collect();
+        // The packet memory of a daemon without uplinks is not one that the kernel takes for AF_XDP.
+        (
+            "the first uplink",
+            !config.may_have_uplinks() && fresh.may_have_uplinks(),
+        ),
+    ]);
     for bridge in &config.bridges {
         let wanted = fresh.bridges.iter().find(|new| new.name == bridge.name);
         match wanted {
             None => names.push(format!("the removal of bridge {}", bridge.name)),
-            Some(new) if new.uplink != bridge.uplink => {
+            Some(new) if bridge.uplink.is_some() && new.uplink != bridge.uplink => {
                 names.push(format!("the uplink of bridge {}", bridge.name));
             }
-            Some(new) if new.xdp != bridge.xdp => {
+            Some(new) if bridge.uplink.is_some() && new.xdp != bridge.xdp => {
                 names.push(format!("xdp of bridge {}", bridge.name));
             }
             Some(_) => {}
@@ -113,20 +150,21 @@ mod tests {
     }
 
     #[test]
-    fn what_a_reload_does_not_take_on_is_named() {
+    fn what_a_running_daemon_does_not_change_is_named() {
         let running = config(
             "[[bridge]]\nname = \"a\"\nuplink = \"eth0\"\n[[bridge]]\nname = \"b\"\nuplink = \"eth1\"\n[[bridge]]\nname = \"c\"",
         );
-        assert!(needing_a_restart(&running, &running).is_empty());
+        assert!(needing_a_process(&running, &running).is_empty());
+        assert!(needing_a_beginning(&running, &running).is_empty());
         let fresh = config(
             "[daemon]\nbpf_dir = \"/x\"\n[workers]\ncount = 3\n[vif]\nmax_queues = 2\n[umem]\nframes = 4096\n\
              [[bridge]]\nname = \"a\"\nuplink = \"eth2\"\n[[bridge]]\nname = \"b\"\nuplink = \"eth1\"\nxdp = \"generic\"\n\
              [[bridge]]\nname = \"d\"",
         );
+        assert_eq!(needing_a_process(&running, &fresh), ["daemon.bpf_dir"]);
         assert_eq!(
-            needing_a_restart(&running, &fresh),
+            needing_a_beginning(&running, &fresh),
             [
-                "daemon.bpf_dir",
                 "workers.count",
                 "umem.frames",
                 "the uplink of bridge a",
@@ -134,5 +172,17 @@ mod tests {
                 "the removal of bridge c"
             ]
         );
+    }
+
+    #[test]
+    fn a_running_daemon_adds_bridges_and_uplinks_once_it_has_one() {
+        let wired = config("[[bridge]]\nname = \"a\"\nuplink = \"eth0\"\n[[bridge]]\nname = \"b\"");
+        let more = config(
+            "[vif]\nmax_queues = 2\n[[bridge]]\nname = \"a\"\nuplink = \"eth0\"\n[[bridge]]\nname = \"b\"\nuplink = \"eth1\"\n\
+             [[bridge]]\nname = \"c\"\nuplink = \"eth2\"",
+        );
+        assert!(needing_a_beginning(&wired, &more).is_empty());
+        let bare = config("[[bridge]]\nname = \"a\"\n[[bridge]]\nname = \"b\"");
+        assert_eq!(needing_a_beginning(&bare, &more), ["the first uplink"]);
     }
 }

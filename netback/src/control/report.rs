@@ -1,17 +1,21 @@
 //! What `status` says, gathered from counters that others write.
+use super::Control;
+use super::uplinks::{LinkState, Uplink as Device};
 use super::vif::{self, Vif};
-use super::{Control, Device};
 use crate::hypervisor::Hypervisor;
 use crate::observe::status::{Bridge, Frames, Queue, Status, Uplink, UplinkQueue, Worker};
 use crate::vif::id::VifId;
 use crate::vif::state::State;
+use std::collections::BTreeMap;
+#[cfg(feature = "af-xdp")]
+use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
 use xen::store::XenStore;
-use xsk_bridge::link::Link;
 
 impl<H: Hypervisor, S: XenStore> Control<H, S> {
     /// Everything there is to tell.
     pub(super) fn status(&self) -> Status {
-        let uplinks: Vec<Uplink> = self.devices.iter().map(uplink).collect();
+        let uplinks: Vec<Uplink> = self.uplinks.iter().map(uplink).collect();
         let workers: Vec<Worker> = self
             .pool
             .0
@@ -35,7 +39,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
                 .map(|bridge| {
                     let stats = bridge.stats();
                     let device = self
-                        .devices
+                        .uplinks
                         .iter()
                         .find(|device| device.bridge == bridge.name());
                     Bridge {
@@ -88,13 +92,12 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
 }
 
 fn uplink(device: &Device) -> Uplink {
-    let link = Link::by_name(&device.ifname).ok().flatten();
     Uplink {
         ifname: device.ifname.clone(),
         bridge: device.bridge.clone(),
         xdp_mode: device.xdp_mode.clone(),
         zero_copy: device.zero_copy,
-        link_up: link.is_some_and(|link| link.running()),
+        link_up: device.link == LinkState::Up,
         mtu: device.mtu,
         queues: device
             .queues
@@ -106,7 +109,7 @@ fn uplink(device: &Device) -> Uplink {
                     queue: number as u32,
                     worker: queue.worker,
                     counts: (&*queue.stats).into(),
-                    kernel: socket.map(super::kernel_counters).unwrap_or_default(),
+                    kernel: socket.map(kernel_counters).unwrap_or_default(),
                 }
             })
             .collect(),
@@ -151,4 +154,19 @@ fn describe(id: VifId, vif: &Vif) -> crate::observe::status::Vif {
             })
             .collect(),
     }
+}
+
+/// What the kernel counts of an AF_XDP socket, by its names; nothing where it does not say.
+#[cfg(feature = "af-xdp")]
+fn kernel_counters(socket: &OwnedFd) -> BTreeMap<String, u64> {
+    let counters = xsk_bridge::device::xsk::KernelCounters::read(socket.as_fd()).ok();
+    let value = counters.and_then(|counters| serde_json::to_value(counters).ok());
+    value
+        .and_then(|value| serde_json::from_value(value).ok())
+        .unwrap_or_default()
+}
+
+#[cfg(not(feature = "af-xdp"))]
+fn kernel_counters(_socket: &OwnedFd) -> BTreeMap<String, u64> {
+    BTreeMap::new()
 }

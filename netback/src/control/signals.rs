@@ -12,7 +12,7 @@ pub enum Signal {
     Reload,
 }
 
-/// The reading ends.
+/// The reading ends of the pipes that signals are written to.
 #[derive(Debug)]
 pub struct Signals {
     stop: UnixStream,
@@ -22,7 +22,7 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Catch them from now on.
+    /// Catches SIGTERM, SIGINT and SIGHUP from now on.
     pub fn catch() -> io::Result<Self> {
         use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
         let (stop, reload) = (pipe(&[SIGTERM, SIGINT])?, pipe(&[SIGHUP])?);
@@ -34,12 +34,9 @@ impl Signals {
         Ok(Self { stop, reload, both })
     }
 
-    /// Those that came since the last call, each once.
-    pub fn take(&mut self) -> Vec<Signal> {
-        let came = [
-            (&mut self.stop, Signal::Stop),
-            (&mut self.reload, Signal::Reload),
-        ];
+    /// The signals that came since the last call, each kind once.
+    pub fn take(&self) -> Vec<Signal> {
+        let came = [(&self.stop, Signal::Stop), (&self.reload, Signal::Reload)];
         came.into_iter()
             .filter_map(|(end, signal)| drain(end).then_some(signal))
             .collect()
@@ -61,8 +58,8 @@ fn pipe(signals: &[i32]) -> io::Result<UnixStream> {
     Ok(read)
 }
 
-/// Empty the pipe; true: something was in it.
-fn drain(end: &mut UnixStream) -> bool {
+/// Empties the pipe, and says whether something was in it.
+fn drain(mut end: &UnixStream) -> bool {
     let mut bytes = [0; 64];
     let mut some = false;
     while matches!(end.read(&mut bytes), Ok(1..)) {

@@ -2,19 +2,15 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fs::Permissions;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::Duration;
 
-/// How long a client may keep the control thread waiting, for each of its request and its answer.
-const PATIENCE: Duration = Duration::from_millis(500);
 /// How long a client waits: the daemon may be connecting many vifs.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(10);
-/// Longest request.
-const REQUEST: u64 = 4096;
 
 /// What can be asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,7 +30,7 @@ pub fn refused(reason: String) -> Value {
     serde_json::json!({ "error": reason })
 }
 
-/// The daemon's end.
+/// The daemon's end of the control socket.
 #[derive(Debug)]
 pub struct Listener(UnixListener);
 
@@ -51,41 +47,17 @@ impl Listener {
         Ok(Self(listener))
     }
 
-    /// The next client, if one waits.
-    pub fn accept(&self) -> Option<Connection> {
+    /// The next client that waits, as a stream that never blocks.
+    pub fn accept(&self) -> Option<UnixStream> {
         let (stream, _) = self.0.accept().ok()?;
-        // A blocking stream with a limit; one that cannot be made so is not served.
-        stream.set_nonblocking(false).ok()?;
-        stream.set_read_timeout(Some(PATIENCE)).ok()?;
-        stream.set_write_timeout(Some(PATIENCE)).ok()?;
-        Some(Connection(stream))
+        stream.set_nonblocking(true).ok()?;
+        Some(stream)
     }
 }
 
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
-    }
-}
-
-/// A client.
-#[derive(Debug)]
-pub struct Connection(UnixStream);
-
-impl Connection {
-    /// What it asks.
-    pub fn request(&mut self) -> Result<Request, String> {
-        let mut line = String::new();
-        let mut reader = BufReader::new((&self.0).take(REQUEST));
-        reader
-            .read_line(&mut line)
-            .map_err(|error| format!("no request came: {error}"))?;
-        serde_json::from_str(&line).map_err(|error| format!("not a request: {error}"))
-    }
-
-    /// Answer and hang up; a client that does not listen is its own loss.
-    pub fn answer(mut self, answer: &Value) {
-        let _ = self.0.write_all(format!("{answer}\n").as_bytes());
     }
 }
 
@@ -120,57 +92,4 @@ pub fn ask(path: &Path, request: &Request) -> Result<Result<Value, String>, Stri
         Some(reason) => Err(reason.to_owned()),
         None => Ok(answer),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_request_and_its_answer_go_over_a_socket_of_root_alone() {
-        let path = std::env::temp_dir().join(format!("netback-socket-{}", std::process::id()));
-        let listener = Listener::bind(&path).unwrap();
-        assert_eq!(
-            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
-        let daemon = std::thread::spawn(move || {
-            for _ in 0..3 {
-                let mut connection = loop {
-                    match listener.accept() {
-                        Some(connection) => break connection,
-                        None => std::thread::yield_now(),
-                    }
-                };
-                let answer = match connection.request() {
-                    Ok(request) => serde_json::json!({ "asked": request }),
-                    Err(reason) => refused(reason),
-                };
-                connection.answer(&answer);
-            }
-        });
-        let disconnect = Request::Disconnect {
-            vif: Some("3/0".into()),
-        };
-        assert_eq!(
-            ask(&path, &Request::Status).unwrap().unwrap()["asked"]["command"],
-            "status"
-        );
-        assert_eq!(
-            ask(&path, &disconnect).unwrap().unwrap()["asked"]["vif"],
-            "3/0"
-        );
-        let mut stream = UnixStream::connect(&path).unwrap();
-        stream.write_all(b"{\"command\":\"dance\"}\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        assert!(
-            answer.contains("not a request: unknown variant `dance`"),
-            "{answer}"
-        );
-        daemon.join().unwrap();
-        let error = ask(&path, &Request::Status).unwrap_err();
-        assert!(error.starts_with("no netback listens on "), "{error}");
-        std::fs::remove_file(&path).unwrap();
-    }
 }

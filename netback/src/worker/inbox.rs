@@ -1,5 +1,6 @@
 //! Messages from control, between turns: queues and uplinks come and go.
 use super::Worker;
+use super::fabric::Fabric;
 use super::messages::{FromWorker, ToWorker};
 use super::ports::Hop;
 use super::wire::Wire;
@@ -8,6 +9,7 @@ use crate::observe::counters::DropReason;
 use crate::queue::setup::QueueSetup;
 use crate::queue::{Queue, Remains};
 use crate::vif::id::QueueId;
+use xsk_bridge::switch::PortId;
 
 impl<H: Hypervisor> Worker<H> {
     /// Do what control asked for. False: it asked for nothing.
@@ -36,8 +38,7 @@ impl<H: Hypervisor> Worker<H> {
                     self.fabric.wires[usize::from(slot)] = Some(wire);
                     self.fabric.ports.add(port_id, 0, Hop::Wire(slot));
                 }
-                ToWorker::RemoveUplink(port_id) => self.remove_uplink(port_id),
-                ToWorker::Frames(frames) => self.fabric.pool.extend(frames),
+                ToWorker::SetMtu(port_id, mtu) => self.set_mtu(port_id, mtu),
                 ToWorker::Stop => self.stopping = true,
             }
         }
@@ -130,16 +131,14 @@ impl<H: Hypervisor> Worker<H> {
         }
     }
 
-    fn remove_uplink(&mut self, port_id: xsk_bridge::switch::PortId) {
-        let at = |wire: &Option<Wire>| wire.as_ref().is_some_and(|wire| wire.port_id == port_id);
-        let slot = self.fabric.wires.iter().position(at);
-        let device = slot.and_then(|slot| {
-            self.sleeper.unwatch(wire_token(slot as u16));
-            self.fabric.ports.remove(port_id, 0);
-            let wire = self.fabric.wires[slot].take()?;
-            Some(wire.close(&mut self.fabric.pool))
-        });
-        self.reply(FromWorker::UplinkRemoved { port_id, device });
+    /// Gives every queue of an uplink on this worker the MTU that its device has now.
+    fn set_mtu(&mut self, port_id: PortId, mtu: u32) {
+        let Fabric { wires, pool, .. } = &mut self.fabric;
+        for wire in wires.iter_mut().flatten() {
+            if wire.port_id == port_id {
+                wire.set_mtu(mtu, pool);
+            }
+        }
     }
 
     /// Tell control; where its queue is full the message waits here.

@@ -11,7 +11,6 @@ use crate::vif::id::QueueId;
 use ring::packet::Fatal;
 use std::sync::Arc;
 use xsk_bridge::device::Device;
-use xsk_bridge::frame::Frame;
 use xsk_bridge::switch::{Bridge, PortId};
 
 /// Where a port's traffic is handled.
@@ -44,10 +43,8 @@ pub enum ToWorker<H: Hypervisor> {
         /// Written by the worker alone.
         stats: Arc<UplinkStats>,
     },
-    /// Stop serving it; answered by `FromWorker::UplinkRemoved`.
-    RemoveUplink(PortId),
-    /// Frames for the pool: the ones a dead socket's kernel side has let go.
-    Frames(Vec<Frame>),
+    /// The MTU of an uplink's device has changed to this many bytes, Ethernet header not included.
+    SetMtu(PortId, u32),
     /// Leave the loop without touching a guest's ring state; answered by `FromWorker::Stopped`.
     Stop,
 }
@@ -69,13 +66,6 @@ pub enum FromWorker<H: Hypervisor> {
         reason: Fatal,
         /// As in `Removed`; None where the queue could not even be added (its setup was dropped, which unmapped the rings).
         remains: Remains<H>,
-    },
-    /// The uplink queue is out of the loop; frames that its kernel side holds stay with it (`Device::held`).
-    UplinkRemoved {
-        /// Which.
-        port_id: PortId,
-        /// To be closed by control; None where there was none.
-        device: Option<Box<dyn Device>>,
     },
     /// The last word of a worker.
     Stopped,

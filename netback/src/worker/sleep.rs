@@ -12,8 +12,6 @@ pub(crate) const BELL: u64 = 1;
 /// Token of the first uplink's; the others follow.
 pub(crate) const FIRST_WIRE: u64 = 2;
 
-/// Marks the completion of a cancellation, which is nobody's event.
-const CANCELLED: u64 = u64::MAX;
 /// Completion entries beyond what any worker watches.
 const ENTRIES: u32 = 256;
 
@@ -70,7 +68,7 @@ impl Sleeper {
         })
     }
 
-    /// Wake for `fd` when it is readable, until [`Self::unwatch`]; it stays open that long.
+    /// Wakes for `fd` when it is readable. The descriptor stays open for as long as the sleeper is used.
     pub fn watch(&mut self, token: u64, fd: Option<BorrowedFd<'_>>) {
         let Some(fd) = fd else { return };
         self.watched.push(Watched {
@@ -80,30 +78,6 @@ impl Sleeper {
         });
         if let Kind::Epoll(epoll) = &self.kind {
             epoll_ctl(epoll, libc::EPOLL_CTL_ADD, fd.as_raw_fd());
-        }
-    }
-
-    /// No longer. The kernel has let go of the descriptor when this returns.
-    pub fn unwatch(&mut self, token: u64) {
-        let Some(at) = self
-            .watched
-            .iter()
-            .position(|watched| watched.token == token)
-        else {
-            return;
-        };
-        let gone = self.watched.swap_remove(at);
-        match &mut self.kind {
-            Kind::Epoll(epoll) => epoll_ctl(epoll, libc::EPOLL_CTL_DEL, gone.fd),
-            Kind::Uring(ring) if gone.polled => {
-                let cancel = opcode::PollRemove::new(token).build().user_data(CANCELLED);
-                push(ring, &cancel);
-                // The poll's own completion and the cancellation's.
-                if ring.submit_and_wait(2).is_ok() {
-                    reap(ring, &mut self.watched);
-                }
-            }
-            Kind::Uring(_) => {}
         }
     }
 
@@ -133,7 +107,7 @@ impl Sleeper {
 /// Whether `entry` found room in the submission queue; it is as long as everything watched, so only a bug leaves none.
 #[allow(unsafe_code)] // io_uring's submission queue takes entries whose buffers outlive them.
 fn push(ring: &mut IoUring, entry: &io_uring::squeue::Entry) -> bool {
-    // SAFETY: polls and their cancellation have no buffers; the descriptor stays open until `unwatch` returns.
+    // SAFETY: polls have no buffers, and the descriptor stays open for as long as the sleeper is used (`watch`).
     unsafe { ring.submission().push(entry) }.is_ok()
 }
 
@@ -196,22 +170,6 @@ mod tests {
             assert!(start.elapsed() < LONG);
             bell.before_sleep();
             sleeper.sleep(Some(Duration::from_millis(1)));
-        }
-    }
-
-    #[test]
-    fn what_is_not_watched_any_more_does_not_wake() {
-        for mut sleeper in both() {
-            let (bell, other) = (Bell::new().unwrap(), Bell::new().unwrap());
-            sleeper.watch(BELL, Some(bell.as_fd()));
-            sleeper.watch(FIRST_WIRE, Some(other.as_fd()));
-            sleeper.sleep(Some(Duration::from_millis(1)));
-            sleeper.unwatch(FIRST_WIRE);
-            other.before_sleep();
-            other.ring();
-            let start = Instant::now();
-            sleeper.sleep(Some(Duration::from_millis(20)));
-            assert!(start.elapsed() >= Duration::from_millis(20));
         }
     }
 }

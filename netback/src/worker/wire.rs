@@ -151,14 +151,21 @@ impl Wire {
         self.outbox.iter().map(|packet| packet.frames.len()).sum()
     }
 
-    /// Gives the device back; packets that waited for room are dropped, their frames go to `pool`.
-    pub fn close(mut self, pool: &mut FramePool) -> Box<dyn Device> {
-        self.stats
-            .send_drops
-            .add(DropReason::PortGone, self.outbox.len() as u64);
-        for packet in self.outbox.drain(..) {
-            pool.extend(packet.frames);
+    /// Takes over the MTU that the device has now; packets that wait and have become too long are dropped.
+    pub fn set_mtu(&mut self, mtu: u32, pool: &mut FramePool) {
+        self.device.set_mtu(mtu);
+        self.capabilities = self.device.capabilities();
+        let Capabilities { max_frame, gso, .. } = self.capabilities;
+        for _ in 0..self.outbox.len() {
+            let Some(packet) = self.outbox.pop_front() else {
+                break;
+            };
+            if packet.len as usize <= max_frame || (gso && packet.offload.gso.is_some()) {
+                self.outbox.push_back(packet);
+            } else {
+                self.stats.send_drops.add(DropReason::TooLong, 1);
+                pool.extend(packet.frames);
+            }
         }
-        self.device
     }
 }

@@ -1,5 +1,5 @@
 //! Two devices back to back in memory: what one sends the other receives. For tests that need no kernel.
-use super::{Capabilities, Device, Held, Received, Sent};
+use super::{Capabilities, Device, Held, Received, Sent, longest_frame};
 use crate::frame::{DATA_CAPACITY, FramePool};
 use crate::packet::Packet;
 use std::collections::VecDeque;
@@ -14,6 +14,7 @@ pub struct Cable {
     outgoing: Line,
     incoming: Line,
     capacity: usize,
+    max_frame: usize,
 }
 
 impl Cable {
@@ -25,6 +26,7 @@ impl Cable {
             outgoing: outgoing.clone(),
             incoming: incoming.clone(),
             capacity,
+            max_frame: DATA_CAPACITY,
         };
         (end(&there, &back), end(&back, &there))
     }
@@ -37,10 +39,14 @@ fn lock(line: &Line) -> MutexGuard<'_, VecDeque<Packet>> {
 impl Device for Cable {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
-            max_frame: DATA_CAPACITY,
+            max_frame: self.max_frame,
             blank_checksum: false,
             gso: false,
         }
+    }
+
+    fn set_mtu(&mut self, mtu: u32) {
+        self.max_frame = longest_frame(mtu);
     }
 
     fn recv(&mut self, _pool: &mut FramePool, out: &mut Vec<Packet>, max: usize) -> Received {

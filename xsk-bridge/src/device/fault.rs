@@ -71,6 +71,10 @@ impl Device for FaultInjector {
         self.device.capabilities()
     }
 
+    fn set_mtu(&mut self, mtu: u32) {
+        self.device.set_mtu(mtu);
+    }
+
     fn recv(&mut self, pool: &mut FramePool, out: &mut Vec<Packet>, max: usize) -> Received {
         match self.strikes(self.faults.deaf) {
             true => Received::default(),

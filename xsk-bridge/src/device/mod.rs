@@ -8,10 +8,18 @@ pub mod xsk;
 pub use cable::Cable;
 pub use fault::{FaultInjector, Faults};
 
-use crate::frame::FramePool;
+use crate::frame::{DATA_CAPACITY, FramePool};
 use crate::packet::Packet;
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
+
+/// Bytes of a frame that an MTU does not count: Ethernet header and one VLAN tag.
+const FRAME_OVERHEAD: usize = 14 + 4;
+
+/// Longest frame of a device of `mtu` bytes that a frame of the UMEM holds.
+fn longest_frame(mtu: u32) -> usize {
+    (mtu as usize + FRAME_OVERHEAD).min(DATA_CAPACITY)
+}
 
 /// What a device takes from its sender. Whatever it does not take, the sender finishes before it hands the packet over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,8 +83,11 @@ pub enum Rest {
 
 /// One queue of a network device.
 pub trait Device: Send {
-    /// What the queue takes; the same for as long as it is open.
+    /// What the queue takes; the same until the MTU is set.
     fn capabilities(&self) -> Capabilities;
+    /// The network device's MTU has changed to `mtu` bytes, Ethernet header not included: the longest frame follows it, as far as a
+    /// frame of the UMEM holds it.
+    fn set_mtu(&mut self, mtu: u32);
     /// Refills the fill ring from `pool`, then receives at most `max` packets (one frame each) into `out`, whose capacity
     /// bounds them too (it never grows).
     fn recv(&mut self, pool: &mut FramePool, out: &mut Vec<Packet>, max: usize) -> Received;

@@ -1,8 +1,13 @@
 //! The control thread with real workers, on a xenstore and a hypervisor in the heap.
+mod links;
+mod log;
 mod machine;
+mod reload;
+mod socket;
 mod take_over;
 mod xenstore;
 
+use super::socket::Request;
 use super::*;
 use crate::hypervisor::Fake;
 use crate::vif::handshake::{self, Paths};
@@ -71,8 +76,8 @@ impl House {
             doors: self.xen.doors(2),
             umem,
             frames,
-            open_device: Box::new(|bridge| Err(format!("no device for {}", bridge.name))),
-            signals: Signals::catch().unwrap(),
+            open_device: links::opener(),
+            signals: Arc::new(Signals::catch().unwrap()),
         };
         Control::start(setup).unwrap()
     }

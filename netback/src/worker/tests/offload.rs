@@ -1,7 +1,8 @@
 //! Blank checksums: completed before the wire, for guests that cannot take them and behind VLAN tags; passed on otherwise.
-use super::rig::{Guest, OUTSIDE, Received, Rig, all_features, mac};
+use super::rig::{Guest, OUTSIDE, Received, Rig, UPLINK, all_features, frame, mac};
 use crate::observe::counters::DropReason;
 use crate::vif::features::Features;
+use crate::worker::messages::ToWorker;
 use ring::wire::{
     Extra, GSO_TYPE_TCPV4, NETRXF_CSUM_BLANK, NETRXF_DATA_VALIDATED, NETTXF_CSUM_BLANK,
     NETTXF_DATA_VALIDATED, NETTXF_EXTRA_INFO,
@@ -161,5 +162,25 @@ fn one_that_cannot_be_completed_is_dropped_by_name() {
     rig.settle();
     assert!(rig.sent_to_wire().is_empty());
     assert_eq!(guest.stats.tx_drops.get(DropReason::ChecksumImpossible), 1);
+    assert_eq!(rig.frames_found(), rig.frames);
+}
+
+#[test]
+fn the_longest_frame_to_the_wire_follows_the_mtu() {
+    let mut rig = Rig::new();
+    let mut guest = rig.guest(1);
+    let mut reaches = |rig: &mut Rig, len: usize| {
+        guest.send(&frame(OUTSIDE, guest.mac(), len, 1));
+        rig.settle();
+        guest.read_answers();
+        rig.sent_to_wire().len()
+    };
+    rig.tell(0, ToWorker::SetMtu(UPLINK, 600));
+    // Ethernet header and one VLAN tag are not of the MTU.
+    assert_eq!(reaches(&mut rig, 618), 1);
+    assert_eq!(reaches(&mut rig, 619), 0);
+    rig.tell(0, ToWorker::SetMtu(UPLINK, 1500));
+    assert_eq!(reaches(&mut rig, 1518), 1);
+    assert_eq!(guest.stats.tx_drops.get(DropReason::TooLong), 1);
     assert_eq!(rig.frames_found(), rig.frames);
 }

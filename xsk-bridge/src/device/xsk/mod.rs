@@ -9,7 +9,7 @@ mod sockopt;
 
 pub use open::{OpenError, Options};
 
-use super::{Capabilities, Device, Held, Received, Rest, Sent};
+use super::{Capabilities, Device, Held, Received, Rest, Sent, longest_frame};
 use crate::frame::{AfXdp, DATA_CAPACITY, DATA_OFFSET, FRAME_SIZE, Frame, FramePool, Umem};
 use crate::link::Link;
 use crate::nic::Handle;
@@ -22,8 +22,6 @@ use xsk_rs::FrameDesc;
 
 /// Descriptors moved between us and a ring at a time.
 const BATCH: usize = 64;
-/// Ethernet header and one VLAN tag.
-const FRAME_OVERHEAD: usize = 14 + 4;
 /// A device that drops what it is given costs a call a packet (EBUSY): at most this many in one burst.
 const DROPS_PER_SEND: u64 = 16;
 /// Shortest frame of Ethernet without its check sequence. Where a frame is handed to the driver as it is, nobody else pads it.
@@ -84,7 +82,7 @@ impl XskDevice {
             down: false,
             miscounted: 0,
             zero_copy: false,
-            max_frame: (link.mtu as usize + FRAME_OVERHEAD).min(DATA_CAPACITY),
+            max_frame: longest_frame(link.mtu),
         };
         open::tune(device.socket(), memory, attachment, queue)?;
         device.zero_copy = sockopt::zero_copy(device.socket()).map_err(os("ask for the mode"))?;
@@ -310,6 +308,10 @@ impl Device for XskDevice {
             blank_checksum: false,
             gso: false,
         }
+    }
+
+    fn set_mtu(&mut self, mtu: u32) {
+        self.max_frame = longest_frame(mtu);
     }
 
     fn recv(&mut self, pool: &mut FramePool, out: &mut Vec<Packet>, max: usize) -> Received {

@@ -1,0 +1,133 @@
+//! Uplinks whose device loses its link, changes its MTU, is removed and comes back.
+use super::log::Log;
+use super::*;
+use xsk_bridge::device::Cable;
+use xsk_bridge::link::{Link, LinkEvent};
+
+const IFF_UP: u32 = 1;
+
+/// A device called `name`, up and with a carrier.
+pub fn link(index: u32, name: &str) -> Link {
+    Link {
+        index,
+        name: name.into(),
+        flags: IFF_UP,
+        hardware: 1,
+        mtu: 1500,
+        mac: [0; 6],
+        carrier: true,
+        master: None,
+        kind: None,
+        slave_kind: None,
+        xdp: None,
+    }
+}
+
+/// Opens `eth<n>`, device number `n`, as the end of a cable; nothing else is there.
+pub fn opener() -> OpenDevice {
+    Box::new(|bridge| {
+        let ifname = bridge.uplink.clone().unwrap();
+        let number = ifname.strip_prefix("eth").and_then(|n| n.parse().ok());
+        Ok(OpenUplink {
+            link: link(
+                number.ok_or_else(|| format!("no interface {ifname}"))?,
+                &ifname,
+            ),
+            bridge: bridge.name.clone(),
+            xdp_mode: "native".into(),
+            zero_copy: false,
+            queues: vec![(Box::new(Cable::pair(64).0), None)],
+        })
+    })
+}
+
+fn wired() -> (House, Daemon) {
+    let house = House::new();
+    *house.bridges.lock().unwrap() = "[[bridge]]\nname = \"xenbr0\"\nuplink = \"eth7\"\n".into();
+    let daemon = house.daemon();
+    (house, daemon)
+}
+
+fn shown(daemon: &Daemon) -> (bool, u32) {
+    let uplink = &daemon.status().uplinks[0];
+    (uplink.link_up, uplink.mtu)
+}
+
+#[test]
+fn a_link_that_goes_down_and_comes_back_is_shown_and_logged() {
+    let log = Log::begin();
+    let (_house, mut daemon) = wired();
+    assert_eq!(shown(&daemon), (true, 1500));
+    let down = Link {
+        carrier: false,
+        ..link(7, "eth7")
+    };
+    for _ in 0..2 {
+        // Said twice, as the kernel does: it is one change.
+        daemon.link_event(&LinkEvent::Changed(down.clone()));
+        daemon.link_event(&LinkEvent::Changed(down.clone()));
+        assert_eq!(shown(&daemon), (false, 1500));
+        daemon.link_event(&LinkEvent::Changed(link(7, "eth7")));
+        assert_eq!(shown(&daemon), (true, 1500));
+    }
+    // Of another device there is nothing to say.
+    daemon.link_event(&LinkEvent::Changed(Link {
+        carrier: false,
+        ..link(8, "eth8")
+    }));
+    assert_eq!(log.count("link is down"), 2);
+    assert_eq!(log.count("link is up"), 2);
+    assert!(daemon.returned.is_none());
+    daemon.stop().unwrap();
+}
+
+#[test]
+fn a_link_that_flaps_without_end_fills_no_log() {
+    let log = Log::begin();
+    let (_house, mut daemon) = wired();
+    for round in 0..1000 {
+        let carrier = round % 2 == 1;
+        daemon.link_event(&LinkEvent::Changed(Link {
+            carrier,
+            ..link(7, "eth7")
+        }));
+    }
+    assert!((20..100).contains(&log.count("link is ")));
+    assert_eq!(shown(&daemon), (true, 1500));
+    daemon.stop().unwrap();
+}
+
+#[test]
+fn a_changed_mtu_is_shown_and_logged() {
+    let log = Log::begin();
+    let (_house, mut daemon) = wired();
+    daemon.link_event(&LinkEvent::Changed(Link {
+        mtu: 3000,
+        ..link(7, "eth7")
+    }));
+    assert_eq!(shown(&daemon), (true, 3000));
+    assert_eq!(log.count("MTU changed from 1500 to 3000"), 1);
+    daemon.stop().unwrap();
+}
+
+#[test]
+fn a_removed_device_is_down_until_another_of_its_name_is_there() {
+    let log = Log::begin();
+    let (_house, mut daemon) = wired();
+    daemon.link_event(&LinkEvent::Removed { index: 8 });
+    assert_eq!(shown(&daemon), (true, 1500));
+    daemon.link_event(&LinkEvent::Removed { index: 7 });
+    assert_eq!(shown(&daemon), (false, 1500));
+    assert_eq!(log.count("the interface was removed"), 1);
+    assert!(daemon.returned.is_none());
+    // The new one may have any index.
+    for index in [7, 9] {
+        daemon.returned = None;
+        daemon.link_event(&LinkEvent::Changed(link(index, "eth7")));
+        let returned = daemon.returned.as_ref().unwrap();
+        assert_eq!(returned.ifname, "eth7");
+        assert!(returned.settled > Instant::now());
+    }
+    assert_eq!(shown(&daemon), (false, 1500));
+    daemon.stop().unwrap();
+}
