@@ -123,7 +123,7 @@ fn describe(id: VifId, vif: &Vif) -> crate::observe::status::Vif {
         State::Connected => "served",
         State::Disabled { .. } => "disabled",
         State::Closing { .. } => "closing",
-        State::Closed | State::Gone { .. } => "closed",
+        State::Closed { .. } | State::Gone { .. } => "closed",
     };
     let queues = vif
         .service

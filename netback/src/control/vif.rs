@@ -18,6 +18,9 @@ use xsk_bridge::switch::{Bridge, PortId};
 
 /// How long InitWait is held: libxl waits to see exactly this state, and looks when its watch fires.
 const SETTLE: Duration = Duration::from_millis(500);
+/// How long a Closed node is kept: libxl reads the state after its watch has fired, and complains where the node is gone by then;
+/// it waits 10 s for that (tools/libs/light/libxl_device.c).
+pub(super) const LINGER: Duration = Duration::from_secs(3);
 /// Looks at one vif at once, and the pause between further ones: what a guest that writes all the time costs.
 const LOOKS: (u32, Duration) = (20, Duration::from_millis(100));
 /// Log lines about one vif at once, and the pause between further ones; reasons why it is not served have as many of their own.
@@ -57,6 +60,8 @@ pub struct Vif {
     pub not_before: Option<Instant>,
     /// When InitWait was held long enough.
     pub settles: Option<Instant>,
+    /// When a Closed node was kept long enough.
+    lingers: Option<Instant>,
     /// What failed and may succeed later.
     retry: Retry,
     looks: Rate,
@@ -100,6 +105,7 @@ impl Vif {
             dirty: true,
             not_before: None,
             settles: None,
+            lingers: None,
             retry: Retry::default(),
             looks: Rate::new(LOOKS.0, LOOKS.1, now),
             lines: Rate::new(LINES.0, LINES.1, now),
@@ -120,7 +126,7 @@ impl Vif {
     /// When it has to be looked at without anything new: `None` for never.
     pub fn wakes(&self, now: Instant) -> Option<Instant> {
         let dirty = self.dirty.then(|| self.not_before.unwrap_or(now));
-        [dirty, self.settles, self.retry.due()]
+        [dirty, self.settles, self.lingers, self.retry.due()]
             .into_iter()
             .flatten()
             .min()
@@ -221,6 +227,14 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
                 vif.settles = None;
                 vif.dirty = true;
                 self.observe(id, Observation::Settled)?;
+            }
+            let Some(vif) = self.vifs.get_mut(&id) else {
+                continue;
+            };
+            if vif.lingers.is_some_and(|at| at <= now) {
+                vif.lingers = None;
+                vif.dirty = true;
+                self.observe(id, Observation::Lingered)?;
             }
             let Some(vif) = self.vifs.get_mut(&id) else {
                 continue;
@@ -332,6 +346,10 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
                     self.end_service(id);
                     self.observe(id, Observation::Left)?;
                 }
+                Ok(())
+            }
+            Action::Linger => {
+                self.vif(id).lingers = Some(Instant::now() + LINGER);
                 Ok(())
             }
             Action::RemoveNode => {

@@ -220,9 +220,16 @@ pub fn write_reason(
     })
 }
 
-/// Remove our node, and the one of the domain where it was the last.
+/// Removes our node where its state is Closed (another of the same name may be there by now), and the one of the domain where
+/// it was the last.
 pub fn remove_node(store: &mut impl XenStore, paths: &Paths) -> Result<(), StoreError> {
-    store.remove(Transaction::NONE, &paths.backend)?;
+    store.transact(|store, t| {
+        let state = store.read(t, &format!("{}/state", paths.backend))?;
+        match Xenbus::parse(&state) {
+            Xenbus::Closed => store.remove(t, &paths.backend),
+            _ => Ok(()),
+        }
+    })?;
     let Some((domain, _)) = paths.backend.rsplit_once('/') else {
         return Ok(());
     };

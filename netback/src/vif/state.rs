@@ -88,8 +88,11 @@ pub enum State {
         /// Workers still have queues of it.
         leaving: bool,
     },
-    /// Ready to be connected anew, or removed.
-    Closed,
+    /// Ready to be connected anew, or removed. Not `lingered`: the toolstack may not have read the state yet, so its node stays.
+    Closed {
+        /// The toolstack had its time.
+        lingered: bool,
+    },
     /// Its node is gone, or another of the same name is in its place.
     Gone {
         /// Workers still have queues of it.
@@ -136,6 +139,8 @@ pub enum Observation {
     World(World),
     /// The time for which InitWait is held is over.
     Settled,
+    /// The time for which a Closed node is kept is over.
+    Lingered,
     /// `Connect` or `TakeOver` succeeded.
     Connected,
     /// `Connect` or `TakeOver` was not possible, while the frontend was in this state.
@@ -164,6 +169,8 @@ pub enum Action {
     TakeOver,
     /// Take its queues from the workers; say `Left`.
     Leave,
+    /// Say `Lingered` after a while.
+    Linger,
     /// Remove our node.
     RemoveNode,
     /// Drop all that is known of it, and look whether a node of its name is there anew.
@@ -199,7 +206,7 @@ pub fn begin(world: World) -> Step {
         // What a predecessor advertised stands, for the frontend may have read it.
         (Some(InitWait), _) => to(State::InitWait { settled: true }, &[]),
         (Some(Closing), _) => to(State::Closing { leaving: false }, &[]),
-        (Some(Closed), _) => to(State::Closed, &[]),
+        (Some(Closed), _) => to(State::Closed { lingered: false }, &[Action::Linger]),
         _ => to(State::Fresh, &[]),
     }
 }
@@ -210,6 +217,10 @@ pub fn step(state: State, observation: Observation) -> Step {
         Observation::World(world) => look(state, world),
         Observation::Settled => match state {
             State::InitWait { .. } => to(State::InitWait { settled: true }, &[]),
+            _ => to(state, &[]),
+        },
+        Observation::Lingered => match state {
+            State::Closed { .. } => to(State::Closed { lingered: true }, &[]),
             _ => to(state, &[]),
         },
         Observation::Connected => match state {
@@ -232,7 +243,7 @@ pub fn step(state: State, observation: Observation) -> Step {
         },
         Observation::Left => left(state),
         Observation::Disconnect => match state {
-            State::Closing { .. } | State::Closed | State::Gone { .. } => to(state, &[]),
+            State::Closing { .. } | State::Closed { .. } | State::Gone { .. } => to(state, &[]),
             _ => close(state, true),
         },
     }
@@ -261,7 +272,7 @@ fn look(state: State, world: World) -> Step {
     match state {
         State::Gone { .. } => to(state, &[]),
         State::Closing { leaving } => closing(leaving, world),
-        State::Closed => closed(asked, world),
+        State::Closed { lingered } => closed(lingered, asked, world),
         _ if asked => close(state, false),
         State::Fresh => fresh(world),
         State::InitWait { settled } => init_wait(settled, world),
@@ -339,26 +350,33 @@ fn closing(leaving: bool, world: World) -> Step {
     if leaving || waits {
         to(state, &[])
     } else {
-        to(State::Closed, &[Action::Write(Xenbus::Closed)])
+        to(State::Closed { lingered: false }, CLOSE)
     }
 }
 
-fn closed(asked: bool, world: World) -> Step {
+/// What leads to Closed.
+const CLOSE: &[Action] = &[Action::Write(Xenbus::Closed), Action::Linger];
+
+fn closed(lingered: bool, asked: bool, world: World) -> Step {
+    let state = State::Closed { lingered };
     if asked {
         // A removal asked for after we had closed waits for this very state.
-        return to(State::Closed, &[Action::Write(Xenbus::Closed)]);
+        return to(State::Closed { lingered: false }, CLOSE);
     }
     if !world.online || world.frontend == Frontend::Gone {
-        return to(
-            State::Gone { leaving: false },
-            &[Action::RemoveNode, Action::Forget],
-        );
+        return match lingered {
+            true => to(
+                State::Gone { leaving: false },
+                &[Action::RemoveNode, Action::Forget],
+            ),
+            false => to(state, &[]),
+        };
     }
     match world.frontend {
         Frontend::Is(Xenbus::Initialising) => {
             to(State::InitWait { settled: true }, &[Action::Advertise])
         }
-        _ => to(State::Closed, &[]),
+        _ => to(state, &[]),
     }
 }
 

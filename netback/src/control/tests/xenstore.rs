@@ -121,3 +121,54 @@ fn many_vifs_with_news_are_looked_at_a_few_a_turn_and_each_in_its_turn() {
     }
     daemon.stop().unwrap();
 }
+
+/// Let the toolstack detach a guest's vif until our state is Closed.
+fn detach(house: &House, daemon: &mut Daemon, guest: &Guest) {
+    house.world.set(&format!("{}/online", guest.back()), "0");
+    house.world.set(&format!("{}/state", guest.back()), "5");
+    until(daemon, "Closed for the toolstack to see", |_| {
+        house.own_state(guest).as_deref() == Some("6")
+    });
+}
+
+#[test]
+fn a_closed_node_stays_for_the_toolstack_to_see_and_is_removed_by_the_successor_too() {
+    let house = House::new();
+    let (first, second) = (Guest::new(3, 1), Guest::new(4, 1));
+    let (mut daemon, _rings) = served(&house, &[&first, &second]);
+    detach(&house, &mut daemon, &first);
+    until(&mut daemon, "the node's end", |_| {
+        house.own_state(&first).is_none()
+    });
+    detach(&house, &mut daemon, &second);
+    daemon.stop().unwrap();
+    let mut successor = house.daemon();
+    assert_eq!(house.own_state(&second).as_deref(), Some("6"));
+    until(&mut successor, "the node's end", |_| {
+        house.own_state(&second).is_none()
+    });
+    successor.stop().unwrap();
+}
+
+#[test]
+fn a_vif_made_anew_while_its_closed_node_stays_is_served_at_once() {
+    let house = House::new();
+    let guest = Guest::new(3, 1);
+    let (mut daemon, _rings) = served(&house, &[&guest]);
+    detach(&house, &mut daemon, &guest);
+    house.world.remove(&guest.back());
+    house.world.remove(&guest.front());
+    house.make(&guest);
+    until(&mut daemon, "InitWait", |_| {
+        house.own_state(&guest).as_deref() == Some("2")
+    });
+    house.connect(&guest);
+    until(&mut daemon, "service", |daemon| is_served(daemon, &guest));
+    // The time for which the old node was kept passes, and the new one is still there.
+    let later = Instant::now() + super::super::vif::LINGER;
+    until(&mut daemon, "the old node's time", |_| {
+        Instant::now() > later
+    });
+    assert_eq!(house.own_state(&guest).as_deref(), Some("4"));
+    daemon.stop().unwrap();
+}

@@ -5,12 +5,8 @@ use std::collections::HashSet;
 
 fn states() -> Vec<State> {
     let both = [false, true];
-    let mut states = vec![
-        State::Fresh,
-        State::TakingOver,
-        State::Connected,
-        State::Closed,
-    ];
+    let mut states = vec![State::Fresh, State::TakingOver, State::Connected];
+    states.extend(both.map(|lingered| State::Closed { lingered }));
     states.extend(both.map(|settled| State::InitWait { settled }));
     states.extend(Xenbus::ALL.map(State::Refused));
     states.extend(both.map(|leaving| State::Disabled { leaving }));
@@ -41,7 +37,7 @@ fn worlds() -> Vec<World> {
 
 fn observations() -> Vec<Observation> {
     use Observation::*;
-    let mut all = vec![Settled, Connected, Retry, Rogue, Left, Disconnect];
+    let mut all = vec![Settled, Lingered, Connected, Retry, Rogue, Left, Disconnect];
     all.extend(Xenbus::ALL.map(Refused));
     all.extend(worlds().into_iter().map(World));
     all
@@ -54,7 +50,7 @@ fn shown(state: State) -> Option<Xenbus> {
         State::InitWait { .. } | State::Refused(_) => Some(Xenbus::InitWait),
         State::TakingOver | State::Connected | State::Disabled { .. } => Some(Xenbus::Connected),
         State::Closing { .. } => Some(Xenbus::Closing),
-        State::Closed => Some(Xenbus::Closed),
+        State::Closed { .. } => Some(Xenbus::Closed),
         State::Gone { .. } => None,
     }
 }
@@ -128,7 +124,7 @@ fn every_pair_writes_a_legal_sequence_and_shows_what_its_state_says() {
             }
         }
     }
-    assert_eq!(pairs, states().len() * (200 + 9 + 6));
+    assert_eq!(pairs, states().len() * (200 + 9 + 7));
     // Whatever is not a beginning is reached from somewhere; Refused is by what the frontend was then.
     for state in states() {
         assert!(reached.contains(&state), "{state:?} is never reached");
@@ -175,7 +171,7 @@ fn every_pair_keeps_queues_and_actions_in_step() {
                 assert_eq!(actions.last(), Some(&Action::Forget), "{what}");
             }
             if does(Action::RemoveNode) {
-                assert_eq!(state, State::Closed, "{what}");
+                assert_eq!(state, State::Closed { lingered: true }, "{what}");
             }
             let again = state == State::TakingOver && observation == Observation::Retry;
             assert_eq!(does(Action::TakeOver), again, "{what}");
@@ -207,6 +203,7 @@ fn every_beginning_comes_to_rest() {
                     Frontend::Gone => Xenbus::Unknown,
                 }),
                 None if actions.contains(&Action::Leave) => Observation::Left,
+                None if actions.contains(&Action::Linger) => Observation::Lingered,
                 None => Observation::World(world),
             };
             let next = step(state, observation);
@@ -235,6 +232,17 @@ fn converse(mut state: State, online: bool, script: &[(Xenbus, Xenbus, &[Action]
         state = next.state;
         if expected.contains(&Action::Leave) {
             state = step(state, Observation::Left).state;
+        }
+        if expected.contains(&Action::Linger) {
+            // A look before the time is over changes nothing.
+            let closed = World {
+                own: Some(Xenbus::Closed),
+                ..world
+            };
+            if *frontend != Xenbus::Initialising {
+                assert_eq!(step(state, Observation::World(closed)), to(state, &[]));
+            }
+            state = step(state, Observation::Lingered).state;
         }
         if expected.contains(&Action::Connect) {
             state = step(state, Observation::Connected).state;
@@ -271,14 +279,14 @@ fn linux_netfront_connects_reloads_and_connects_again() {
             (Connected, Connected, &[]),
             (Closing, Connected, &[Write(Closing), Leave]),
             (Closing, Closing, &[]),
-            (Closed, Closing, &[Write(Closed)]),
+            (Closed, Closing, &[Write(Closed), Linger]),
             (Closed, Closed, &[]),
             (Initialising, Closed, &[Advertise]),
             (Initialising, InitWait, &[]),
             (Connected, InitWait, &[Connect]),
             // A kexec: no goodbye.
             (Initialising, Connected, &[Write(Closing), Leave]),
-            (Initialising, Closing, &[Write(Closed)]),
+            (Initialising, Closing, &[Write(Closed), Linger]),
             (Initialising, Closed, &[Advertise]),
             (Connected, InitWait, &[Connect]),
         ],
@@ -303,7 +311,7 @@ fn a_detach_does_not_wait_for_the_guest() {
             false,
             &[
                 (frontend, Closing, first),
-                (frontend, Closing, &[Write(Closed)]),
+                (frontend, Closing, &[Write(Closed), Linger]),
                 (frontend, Closed, &[RemoveNode, Forget]),
             ],
         );
@@ -311,10 +319,10 @@ fn a_detach_does_not_wait_for_the_guest() {
     }
     // After we had closed: libxl waits for 6 all the same.
     converse(
-        State::Closed,
+        State::Closed { lingered: true },
         false,
         &[
-            (Connected, Closing, &[Write(Closed)]),
+            (Connected, Closing, &[Write(Closed), Linger]),
             (Connected, Closed, &[RemoveNode, Forget]),
         ],
     );
@@ -334,7 +342,7 @@ fn a_rogue_stays_connected_in_xenstore_and_revives() {
         &[
             (Connected, Connected, &[]),
             (Closing, Connected, &[Write(Closing)]),
-            (Closed, Closing, &[Write(Closed)]),
+            (Closed, Closing, &[Write(Closed), Linger]),
             (Initialising, Closed, &[Advertise]),
             (Connected, Xenbus::InitWait, &[Connect]),
         ],
@@ -462,6 +470,7 @@ impl Model {
                 );
                 self.asked_back = true;
             }
+            Action::Linger => {}
             Action::RemoveNode => self.world.own = None,
             Action::Forget => {
                 assert!(!self.served, "forgot queues that workers hold");
@@ -559,6 +568,9 @@ proptest! {
         model.world.own = Some(Xenbus::Closing);
         model.look(true);
         model.workers_answer();
+        model.look(true);
+        prop_assert!(!model.forgotten);
+        model.observe(Observation::Lingered, true);
         model.look(true);
         prop_assert!(model.forgotten && model.world.own.is_none() && !model.served);
     }
