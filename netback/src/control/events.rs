@@ -1,32 +1,43 @@
 //! What xenstore and the workers say, and what follows for vifs.
-use super::{BACKEND, Control, Error};
+use super::{Control, DOMAINS, Error};
 use crate::hypervisor::Hypervisor;
 use crate::vif::handshake;
+use crate::vif::id::VifId;
 use crate::vif::state::Observation;
 use crate::worker::messages::FromWorker;
+use xen::grant::DomId;
 use xen::store::{WatchEvent, XenStore};
 
 impl<H: Hypervisor, S: XenStore> Control<H, S> {
-    /// A watch of ours has fired.
+    /// Our watch has fired: for a node in our backend directory, for one of a frontend's, or for all that there is.
     pub(super) fn fired(&mut self, event: &WatchEvent) -> Result<(), Error> {
-        if event.token != BACKEND {
-            // A frontend's directory: its token names the vif.
-            if let Some(id) = event.token.strip_prefix('f').and_then(|id| id.parse().ok())
-                && let Some(vif) = self.vifs.get_mut(&id)
-            {
-                vif.dirty = true;
-            }
+        let path = &*event.path;
+        if let Some(below) = below(path, &self.root) {
+            let mut parts = below.split('/').skip(1);
+            return match (parts.next(), parts.next()) {
+                (Some(domid), Some(devid)) => match handshake::parse_id(domid, devid) {
+                    Some(id) => self.found(id),
+                    None => Ok(()),
+                },
+                _ => self.scan(),
+            };
+        }
+        if below(&self.root, path).is_some() {
+            return self.scan();
+        }
+        let domid = below(path, DOMAINS)
+            .and_then(|below| below.split('/').nth(1))
+            .and_then(|domid| domid.parse().ok());
+        let Some(domid) = domid.map(DomId) else {
             return Ok(());
+        };
+        let id = |devid| VifId { domid, devid };
+        for vif in self.vifs.range_mut(id(0)..=id(u32::MAX)) {
+            let (_, vif) = vif;
+            let frontend = &vif.paths.frontend;
+            vif.dirty |= below(path, frontend).or(below(frontend, path)).is_some();
         }
-        let below = event.path.strip_prefix(&*self.root).unwrap_or("");
-        let mut parts = below.split('/').skip(1);
-        match (parts.next(), parts.next()) {
-            (Some(domid), Some(devid)) => match handshake::parse_id(domid, devid) {
-                Some(id) => self.found(id),
-                None => Ok(()),
-            },
-            _ => self.scan(),
-        }
+        Ok(())
     }
 
     /// A worker has answered, or found a rogue guest.
@@ -70,4 +81,10 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         }
         Ok(())
     }
+}
+
+/// What follows in `path` after the path of a node above it; empty for that node itself.
+fn below<'a>(path: &'a str, node: &str) -> Option<&'a str> {
+    path.strip_prefix(node)
+        .filter(|rest| rest.is_empty() || rest.starts_with('/'))
 }

@@ -40,8 +40,9 @@ use xsk_bridge::frame::{Frame, Umem};
 use xsk_bridge::link::LinkWatcher;
 use xsk_bridge::switch::Bridge;
 
-/// Token of the watch on our backend directory.
-const BACKEND: &str = "backend";
+/// What is watched: every domain's home, our own with the backend directory and those of the frontends. We hear of the nodes that
+/// we may read, and one watch does for any number of vifs, where xenstore allows a domain about a hundred.
+const DOMAINS: &str = "/local/domain";
 /// How often bridges forget what is too old.
 const SWEEP: Duration = Duration::from_secs(10);
 /// Rounds of listening before vifs are looked at all the same, and the control socket served.
@@ -138,7 +139,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         let max_queues = setup.config.max_queues();
         let pool = Pool::start(&setup.config, setup.doors, &setup.umem, setup.frames, &bell)?;
         let mut control = Self {
-            root: format!("/local/domain/{}/backend/vif", setup.domid.0),
+            root: format!("{DOMAINS}/{}/backend/vif", setup.domid.0),
             reload: setup.reload,
             store: setup.store,
             domid: setup.domid,
@@ -165,8 +166,8 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         for bridge in control.config.bridges.clone() {
             control.add_bridge(&bridge).map_err(Failed::Uplink)?;
         }
-        let root = control.root.clone();
-        control.store.watch(&root, BACKEND).map_err(Error::from)?;
+        let watched = control.store.watch(DOMAINS, "domains");
+        watched.map_err(Error::from)?;
         control.scan()?;
         control.look_at_news()?;
         info!(

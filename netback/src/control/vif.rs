@@ -178,10 +178,6 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
                 return Ok(());
             }
         };
-        let token = format!("f{id}");
-        if let Some(error) = broken(self.store.watch(&paths.frontend, &token))? {
-            warn!(vif = %id, "its frontend cannot be watched: {error}");
-        }
         let Some(world) = self.world(id, &paths)? else {
             return Ok(());
         };
@@ -190,7 +186,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         vif.state = first.state;
         self.vifs.insert(id, vif);
         info!(vif = %id, frontend = %name(world.frontend), "found");
-        self.act_all(id, first.actions)
+        self.act_all(id, first.actions).map(drop)
     }
 
     /// What xenstore says of a vif; `None` where our own keys cannot be read, which the toolstack alone can bring about.
@@ -316,25 +312,52 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             }
             vif.state = step.state;
         }
-        let acts = !step.actions.is_empty();
-        self.act_all(id, step.actions)?;
-        Ok(acts)
+        self.act_all(id, step.actions)
     }
 
-    fn act_all(&mut self, id: VifId, actions: Vec<Action>) -> Result<(), Error> {
-        actions
-            .into_iter()
-            .try_for_each(|action| self.act(id, action))
+    /// Carries actions out in order; true where one of them may have changed what xenstore says.
+    fn act_all(&mut self, id: VifId, actions: Vec<Action>) -> Result<bool, Error> {
+        let mut acted = false;
+        for action in actions {
+            acted |= match action {
+                Action::Advertise => self.advertise(id)?,
+                action => self.act(id, action).map(|()| true)?,
+            };
+        }
+        Ok(acted)
+    }
+
+    /// Advertises what we offer; false where xenstore refuses that, until its turn comes again.
+    fn advertise(&mut self, id: VifId) -> Result<bool, Error> {
+        let (now, vif) = (Instant::now(), self.vif(id));
+        if vif.retry.due().is_some() {
+            return Ok(false);
+        }
+        let paths = vif.paths.clone();
+        let advertised = handshake::advertise(&mut self.store, &paths, self.max_queues);
+        match broken(advertised)? {
+            None => {
+                let vif = self.vif(id);
+                vif.settles = Some(now + SETTLE);
+                (vif.retry, vif.reason) = (Retry::default(), None);
+                self.observe(id, Observation::Advertised)?;
+                Ok(true)
+            }
+            // The next look shows that the node is gone.
+            Some(StoreError::Missing(_)) => Ok(true),
+            Some(error) => {
+                let reason = format!("cannot advertise: {error}{}", handshake::cure(&error));
+                self.refuse(id, reason, false)?;
+                self.vif(id).retry.failed(STORE, now);
+                Ok(false)
+            }
+        }
     }
 
     fn act(&mut self, id: VifId, action: Action) -> Result<(), Error> {
         let paths = self.vif(id).paths.clone();
         match action {
-            Action::Advertise => {
-                self.vif(id).settles = Some(Instant::now() + SETTLE);
-                let advertised = handshake::advertise(&mut self.store, &paths, self.max_queues);
-                self.written(id, "advertise", advertised)
-            }
+            Action::Advertise => self.advertise(id).map(drop),
             Action::Write(state) => {
                 let written = handshake::write_state(&mut self.store, &paths, state);
                 self.written(id, "write its state", written)
@@ -427,13 +450,12 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
     }
 
     fn forget(&mut self, id: VifId) -> Result<(), Error> {
-        let Some(vif) = self.vifs.remove(&id) else {
+        if self.vifs.remove(&id).is_none() {
             return Ok(());
-        };
+        }
         info!(vif = %id, "gone");
         // There is one where a predecessor served it and it went while nobody did.
         self.remove_file(id);
-        broken(self.store.unwatch(&vif.paths.frontend, &format!("f{id}")))?;
         // Another of the same name may be there already.
         self.news.insert(id);
         Ok(())

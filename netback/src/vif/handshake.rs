@@ -158,34 +158,61 @@ fn look_at_frontend(store: &mut impl XenStore, directory: &str) -> Result<Fronte
     })
 }
 
-/// Write what we offer, and that the vif may be connected, in one transaction.
+/// Writes what we offer, and that the vif may be connected, in one transaction. What netif.h says of an absent key is not written:
+/// a domain may have 1000 nodes, and each vif takes about twenty.
 pub fn advertise(
     store: &mut impl XenStore,
     paths: &Paths,
     max_queues: u16,
 ) -> Result<(), StoreError> {
     let max_queues = max_queues.to_string();
-    let keys = [
+    let mut keys = vec![
         ("feature-sg", "1"),
-        ("feature-gso-tcpv4", "0"),
-        ("feature-gso-tcpv6", "0"),
         ("feature-ipv6-csum-offload", "1"),
         ("feature-rx-copy", "1"),
-        ("feature-rx-flip", "0"),
         ("feature-multicast-control", "1"),
         // Exactly `1`: Windows reads it in base 2.
         ("feature-dynamic-multicast-control", "1"),
         ("feature-split-event-channels", "1"),
-        ("multi-queue-max-queues", &max_queues),
-        ("hotplug-status", "connected"),
-        ("state", "2"),
     ];
+    if max_queues != "1" {
+        keys.push(("multi-queue-max-queues", &max_queues));
+    }
+    keys.extend([("hotplug-status", "connected"), ("state", "2")]);
     store.transact(|store, t| {
-        for (key, value) in keys {
+        for &(key, value) in &keys {
             store.write(t, &format!("{}/{key}", paths.backend), value)?;
+        }
+        // A predecessor with more queues may have left it.
+        if max_queues == "1" {
+            return remove_key(
+                store,
+                t,
+                &format!("{}/multi-queue-max-queues", paths.backend),
+            );
         }
         Ok(())
     })
+}
+
+/// Removes a key; one that is not there is fine.
+fn remove_key(store: &mut impl XenStore, t: Transaction, path: &str) -> Result<(), StoreError> {
+    match store.remove(t, path) {
+        Err(StoreError::Missing(_)) => Ok(()),
+        result => result,
+    }
+}
+
+/// What to do where xenstore refuses a node, as the end of a line.
+pub fn cure(error: &StoreError) -> &'static str {
+    match error {
+        // oxenstored's name for it, and the C xenstored's.
+        StoreError::Refused { errno, .. } if errno == "EQUOTA" || errno == "ENOSPC" => {
+            ": this domain has as many nodes as xenstore's quota allows; raise it in dom0 (quota-maxentity in oxenstored.conf, \
+             --entry-nb of xenstored), it is tried again by itself"
+        }
+        _ => "; it is tried again by itself",
+    }
 }
 
 /// Write our state, unless the node is gone: writing would make it anew.

@@ -137,6 +137,8 @@ pub struct World {
 pub enum Observation {
     /// xenstore, looked at anew.
     World(World),
+    /// `Advertise` succeeded.
+    Advertised,
     /// The time for which InitWait is held is over.
     Settled,
     /// The time for which a Closed node is kept is over.
@@ -158,7 +160,7 @@ pub enum Observation {
 /// What is to be done, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Action {
-    /// One transaction: features, `hotplug-status`, state InitWait. Then say `Settled` after a while.
+    /// One transaction: features, `hotplug-status`, state InitWait. Say `Advertised`, and `Settled` after a while.
     Advertise,
     /// Write our state.
     Write(Xenbus),
@@ -215,6 +217,11 @@ pub fn begin(world: World) -> Step {
 pub fn step(state: State, observation: Observation) -> Step {
     match observation {
         Observation::World(world) => look(state, world),
+        Observation::Advertised => match state {
+            State::Fresh => to(State::InitWait { settled: false }, &[]),
+            State::Closed { .. } => to(State::InitWait { settled: true }, &[]),
+            _ => to(state, &[]),
+        },
         Observation::Settled => match state {
             State::InitWait { .. } => to(State::InitWait { settled: true }, &[]),
             _ => to(state, &[]),
@@ -316,7 +323,7 @@ fn gone(state: State) -> Step {
 
 fn fresh(world: World) -> Step {
     if world.online && world.frontend != Frontend::Gone {
-        return to(State::InitWait { settled: false }, &[Action::Advertise]);
+        return to(State::Fresh, &[Action::Advertise]);
     }
     close(State::Fresh, true)
 }
@@ -373,9 +380,7 @@ fn closed(lingered: bool, asked: bool, world: World) -> Step {
         };
     }
     match world.frontend {
-        Frontend::Is(Xenbus::Initialising) => {
-            to(State::InitWait { settled: true }, &[Action::Advertise])
-        }
+        Frontend::Is(Xenbus::Initialising) => to(state, &[Action::Advertise]),
         _ => to(state, &[]),
     }
 }

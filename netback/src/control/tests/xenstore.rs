@@ -172,3 +172,96 @@ fn a_vif_made_anew_while_its_closed_node_stays_is_served_at_once() {
     assert_eq!(house.own_state(&guest).as_deref(), Some("4"));
     daemon.stop().unwrap();
 }
+
+/// Names of the keys below a vif's backend directory that the daemon wrote.
+fn written(house: &House, guest: &Guest) -> Vec<String> {
+    let back = guest.back() + "/";
+    let mut names: Vec<String> = house
+        .world
+        .take_changes()
+        .iter()
+        .filter_map(|change| Some(change.strip_prefix(&back)?.split('=').next()?.to_owned()))
+        .collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+#[test]
+fn only_what_differs_from_the_protocol_s_defaults_is_written() {
+    let house = House::new();
+    let guest = Guest::new(3, 1);
+    let (daemon, _rings) = served(&house, &[&guest]);
+    assert_eq!(
+        written(&house, &guest),
+        [
+            "feature-dynamic-multicast-control",
+            "feature-ipv6-csum-offload",
+            "feature-multicast-control",
+            "feature-rx-copy",
+            "feature-sg",
+            "feature-split-event-channels",
+            "hotplug-status",
+            "multi-queue-max-queues",
+            "state",
+        ]
+    );
+    daemon.stop().unwrap();
+}
+
+#[test]
+fn any_number_of_vifs_takes_one_watch() {
+    let house = House::new();
+    let guests: Vec<Guest> = (3..23).map(|domid| Guest::new(domid, 1)).collect();
+    let (daemon, _rings) = served(&house, &guests.iter().collect::<Vec<_>>());
+    assert_eq!(house.world.watches(), 1);
+    daemon.stop().unwrap();
+}
+
+#[test]
+fn a_vif_beyond_the_quota_of_nodes_says_so_and_is_served_once_there_is_room() {
+    let house = House::new();
+    let guests = [Guest::new(3, 1), Guest::new(4, 1)];
+    guests.iter().for_each(|guest| house.make(guest));
+    // Room for one vif's keys of ours.
+    house.world.set_quota(xen::fake::Quota {
+        nodes: 10,
+        watches: 1,
+    });
+    let mut daemon = house.daemon();
+    until(&mut daemon, "a refusal", |daemon| {
+        service(daemon, &guests[1]).is_some_and(|(_, reason)| reason.is_some())
+    });
+    let (now, reason) = service(&daemon, &guests[1]).unwrap();
+    let reason = reason.unwrap();
+    assert_eq!(now, "waiting");
+    assert!(
+        reason.contains("EQUOTA") && reason.contains("quota-maxentity"),
+        "{reason}"
+    );
+    assert_eq!(house.own_state(&guests[0]).as_deref(), Some("2"));
+    assert_eq!(house.own_state(&guests[1]).as_deref(), Some("1"));
+    // What its guest writes meanwhile does not have it tried more often.
+    let _ = house.world.take_requests();
+    for round in 0..10 {
+        let key = format!("{}/x", guests[1].front());
+        house.world.set(&key, &round.to_string());
+        daemon.turn().unwrap();
+    }
+    let writes = house.world.take_requests();
+    let writes = writes
+        .iter()
+        .filter(|request| **request == xen::fake::Request::Write);
+    assert!(writes.count() <= 20, "tried at every look");
+
+    house.world.set_quota(xen::fake::Quota::default());
+    for guest in &guests {
+        until(&mut daemon, "InitWait", |_| {
+            house.own_state(guest).as_deref() == Some("2")
+        });
+        house.connect(guest);
+        until(&mut daemon, "service", |daemon| is_served(daemon, guest));
+        assert_eq!(service(&daemon, guest).unwrap().1, None);
+    }
+    daemon.stop().unwrap();
+}

@@ -37,7 +37,9 @@ fn worlds() -> Vec<World> {
 
 fn observations() -> Vec<Observation> {
     use Observation::*;
-    let mut all = vec![Settled, Lingered, Connected, Retry, Rogue, Left, Disconnect];
+    let mut all = vec![
+        Advertised, Settled, Lingered, Connected, Retry, Rogue, Left, Disconnect,
+    ];
     all.extend(Xenbus::ALL.map(Refused));
     all.extend(worlds().into_iter().map(World));
     all
@@ -107,10 +109,15 @@ fn every_pair_writes_a_legal_sequence_and_shows_what_its_state_says() {
             if connects && observation == Observation::Connected {
                 now = Xenbus::Connected;
             }
+            // So does `Advertise` with InitWait.
+            let advertises = matches!(state, State::Fresh | State::Closed { .. });
+            if advertises && observation == Observation::Advertised {
+                assert!(is_legal(now, Xenbus::InitWait));
+                now = Xenbus::InitWait;
+            }
             for action in &next.actions {
                 let written = match action {
                     Action::Write(written) => *written,
-                    Action::Advertise => Xenbus::InitWait,
                     _ => continue,
                 };
                 assert!(
@@ -124,7 +131,7 @@ fn every_pair_writes_a_legal_sequence_and_shows_what_its_state_says() {
             }
         }
     }
-    assert_eq!(pairs, states().len() * (200 + 9 + 7));
+    assert_eq!(pairs, states().len() * (200 + 9 + 8));
     // Whatever is not a beginning is reached from somewhere; Refused is by what the frontend was then.
     for state in states() {
         assert!(reached.contains(&state), "{state:?} is never reached");
@@ -203,6 +210,7 @@ fn every_beginning_comes_to_rest() {
                     Frontend::Gone => Xenbus::Unknown,
                 }),
                 None if actions.contains(&Action::Leave) => Observation::Left,
+                None if actions.contains(&Action::Advertise) => Observation::Advertised,
                 None if actions.contains(&Action::Linger) => Observation::Lingered,
                 None => Observation::World(world),
             };
@@ -232,6 +240,10 @@ fn converse(mut state: State, online: bool, script: &[(Xenbus, Xenbus, &[Action]
         state = next.state;
         if expected.contains(&Action::Leave) {
             state = step(state, Observation::Left).state;
+        }
+        if expected.contains(&Action::Advertise) {
+            state = step(state, Observation::Advertised).state;
+            assert!(matches!(state, State::InitWait { .. }));
         }
         if expected.contains(&Action::Linger) {
             // A look before the time is over changes nothing.
@@ -443,7 +455,12 @@ impl Model {
     }
     fn act(&mut self, action: Action, accepted: bool) {
         match action {
-            Action::Advertise => self.world.own = Some(Xenbus::InitWait),
+            Action::Advertise => {
+                if accepted {
+                    self.world.own = Some(Xenbus::InitWait);
+                    self.observe(Observation::Advertised, accepted);
+                }
+            }
             Action::Write(own) => self.world.own = Some(own),
             Action::Connect | Action::TakeOver => {
                 assert!(!self.served, "queues handed out twice");
