@@ -64,7 +64,7 @@ impl OurSender {
             umem.data_mut(token)[..DATA_CAPACITY].fill(0);
             umem.data_mut(token)[..FRAME.len()].copy_from_slice(&FRAME);
         }
-        let mut pool = FramePool::with_capacity(frames.len());
+        let mut pool = FramePool::new(&umem);
         pool.extend(frames);
         let device = XskDevice::open(&umem, &attachment, 0, Options::default())?;
         Ok(Self {
@@ -79,11 +79,8 @@ impl OurSender {
         while sent < packets {
             for _ in 0..self.device.room(&mut self.pool).min(BATCH) {
                 let Some(token) = self.pool.take() else { break };
-                self.queue.push_back(Packet {
-                    frames: [token].into_iter().collect(),
-                    len: len as u32,
-                    offload: Offload::default(),
-                });
+                self.queue
+                    .push_back(Packet::new(token, len as u32, Offload::default()));
                 sent += 1;
             }
             while self.device.send(&mut self.queue, &mut self.pool).rest == Rest::InRing {}

@@ -4,6 +4,7 @@
 //! ([`Umem::new`]): everything but a socket takes either.
 // Raw memory shared with the kernel and the hypervisor is turned into slices here, by the right of a token, and nowhere else.
 #![allow(unsafe_code)]
+use crate::packet::Packet;
 use std::io;
 use std::ptr::NonNull;
 use std::slice;
@@ -70,6 +71,9 @@ struct Region {
     len: usize,
     /// Frames that were with the kernel when their socket went away, not to be used again.
     quarantined: AtomicU32,
+    /// By frame: the frame behind it in its packet. Written and read by whoever holds the packet; between threads a packet goes through
+    /// a queue, which orders the accesses.
+    links: Box<[AtomicU32]>,
     backing: Backing,
 }
 
@@ -154,6 +158,7 @@ impl Umem {
             base,
             len: frames as usize * FRAME_SIZE,
             quarantined: AtomicU32::new(0),
+            links: (0..frames).map(|_| AtomicU32::new(0)).collect(),
             backing,
         };
         (Umem(Arc::new(region)), (0..frames).map(Frame).collect())
@@ -195,9 +200,62 @@ impl Umem {
         unsafe { slice::from_raw_parts_mut(self.start(frame).as_ptr(), DATA_CAPACITY) }
     }
 
+    /// All FRAME_SIZE bytes of the frame, headroom included: for memory that no packet device sees.
+    #[inline]
+    pub fn page<'a>(&'a self, frame: &'a Frame) -> &'a [u8] {
+        // SAFETY: as in `data`; a frame is a whole page of the mapping.
+        unsafe { slice::from_raw_parts(self.start(frame).as_ptr().sub(DATA_OFFSET), FRAME_SIZE) }
+    }
+
+    /// All FRAME_SIZE bytes of the frame, writable.
+    #[inline]
+    pub fn page_mut<'a>(&'a self, frame: &'a mut Frame) -> &'a mut [u8] {
+        // SAFETY: as in `data_mut`; a frame is a whole page of the mapping.
+        unsafe {
+            slice::from_raw_parts_mut(self.start(frame).as_ptr().sub(DATA_OFFSET), FRAME_SIZE)
+        }
+    }
+
+    /// Notes that `next` follows the frame with the number `previous` in a packet, whose chain owns it from here on.
+    #[inline]
+    pub(crate) fn link(&self, previous: u32, next: Frame) {
+        self.0.links[previous as usize].store(next.0, Relaxed);
+    }
+
+    /// The data areas of `count` frames chained from the frame with the number `first`. The packet that owns the chain is borrowed by the
+    /// caller for as long as the slices are.
+    pub(crate) fn chain(&self, first: u32, count: u16) -> impl Iterator<Item = &[u8]> + Clone {
+        let mut index = first;
+        (0..count).map(move |n| {
+            if n > 0 {
+                index = self.0.links[index as usize].load(Relaxed);
+            }
+            // SAFETY: the caller's packet owns the frame and is borrowed, so nobody else writes to it; `at` checks the bounds.
+            unsafe { slice::from_raw_parts(self.at(index).as_ptr(), DATA_CAPACITY) }
+        })
+    }
+
+    /// The tokens of `count` frames chained from `first`.
+    #[inline]
+    pub(crate) fn unchain(&self, first: Frame, count: u16) -> impl Iterator<Item = Frame> + '_ {
+        let mut index = first.0;
+        (0..count).map(move |n| {
+            if n > 0 {
+                index = self.0.links[index as usize].load(Relaxed);
+            }
+            Frame(index)
+        })
+    }
+
     #[inline]
     fn start(&self, frame: &Frame) -> NonNull<u8> {
-        let offset = frame.data_offset() as usize;
+        self.at(frame.0)
+    }
+
+    /// First byte of the data of the frame with this number.
+    #[inline]
+    fn at(&self, index: u32) -> NonNull<u8> {
+        let offset = Frame(index).data_offset() as usize;
         assert!(offset < self.0.len, "a frame of another UMEM");
         // SAFETY: within the mapping, by the line above.
         unsafe { self.0.base.add(offset) }
@@ -319,17 +377,19 @@ pub(crate) fn os_error(error: &dyn std::error::Error) -> Option<i32> {
     error.source()?.downcast_ref::<io::Error>()?.raw_os_error()
 }
 
-/// A worker's free list.
-#[derive(Debug, Default)]
+/// A worker's free frames.
+#[derive(Debug)]
 pub struct FramePool {
     free: Vec<Frame>,
+    umem: Umem,
 }
 
 impl FramePool {
-    /// An empty list that takes `frames` tokens without growing.
-    pub fn with_capacity(frames: usize) -> Self {
+    /// An empty pool of frames of `umem`. Frames wander between workers, so it takes all of them without growing.
+    pub fn new(umem: &Umem) -> Self {
         Self {
-            free: Vec::with_capacity(frames),
+            free: Vec::with_capacity(umem.frames() as usize),
+            umem: umem.clone(),
         }
     }
 
@@ -339,19 +399,34 @@ impl FramePool {
         self.free.pop()
     }
 
-    /// Give a frame back.
+    /// Gives a frame back.
     #[inline]
     pub fn give(&mut self, frame: Frame) {
         self.free.push(frame)
     }
 
-    /// Free frames.
+    /// Gives all frames of a packet back.
+    #[inline]
+    pub fn recycle(&mut self, packet: Packet) {
+        match packet.into_linear() {
+            Ok(frame) => self.free.push(frame),
+            Err(packet) => self.free.extend(packet.into_frames(&self.umem)),
+        }
+    }
+
+    /// The UMEM whose frames these are.
+    #[inline]
+    pub fn umem(&self) -> &Umem {
+        &self.umem
+    }
+
+    /// Number of free frames.
     #[inline]
     pub fn len(&self) -> usize {
         self.free.len()
     }
 
-    /// True when there is none.
+    /// True when there is no free frame.
     pub fn is_empty(&self) -> bool {
         self.free.is_empty()
     }
@@ -393,8 +468,8 @@ mod tests {
 
     #[test]
     fn the_pool_gives_back_what_was_given_last() {
-        let (_umem, frames) = Umem::new(3).unwrap();
-        let mut pool = FramePool::with_capacity(3);
+        let (umem, frames) = Umem::new(3).unwrap();
+        let mut pool = FramePool::new(&umem);
         pool.extend(frames);
         assert_eq!(pool.len(), 3);
         let last = pool.take().unwrap();

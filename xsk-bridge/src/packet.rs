@@ -1,6 +1,5 @@
 //! A packet: a chain of frames, its length, and what its sender left undone.
-use crate::frame::{DATA_CAPACITY, Frame};
-use arrayvec::ArrayVec;
+use crate::frame::{DATA_CAPACITY, Frame, Umem};
 
 /// Most frames of a packet: 65 535 bytes by DATA_CAPACITY each.
 pub const MAX_FRAMES: usize = 65535usize.div_ceil(DATA_CAPACITY);
@@ -11,9 +10,9 @@ pub enum Checksum {
     /// Complete as far as anybody knows; nobody vouches for it.
     #[default]
     Unverified,
-    /// Pseudo-header sum only; to be completed before the wire.
+    /// The field holds the sum of the pseudo-header only; to be completed before the wire.
     Blank,
-    /// Somebody who could know says it is right.
+    /// Verified, or vouched for by the guest that computed it.
     Valid,
 }
 
@@ -33,17 +32,140 @@ pub struct Offload {
     pub checksum: Checksum,
     /// Segmentation to be done.
     pub gso: Option<Gso>,
-    /// Toeplitz hash of the flow, where the sender computed one.
-    pub hash: Option<u32>,
 }
 
-/// A packet in frames of the UMEM: full (DATA_CAPACITY) but for the last.
+/// A packet in frames of the UMEM, at least one, each full ([`DATA_CAPACITY`]) but for the last. 20 bytes, so that it is cheap to move:
+/// the frames behind the first are a chain through the UMEM's table of links.
 #[derive(Debug)]
 pub struct Packet {
-    /// The chain.
-    pub frames: ArrayVec<Frame, MAX_FRAMES>,
-    /// Bytes in all, Ethernet header included.
-    pub len: u32,
+    first: Frame,
+    last: u32,
+    frames: u16,
     /// What is left to do.
     pub offload: Offload,
+    /// Bytes in all, Ethernet header included.
+    pub len: u32,
+}
+
+impl Packet {
+    /// A packet whose first `len` bytes (at most [`DATA_CAPACITY`] until more frames are appended) are in `frame`.
+    #[inline]
+    pub fn new(frame: Frame, len: u32, offload: Offload) -> Self {
+        Self {
+            last: frame.index(),
+            first: frame,
+            frames: 1,
+            offload,
+            len,
+        }
+    }
+
+    /// Appends a frame, which holds the bytes behind those of the frames before it.
+    #[inline]
+    pub fn append(&mut self, frame: Frame, umem: &Umem) {
+        let index = frame.index();
+        umem.link(self.last, frame);
+        self.last = index;
+        self.frames += 1;
+    }
+
+    /// Number of frames.
+    #[inline]
+    pub fn frame_count(&self) -> usize {
+        self.frames.into()
+    }
+
+    /// The first frame.
+    #[inline]
+    pub fn first(&self) -> &Frame {
+        &self.first
+    }
+
+    /// The bytes in the first frame: all headers are there.
+    #[inline]
+    pub fn head<'a>(&'a self, umem: &'a Umem) -> &'a [u8] {
+        &umem.data(&self.first)[..DATA_CAPACITY.min(self.len as usize)]
+    }
+
+    /// The bytes in the first frame, writable.
+    #[inline]
+    pub fn head_mut<'a>(&'a mut self, umem: &'a Umem) -> &'a mut [u8] {
+        &mut umem.data_mut(&mut self.first)[..DATA_CAPACITY.min(self.len as usize)]
+    }
+
+    /// The bytes in the first frame, writable, and those in the frames behind it.
+    pub fn head_and_rest<'a>(
+        &'a mut self,
+        umem: &'a Umem,
+    ) -> (&'a mut [u8], impl Iterator<Item = &'a [u8]> + Clone) {
+        let behind = umem.chain(self.first.index(), self.frames).skip(1);
+        let left = (self.len as usize).saturating_sub(DATA_CAPACITY);
+        (self.head_mut(umem), cut(behind, left))
+    }
+
+    /// The packet's bytes in order, a slice for each frame.
+    pub fn slices<'a>(&'a self, umem: &'a Umem) -> impl Iterator<Item = &'a [u8]> + Clone {
+        cut(
+            umem.chain(self.first.index(), self.frames),
+            self.len as usize,
+        )
+    }
+
+    /// Takes the packet apart into its frames, in order.
+    #[inline]
+    pub fn into_frames(self, umem: &Umem) -> impl Iterator<Item = Frame> + '_ {
+        umem.unchain(self.first, self.frames)
+    }
+
+    /// The frame of a packet that has one only; the packet itself where it has more.
+    #[inline]
+    pub fn into_linear(self) -> Result<Frame, Self> {
+        match self.frames {
+            1 => Ok(self.first),
+            _ => Err(self),
+        }
+    }
+}
+
+/// The first `len` bytes of the data areas of consecutive frames.
+fn cut<'a>(
+    frames: impl Iterator<Item = &'a [u8]> + Clone,
+    len: usize,
+) -> impl Iterator<Item = &'a [u8]> + Clone {
+    frames.scan(len, |left, data| {
+        let len = data.len().min(*left);
+        *left -= len;
+        Some(&data[..len])
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_keeps_the_order_of_its_frames_and_gives_them_all_back() {
+        let (umem, frames) = Umem::new(20).unwrap();
+        let mut frames = frames.into_iter().rev();
+        let len = 3 * DATA_CAPACITY + 5;
+        let mut packet = Packet::new(frames.next().unwrap(), len as u32, Offload::default());
+        for frame in frames.by_ref().take(3) {
+            packet.append(frame, &umem);
+        }
+        packet.head_mut(&umem)[0] = 7;
+        assert_eq!(packet.head(&umem).len(), DATA_CAPACITY);
+        let lens: Vec<_> = packet.slices(&umem).map(<[u8]>::len).collect();
+        assert_eq!(lens, [DATA_CAPACITY, DATA_CAPACITY, DATA_CAPACITY, 5]);
+        assert_eq!(packet.slices(&umem).next().unwrap()[0], 7);
+        let packet = packet.into_linear().unwrap_err();
+        let back: Vec<_> = packet.into_frames(&umem).map(|f| f.index()).collect();
+        assert_eq!(back, [19, 18, 17, 16]);
+        let single = Packet::new(frames.next().unwrap(), 60, Offload::default());
+        assert_eq!(single.into_linear().unwrap().index(), 15);
+    }
+
+    #[test]
+    fn a_packet_is_cheap_to_move() {
+        assert!(size_of::<Packet>() <= 24, "{}", size_of::<Packet>());
+    }
 }

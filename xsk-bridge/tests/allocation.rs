@@ -43,7 +43,7 @@ fn a_packet_allocates_nothing_on_its_way_out_in_and_back() {
         send: 256,
     };
     let (umem, frames) = Umem::for_af_xdp(2 * rings.frames() + 256, rings).unwrap();
-    let mut pool = FramePool::with_capacity(frames.len());
+    let mut pool = FramePool::new(&umem);
     pool.extend(frames);
     let [mut near, mut far] = ["near", "far"].map(|name| {
         let attachment = xdp::install_or_adopt(name, &namespace.bpf_dir()).unwrap();
@@ -53,11 +53,11 @@ fn a_packet_allocates_nothing_on_its_way_out_in_and_back() {
     far.recv(&mut pool, &mut packets, 0);
     near.recv(&mut pool, &mut packets, 0);
     for _ in 0..32 {
-        packets.push(xsk_bridge::packet::Packet {
-            frames: [pool.take().unwrap()].into_iter().collect(),
-            len: 60,
-            offload: Default::default(),
-        });
+        packets.push(xsk_bridge::packet::Packet::new(
+            pool.take().unwrap(),
+            60,
+            Default::default(),
+        ));
     }
 
     // The packets bounce between the ends: each is received, and sent back from where it was received.
@@ -80,7 +80,11 @@ fn a_packet_allocates_nothing_on_its_way_out_in_and_back() {
         assert!(Instant::now() < deadline, "only {received:?} packets");
     }
     assert_eq!(ALLOCATIONS.load(Relaxed) - before, 0);
-    pool.extend(packets.drain(..).flat_map(|packet| packet.frames));
+    pool.extend(
+        packets
+            .drain(..)
+            .flat_map(|packet| packet.into_frames(&umem)),
+    );
     drop((near, far));
     run("ip link del near");
 }

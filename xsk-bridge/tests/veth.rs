@@ -20,7 +20,7 @@ const FRAMES: u32 = 1000;
 /// A UMEM with room for `sockets` sockets and some packets beside, and all its frames.
 fn memory(sockets: u32) -> (Umem, FramePool) {
     let (umem, frames) = Umem::for_af_xdp(sockets * RINGS.frames() + 512, RINGS).unwrap();
-    let mut pool = FramePool::with_capacity(frames.len());
+    let mut pool = FramePool::new(&umem);
     pool.extend(frames);
     (umem, pool)
 }
@@ -48,11 +48,7 @@ fn assert_all_accounted(umem: &Umem, pool: &FramePool, uplinks: &[XskDevice]) {
 fn packet(umem: &Umem, pool: &mut FramePool, bytes: &[u8]) -> Packet {
     let mut token = pool.take().expect("the pool has room for packets");
     umem.data_mut(&mut token)[..bytes.len()].copy_from_slice(bytes);
-    Packet {
-        frames: [token].into_iter().collect(),
-        len: bytes.len() as u32,
-        offload: Offload::default(),
-    }
+    Packet::new(token, bytes.len() as u32, Offload::default())
 }
 
 /// Sends `count` packets of 100 bytes each, in bursts of 32, whatever becomes of them; what the device said in all.
@@ -161,9 +157,9 @@ fn check_receiving(
             assert_eq!((n, received.bytes), (packets.len(), bytes.sum()));
             assert_eq!(received.bad, 0);
             for packet in packets.drain(..) {
-                let bytes = &umem.data(&packet.frames[0])[..packet.len as usize];
+                let bytes = &umem.data(packet.first())[..packet.len as usize];
                 assert!(missing.remove(bytes), "a frame nobody sent, or twice");
-                pool.extend(packet.frames);
+                pool.recycle(packet);
             }
             *count += n;
             in_flight -= n;
@@ -614,7 +610,7 @@ fn victim() {
         }
         uplinks[0].send(&mut queue, &mut pool);
         uplinks[0].recv(&mut pool, &mut packets, 64);
-        pool.extend(packets.drain(..).flat_map(|packet| packet.frames));
+        packets.drain(..).for_each(|packet| pool.recycle(packet));
     }
 }
 

@@ -56,7 +56,7 @@ impl Backlog {
     #[inline]
     pub fn has_room(&self, packet: &Packet) -> bool {
         self.bytes + packet.len as usize <= self.bounds.bytes as usize
-            && self.frames + packet.frames.len() <= BACKLOG_FRAMES
+            && self.frames + packet.frame_count() <= BACKLOG_FRAMES
     }
 
     /// Append `packet`, for which there is room.
@@ -64,7 +64,7 @@ impl Backlog {
     pub fn push(&mut self, packet: Packet, now: Instant) {
         debug_assert!(self.has_room(&packet), "the backlog has no room");
         self.bytes += packet.len as usize;
-        self.frames += packet.frames.len();
+        self.frames += packet.frame_count();
         self.waiting.push_back(Waiting { packet, since: now });
     }
 
@@ -78,7 +78,7 @@ impl Backlog {
     pub fn pop(&mut self) -> Option<Packet> {
         let packet = self.waiting.pop_front()?.packet;
         self.bytes -= packet.len as usize;
-        self.frames -= packet.frames.len();
+        self.frames -= packet.frame_count();
         Some(packet)
     }
 

@@ -106,7 +106,7 @@ impl<H: Hypervisor> Worker<H> {
         }
         while let Some(packet) = queue.rx.backlog.pop() {
             queue.stats.rx_drops.add(DropReason::PortGone, 1);
-            self.fabric.pool.extend(packet.frames);
+            self.fabric.pool.recycle(packet);
         }
         queue.show();
         self.count_queues();

@@ -89,7 +89,7 @@ impl MeshEnd {
 
     /// Send `parcel` to `worker`; its packet comes back where the queue is full.
     pub(crate) fn post(&mut self, worker: u8, parcel: Parcel) -> Result<(), Packet> {
-        let frames = parcel.packet.frames.len();
+        let frames = parcel.packet.frame_count();
         self.outgoing[usize::from(worker)]
             .parcels
             .push(parcel)
@@ -102,7 +102,7 @@ impl MeshEnd {
     /// The next packet from `worker`.
     pub(crate) fn take(&mut self, worker: usize) -> Option<Parcel> {
         let parcel = self.incoming[worker].parcels.pop()?;
-        self.owed[worker] += parcel.packet.frames.len();
+        self.owed[worker] += parcel.packet.frame_count();
         Some(parcel)
     }
 

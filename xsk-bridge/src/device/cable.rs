@@ -71,7 +71,11 @@ impl Device for Cable {
         let mut sent = Sent::default();
         let taken = packets.len().min(self.capacity - line.len());
         for packet in packets.drain(..taken) {
-            assert_eq!(packet.frames.len(), 1, "only linear packets go to the wire");
+            assert_eq!(
+                packet.frame_count(),
+                1,
+                "only linear packets go to the wire"
+            );
             sent.packets += 1;
             sent.bytes += u64::from(packet.len);
             line.push_back(packet);

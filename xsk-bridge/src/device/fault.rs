@@ -56,10 +56,10 @@ impl FaultInjector {
         if self.strikes(self.faults.lose) {
             sent.packets += 1;
             sent.bytes += u64::from(packet.len);
-            pool.extend(packet.frames);
+            pool.recycle(packet);
         } else if self.strikes(self.faults.refuse) {
             sent.refused += 1;
-            pool.extend(packet.frames);
+            pool.recycle(packet);
         } else {
             self.passed.push_back(packet);
         }
@@ -94,7 +94,7 @@ impl Device for FaultInjector {
         let mut sent = Sent::default();
         if self.strikes(self.faults.down) {
             sent.link_down = packets.len() as u64;
-            pool.extend(packets.drain(..).flat_map(|packet| packet.frames));
+            packets.drain(..).for_each(|packet| pool.recycle(packet));
             return sent;
         }
         for _ in 0..self.room(pool) {
@@ -150,7 +150,7 @@ mod tests {
     /// Sends 1000 numbered packets over a faulty cable, and names those that came and what the device said.
     fn run(faults: Faults, seed: u64) -> (Vec<u32>, Sent) {
         let (umem, frames) = Umem::new(FRAMES).unwrap();
-        let mut pool = FramePool::with_capacity(FRAMES as usize);
+        let mut pool = FramePool::new(&umem);
         pool.extend(frames);
         let (near, mut far) = Cable::pair(16);
         let mut near = FaultInjector::new(Box::new(near), faults, seed);
@@ -162,11 +162,7 @@ mod tests {
                 let mut frame = pool.take().unwrap();
                 umem.data_mut(&mut frame)[..4].copy_from_slice(&number.to_ne_bytes());
                 number += 1;
-                queue.push_back(Packet {
-                    frames: [frame].into_iter().collect(),
-                    len: 4,
-                    offload: Offload::default(),
-                });
+                queue.push_back(Packet::new(frame, 4, Offload::default()));
             }
             let sent = near.send(&mut queue, &mut pool);
             said.packets += sent.packets;
@@ -176,9 +172,9 @@ mod tests {
             assert_eq!(there, FRAMES as usize, "leaked");
             far.recv(&mut pool, &mut packets, 16);
             for packet in packets.drain(..) {
-                let bytes = umem.data(&packet.frames[0])[..4].try_into().unwrap();
+                let bytes = umem.data(packet.first())[..4].try_into().unwrap();
                 came.push(u32::from_ne_bytes(bytes));
-                pool.extend(packet.frames);
+                pool.recycle(packet);
             }
         }
         let told = said.packets + said.refused + said.link_down;
@@ -210,7 +206,7 @@ mod tests {
     #[test]
     fn a_deaf_end_hears_later() {
         let (umem, frames) = Umem::new(1).unwrap();
-        let mut pool = FramePool::with_capacity(1);
+        let mut pool = FramePool::new(&umem);
         pool.extend(frames);
         let (mut near, far) = Cable::pair(1);
         let deaf = Faults {
@@ -222,18 +218,14 @@ mod tests {
         let mut queue = VecDeque::new();
         let (mut silent, mut heard) = (0, 0);
         for _ in 0..100 {
-            queue.push_back(Packet {
-                frames: [pool.take().unwrap()].into_iter().collect(),
-                len: 60,
-                offload: Offload::default(),
-            });
+            queue.push_back(Packet::new(pool.take().unwrap(), 60, Offload::default()));
             near.send(&mut queue, &mut pool);
             assert!(far.pending());
             while far.recv(&mut pool, &mut packets, 1).packets == 0 {
                 silent += 1;
             }
             heard += packets.len();
-            pool.extend(packets.drain(..).flat_map(|packet| packet.frames));
+            packets.drain(..).for_each(|packet| pool.recycle(packet));
         }
         assert_eq!((heard, pool.len()), (100, umem.frames() as usize));
         assert!(silent > 20);

@@ -96,22 +96,9 @@ impl Packet {
         if self.offload.checksum != Checksum::Blank {
             return Ok(());
         }
-        let len = self.len as usize;
-        let (first, others) = self
-            .frames
-            .split_first_mut()
-            .ok_or(HeaderError::Truncated)?;
-        let head = umem.data_mut(first);
-        let head_len = head.len().min(len);
-        let mut left = len - head_len;
-        let rest = others.iter().map(|frame| {
-            let data = umem.data(frame);
-            let data = &data[..data.len().min(left)];
-            left -= data.len();
-            data
-        });
-        let slices: arrayvec::ArrayVec<&[u8], { crate::packet::MAX_FRAMES }> = rest.collect();
-        complete(&mut head[..head_len], slices.iter().copied())?;
+        // The rest may be as long as it is: nothing of it is written.
+        let (head, rest) = self.head_and_rest(umem);
+        complete(head, rest)?;
         self.offload.checksum = Checksum::Valid;
         Ok(())
     }

@@ -196,11 +196,7 @@ impl XskDevice {
         if offset != DATA_OFFSET {
             self.umem.align_data(&mut frame, offset, len);
         }
-        Some(Packet {
-            frames: [frame].into_iter().collect(),
-            len: len as u32,
-            offload: Offload::default(),
-        })
+        Some(Packet::new(frame, len as u32, Offload::default()))
     }
 
     /// Packets that `send` takes, exact below `wanted`. In copy mode the kernel hands sent frames back before it says that their
@@ -279,16 +275,20 @@ impl XskDevice {
             let count = left.min(BATCH);
             for (i, packet) in packets.drain(..count).enumerate() {
                 let mut len = packet.len as usize;
-                let linear = packet.frames.len() == 1 && len <= self.max_frame;
-                assert!(linear, "{len} bytes for a device of {}", self.max_frame);
-                for mut frame in packet.frames {
-                    if len < MIN_FRAME {
-                        self.umem.data_mut(&mut frame)[len..MIN_FRAME].fill(0);
-                        len = MIN_FRAME;
-                    }
-                    self.batch[i] = self.memory().send_descriptor(&frame, len);
+                assert!(
+                    len <= self.max_frame,
+                    "{len} bytes for a device of {}",
+                    self.max_frame
+                );
+                let mut frame = packet
+                    .into_linear()
+                    .expect("AF_XDP takes one frame a packet");
+                if len < MIN_FRAME {
+                    self.umem.data_mut(&mut frame)[len..MIN_FRAME].fill(0);
+                    len = MIN_FRAME;
                 }
                 sent.bytes += len as u64;
+                self.batch[i] = self.memory().send_descriptor(&frame, len);
             }
             // SAFETY: descriptors of this UMEM whose tokens ended here.
             let taken = unsafe { self.rings.tx.produce(&self.batch[..count]) };
@@ -355,7 +355,7 @@ impl Device for XskDevice {
         }
         if self.down {
             sent.link_down = packets.len() as u64;
-            pool.extend(packets.drain(..).flat_map(|packet| packet.frames));
+            packets.drain(..).for_each(|packet| pool.recycle(packet));
         } else {
             self.stage(packets, &mut sent);
             self.drain(&mut sent);

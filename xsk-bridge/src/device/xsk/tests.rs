@@ -20,7 +20,7 @@ fn entries_that_the_kernel_has_not_released_are_not_filled_again() {
     namespace.veth("near", "far", 1);
     let attachment = xdp::install_or_adopt("near", &namespace.bpf_dir()).unwrap();
     let (umem, frames) = Umem::for_af_xdp(2 * RINGS.frames() + 64, RINGS).unwrap();
-    let mut pool = FramePool::with_capacity(frames.len());
+    let mut pool = FramePool::new(&umem);
     pool.extend(frames);
     let mut device = XskDevice::open(&umem, &attachment, 0, Options::default()).unwrap();
     device.refill(&mut pool);
@@ -43,7 +43,7 @@ fn entries_that_the_kernel_has_not_released_are_not_filled_again() {
             assert!(Instant::now() < deadline, "packet {n} does not come");
             device.recv(&mut pool, &mut packets, 1);
         }
-        pool.extend(packets.drain(..).flat_map(|packet| packet.frames));
+        packets.drain(..).for_each(|packet| pool.recycle(packet));
     }
     device.recv(&mut pool, &mut packets, 0);
     assert_eq!(
@@ -55,11 +55,7 @@ fn entries_that_the_kernel_has_not_released_are_not_filled_again() {
 
 /// `n` packets out of the pool; their contents do not matter.
 fn packets(pool: &mut FramePool, n: u32) -> VecDeque<Packet> {
-    let packet = |_| Packet {
-        frames: pool.take().into_iter().collect(),
-        len: 60,
-        offload: Offload::default(),
-    };
+    let packet = |_| Packet::new(pool.take().unwrap(), 60, Offload::default());
     (0..n).map(packet).collect()
 }
 
@@ -71,7 +67,7 @@ fn entries_that_the_kernel_has_not_released_are_not_sent_into() {
     namespace.veth("near", "far", 1);
     let attachment = xdp::install_or_adopt("near", &namespace.bpf_dir()).unwrap();
     let (umem, frames) = Umem::for_af_xdp(3 * RINGS.frames(), RINGS).unwrap();
-    let mut pool = FramePool::with_capacity(frames.len());
+    let mut pool = FramePool::new(&umem);
     pool.extend(frames);
     let mut device = XskDevice::open(&umem, &attachment, 0, Options::default()).unwrap();
     let mut sent = Sent::default();
@@ -104,7 +100,7 @@ fn a_ring_that_takes_many_calls_is_drained_in_one_call() {
         send: SEND,
     };
     let (umem, frames) = Umem::for_af_xdp(2 * rings.frames() + 64, rings).unwrap();
-    let mut pool = FramePool::with_capacity(frames.len());
+    let mut pool = FramePool::new(&umem);
     pool.extend(frames);
     let mut device = XskDevice::open(&umem, &attachment, 0, Options::default()).unwrap();
     sockopt::budget(device.socket(), PACKETS_PER_KICK).unwrap();
@@ -114,11 +110,7 @@ fn a_ring_that_takes_many_calls_is_drained_in_one_call() {
         let bytes = frame(n, 60);
         let mut token = pool.take().unwrap();
         umem.data_mut(&mut token)[..bytes.len()].copy_from_slice(&bytes);
-        queue.push_back(Packet {
-            frames: [token].into_iter().collect(),
-            len: bytes.len() as u32,
-            offload: Offload::default(),
-        });
+        queue.push_back(Packet::new(token, bytes.len() as u32, Offload::default()));
     }
     let sent = device.send(&mut queue, &mut pool);
     assert_eq!((sent.packets, sent.rest), (SEND.into(), Rest::Nothing));
