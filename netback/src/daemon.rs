@@ -1,10 +1,10 @@
 //! From the command line to a serving process: everything that needs privilege or a device node is opened here.
+use crate::bounds::STAGING_PAGES;
 use crate::config::{self, Config, Daemon, XdpMode};
 use crate::control::signals::Signals;
 use crate::control::socket::Listener;
 use crate::control::{Control, Ended, Failed, OpenDevice, OpenUplink, Setup};
 use crate::hypervisor::{Doors, Linux};
-use crate::worker::BOUNCE_PAGES;
 use rustix::fs::{FlockOperation, flock};
 use std::collections::BTreeSet;
 use std::fs::{DirBuilder, DirEntry, File, OpenOptions};
@@ -181,7 +181,7 @@ fn start(
 fn doors(workers: u16, domid: DomId) -> io::Result<Vec<Doors<Linux>>> {
     let mut gntalloc = Gntalloc::open();
     let mut granted = || -> Option<Box<dyn GrantedMemory>> {
-        let pages = gntalloc.as_ref().ok()?.grant(domid, BOUNCE_PAGES);
+        let pages = gntalloc.as_ref().ok()?.grant(domid, STAGING_PAGES);
         // Asked once in vain is enough.
         let pages = pages.map_err(|refusal| gntalloc = Err(refusal)).ok()?;
         Some(Box::new(pages))

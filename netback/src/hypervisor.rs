@@ -15,7 +15,7 @@ pub struct Doors<H: Hypervisor> {
     pub grants: H::Grants,
     /// Its descriptor of evtchn.
     pub events: H::Events,
-    /// Pages for its bounce buffers, [`BOUNCE_PAGES`](crate::worker::BOUNCE_PAGES) of them, where the kernel gives some.
+    /// Pages for its bounce buffers, [`STAGING_PAGES`](crate::bounds::STAGING_PAGES) of them, where the kernel gives some.
     pub granted: Option<Box<dyn GrantedMemory>>,
 }
 

@@ -76,16 +76,16 @@ pub trait GrantTable: Send + Sync + 'static {
 }
 
 /// Pages of ours, granted to ourselves. A copy that names them by reference spares the kernel the looking up and pinning of an
-/// address, which for small packets costs more than the copy; what is in them is then read and written here.
+/// address, which for small packets costs more than the copy.
 ///
-/// No reference to the memory is ever handed out, for Xen writes to it.
+/// Nobody but the holder's own calls of [`GrantTable::copy`] has Xen write to them: the grants are to our own domain.
 pub trait GrantedMemory: Send + 'static {
     /// Our own domain's number, as [`Side::Foreign`] wants it.
     fn domid(&self) -> DomId;
-    /// One a page, in the order of the offsets.
+    /// Grant references, one a page, in the order of the bytes.
     fn grefs(&self) -> &[GrantRef];
-    /// Copy out what lies at `offset`, counted in bytes over all pages. Panics out of bounds: our own bug, never a guest's.
-    fn read(&self, offset: usize, into: &mut [u8]);
-    /// Copy in, bounds as [`Self::read`].
-    fn write(&self, offset: usize, from: &[u8]);
+    /// All bytes. They are borrowed for no longer than until the next copy that names them.
+    fn bytes(&self) -> &[u8];
+    /// All bytes, writable, borrowed as in [`Self::bytes`].
+    fn bytes_mut(&mut self) -> &mut [u8];
 }

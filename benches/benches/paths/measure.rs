@@ -3,7 +3,8 @@ use super::rig::{Path, Rig};
 use anyhow::Result;
 use benches::usage::Usage;
 use lab::interrupt;
-use netback::observe::status::{DropCounts, Status};
+use netback::observe::counters::DropCounts;
+use netback::observe::status::Status;
 use std::time::{Duration, Instant};
 
 /// How long the bare sender sends.
@@ -124,8 +125,8 @@ impl Moment {
         let wire = self.status.uplinks.iter().flat_map(|it| &it.queues);
         let guests = self.status.vifs.iter().flat_map(|it| &it.queues);
         let sum = |drops: &DropCounts| drops.values().sum::<u64>();
-        wire.map(|queue| sum(&queue.recv_drops) + sum(&queue.send_drops))
-            .chain(guests.map(|queue| sum(&queue.tx_drops) + sum(&queue.rx_drops)))
+        wire.map(|queue| sum(&queue.counts.recv_drops) + sum(&queue.counts.send_drops))
+            .chain(guests.map(|queue| sum(&queue.counts.tx_drops) + sum(&queue.counts.rx_drops)))
             .sum()
     }
 
@@ -133,11 +134,18 @@ impl Moment {
     fn copied(&self) -> (u64, u64) {
         let workers = self.status.workers.iter();
         workers.fold((0, 0), |(calls, packets), worker| {
-            (calls + worker.copy_calls, packets + worker.copy_packets)
+            (
+                calls + worker.counts.copy_calls,
+                packets + worker.counts.copy_packets,
+            )
         })
     }
 
     fn sleeps(&self) -> u64 {
-        self.status.workers.iter().map(|worker| worker.sleeps).sum()
+        self.status
+            .workers
+            .iter()
+            .map(|worker| worker.counts.sleeps)
+            .sum()
     }
 }

@@ -165,7 +165,7 @@ impl Rig {
         let guest = match path {
             Path::GuestToWire => {
                 let queues = status.uplinks.iter().flat_map(|uplink| &uplink.queues);
-                return Ok(queues.map(|queue| queue.send_packets).sum());
+                return Ok(queues.map(|queue| queue.counts.send_packets).sum());
             }
             Path::WireToGuest => &self.lab.guests[0],
             Path::GuestToGuest => &self.lab.guests[1],
@@ -173,7 +173,7 @@ impl Rig {
         let mut vifs = status.vifs.iter();
         let vif = vifs.find(|vif| vif.domid == guest.domid.0);
         let vif = vif.with_context(|| format!("{} has no vif", guest.host.name))?;
-        Ok(vif.queues.iter().map(|queue| queue.rx_packets).sum())
+        Ok(vif.queues.iter().map(|queue| queue.counts.rx_packets).sum())
     }
 
     /// What the daemon logged last, for an error.

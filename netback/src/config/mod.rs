@@ -21,9 +21,6 @@ pub const DEFAULT_PATH: &str = "/etc/netback/netback.toml";
 pub const NO_BRIDGE: &str = "no [[bridge]], so no guest is served: write one with name = \"xenbr0\" and uplink = the network card, \
                              as `netback doctor` proposes";
 
-/// Guest queues a worker whose backlogs may all be full at once, where the configuration does not size the packet memory.
-const BACKLOGS_PER_WORKER: u32 = 4;
-
 /// What the operator asked for. Every value in it is in range.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -173,9 +170,8 @@ impl Config {
                 .count() as u32,
         };
         let workers = u32::from(self.worker_count());
-        // A device rarely has more queues than we have workers, and few guests' backlogs are ever full at once.
-        let queues = workers * BACKLOGS_PER_WORKER;
-        crate::worker::frames_needed(workers, queues, uplinks * workers, Rings::default())
+        // A device rarely has more queues than we have workers.
+        crate::bounds::frames_needed(workers, uplinks * workers, Rings::default())
     }
 
     /// How many frames of packet memory to make. Their number is most of a start's time, for the kernel clears and pins every page.

@@ -1,7 +1,7 @@
 //! The tables of the configuration file, read into [`Config`] with every value in its range.
 use super::table::{Table, Text};
 use super::{Bridge, Config, ConfigError, Daemon, Umem, Vif, Workers, XdpMode};
-use crate::queue::backlog::BACKLOG_BYTES_LIMIT;
+use crate::bounds::MAX_BACKLOG_BYTES;
 use std::borrow::Cow;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -118,7 +118,7 @@ impl<'a> File<'a> {
     pub(super) fn vif(&mut self) -> Result<Vif, ConfigError> {
         let table = self.table("vif")?;
         // At least one packet of the largest size must fit, or such a packet could never be delivered.
-        let backlog = 65_536..=i64::from(BACKLOG_BYTES_LIMIT);
+        let backlog = 65_536..=i64::from(MAX_BACKLOG_BYTES);
         Ok(Vif {
             max_queues: table.number("max_queues", 1..=64)?,
             backlog_bytes: table.number("backlog_bytes", backlog)?.unwrap_or(524_288),

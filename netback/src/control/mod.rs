@@ -19,7 +19,7 @@ pub use uplinks::{OpenDevice, OpenUplink};
 use crate::config::{self, Config};
 use crate::hypervisor::{Doors, Hypervisor};
 use crate::vif::id::VifId;
-use crate::worker::wake::Bell;
+use crate::worker::wake::Waker;
 use clients::Clients;
 use pool::{Member, Pool};
 use ports::PortNumbers;
@@ -125,7 +125,7 @@ pub struct Control<H: Hypervisor, S> {
     last_looked: Option<VifId>,
     /// Vifs that have to be looked for.
     news: BTreeSet<VifId>,
-    bell: Arc<Bell>,
+    waker: Arc<Waker>,
     clients: Clients,
     signals: Arc<Signals>,
     started: Instant,
@@ -135,9 +135,15 @@ pub struct Control<H: Hypervisor, S> {
 impl<H: Hypervisor, S: XenStore> Control<H, S> {
     /// Start workers, open uplinks, take over or take on every vif there is.
     pub fn start(setup: Setup<H, S>) -> Result<Self, Failed> {
-        let bell = Arc::new(Bell::new().map_err(|error| Error::Os("eventfd", error))?);
+        let waker = Arc::new(Waker::new().map_err(|error| Error::Os("eventfd", error))?);
         let max_queues = setup.config.max_queues();
-        let pool = Pool::start(&setup.config, setup.doors, &setup.umem, setup.frames, &bell)?;
+        let pool = Pool::start(
+            &setup.config,
+            setup.doors,
+            &setup.umem,
+            setup.frames,
+            &waker,
+        )?;
         let mut control = Self {
             root: format!("{DOMAINS}/{}/backend/vif", setup.domid.0),
             reload: setup.reload,
@@ -156,7 +162,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             vifs: BTreeMap::new(),
             last_looked: None,
             news: BTreeSet::new(),
-            bell,
+            waker,
             clients: Clients::new(setup.listener),
             signals: setup.signals,
             started: Instant::now(),
@@ -265,7 +271,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
 
     /// Sleep until something happens or is due.
     fn wait(&mut self) -> Result<(), Error> {
-        self.bell.before_sleep();
+        self.waker.before_sleep();
         let quiet = self.listen()?;
         let now = Instant::now();
         let due = self.vifs.values().filter_map(|vif| vif.wakes(now)).min();
@@ -283,14 +289,14 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             tv_sec: timeout.as_secs() as i64,
             tv_nsec: timeout.subsec_nanos().into(),
         };
-        let (store, bell) = (self.store.fd(), self.bell.as_fd());
+        let (store, waker) = (self.store.fd(), self.waker.as_fd());
         let (links, signals) = (self.links.as_fd(), self.signals.as_fd());
         let mut fds = Vec::from(
-            [store, bell, links, signals].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)),
+            [store, waker, links, signals].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)),
         );
         fds.extend(self.clients.poll_fds());
         let result = poll(&mut fds, Some(&timeout));
-        self.bell.awake();
+        self.waker.awake();
         match result {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
             Err(error) => Err(Error::Os("poll", error.into())),

@@ -4,7 +4,7 @@ use crate::config::Config;
 use crate::hypervisor::{Doors, Hypervisor};
 use crate::observe::counters::WorkerStats;
 use crate::worker::messages::{FromWorker, ToWorker};
-use crate::worker::wake::Bell;
+use crate::worker::wake::Waker;
 use crate::worker::{self, WorkerHandle, WorkerSetup};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -46,7 +46,7 @@ impl<H: Hypervisor> Pool<H> {
         doors: Vec<Doors<H>>,
         umem: &Umem,
         frames: Vec<Frame>,
-        bell: &Arc<Bell>,
+        waker: &Arc<Waker>,
     ) -> Result<Self, Error> {
         let count = doors.len();
         let meshes =
@@ -74,7 +74,7 @@ impl<H: Hypervisor> Pool<H> {
                 poll: Duration::from_micros(config.workers.poll_us.into()),
                 core: config.workers.pin.then_some(index),
                 stats: stats.clone(),
-                control: bell.clone(),
+                control: waker.clone(),
             };
             let handle =
                 worker::spawn(setup).map_err(|error| Error::Worker("start a worker", error))?;

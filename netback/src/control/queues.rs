@@ -5,6 +5,7 @@ use super::{Control, Error};
 use crate::crash_point;
 use crate::hypervisor::Hypervisor;
 use crate::observe::counters::QueueStats;
+use crate::path::ports::ServedBy;
 use crate::queue::Remains;
 use crate::queue::backlog::BacklogBounds;
 use crate::queue::setup::QueueSetup;
@@ -14,7 +15,7 @@ use crate::vif::handshake::{self, Wanted};
 use crate::vif::id::{QueueId, VifId};
 use crate::vif::multicast::Multicast;
 use crate::vif::state::Xenbus;
-use crate::worker::messages::{PortPlace, ToWorker};
+use crate::worker::messages::ToWorker;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -244,7 +245,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
                 .send(opened.worker, ToWorker::AddQueue(Box::new(setup)));
         }
         self.pool
-            .send_all(|| ToWorker::SetPort(port_id, PortPlace::Guest(place.clone())));
+            .send_all(|| ToWorker::SetPort(port_id, ServedBy::Guest(place.clone())));
         bridge.add_port(port_id, PortKind::Guest(wanted.mac));
         self.vif(id).service = Some(Service {
             port_id,
@@ -361,7 +362,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             .map(|(number, queue)| (number as u16, queue.worker))
             .collect();
         self.pool
-            .send_all(|| ToWorker::SetPort(port_id, PortPlace::Gone));
+            .send_all(|| ToWorker::SetPort(port_id, ServedBy::Nobody));
         for &(queue, worker) in &out {
             self.pool
                 .send(worker, ToWorker::RemoveQueue(QueueId { vif: id, queue }));

@@ -4,7 +4,8 @@ use super::{Control, Error};
 use crate::config;
 use crate::hypervisor::Hypervisor;
 use crate::observe::counters::UplinkStats;
-use crate::worker::messages::{PortPlace, ToWorker};
+use crate::path::ports::ServedBy;
+use crate::worker::messages::ToWorker;
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -167,7 +168,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         let place: BTreeSet<u8> = queues.iter().map(|queue| queue.worker).collect();
         let place: Vec<u8> = place.into_iter().collect();
         self.pool
-            .send_all(|| ToWorker::SetPort(port_id, PortPlace::Uplink(place.clone())));
+            .send_all(|| ToWorker::SetPort(port_id, ServedBy::Uplink(place.clone())));
         bridge.add_port(port_id, PortKind::Uplink);
         let link = LinkState::of(&opened.link);
         info!(

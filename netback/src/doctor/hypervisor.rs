@@ -2,8 +2,8 @@
 
 use super::view::View;
 use super::{Finding, Severity};
+use crate::bounds::STAGING_PAGES;
 use crate::config::Config;
-use crate::worker::BOUNCE_PAGES;
 
 /// A device node that netback opens.
 struct Door {
@@ -125,7 +125,7 @@ fn closed_door(view: &View, door: &Door) -> Option<Finding> {
 /// Whether gntalloc has a worker's pages for each worker.
 pub(super) fn granted_pages(view: &View, config: &Config) -> Option<Finding> {
     let (workers, limit) = (config.worker_count(), view.number(GNTALLOC_LIMIT)?);
-    let wanted = u64::from(workers) * BOUNCE_PAGES as u64;
+    let wanted = u64::from(workers) * STAGING_PAGES as u64;
     if wanted <= limit {
         return None;
     }

@@ -40,7 +40,7 @@ macro_rules! drop_reasons {
     ($($(#[doc = $help:literal])+ $variant:ident = $name:literal,)+) => {
         /// Why a packet went nowhere. Counted once, where it happened.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        #[repr(usize)]
+        #[repr(u8)]
         pub enum DropReason { $($(#[doc = $help])+ $variant,)+ }
         impl DropReason {
             /// Every reason, in the order of [`Drops`].
@@ -79,6 +79,8 @@ drop_reasons! {
     TooLong = "too_long",
     /// To be segmented (a GSO extra), and the port it is for takes no such packet.
     GsoUnsupported = "gso_unsupported",
+    /// The floods of the port it came from have cost their share of the turn.
+    FloodLimit = "flood_limit",
     /// The receiving queue's backlog is at its bound in bytes.
     BacklogFull = "backlog_full",
     /// Waited in the backlog longer than allowed.

@@ -1,6 +1,6 @@
 //! One queue of a vif: its two rings, and what waits for it.
 pub mod backlog;
-pub mod copy;
+pub(crate) mod events;
 pub mod setup;
 
 pub(crate) mod rx;
@@ -13,17 +13,18 @@ use crate::queue::setup::QueueSetup;
 use crate::vif::file::FileShadow;
 use crate::vif::id::QueueId;
 use crate::vif::multicast::Multicast;
-use crate::worker::events::QueueEvents;
 use backlog::Backlog;
+use events::QueueEvents;
 use ring::back::BackRing;
 use ring::packet::{Chain, Fatal};
 use ring::page::{PageWords, SharedPage};
 use ring::wire::{NETIF_RSP_ERROR, NETIF_RSP_OKAY, Rx, Tx};
 use rx::RxSide;
 use std::sync::Arc;
-use tx::{Answer, TxSide};
+use tx::TxSide;
 use xen::event::Port;
 use xen::grant::{DomId, GrantTable};
+use xsk_bridge::packet::Offload;
 use xsk_bridge::switch::{BridgeView, PortId};
 
 /// What is left of a queue that a worker gave up: drop it on the control thread, which unmaps the rings (a slow hypercall),
@@ -134,35 +135,43 @@ impl<H: Hypervisor> Queue<H> {
         })
     }
 
-    /// How a chain that is no packet is answered; a request about the multicast list is done.
-    pub fn answer_for(&self, chain: &Chain) -> Answer {
+    /// The status that a chain which is no packet is answered with; a request about the multicast list is carried out.
+    pub fn answer_for(&self, chain: &Chain) -> i16 {
         let done = match chain {
             Chain::Packet(_) => true,
             Chain::Rejected { slots, .. } => {
                 self.stats.tx_drops.add(DropReason::Malformed, 1);
-                self.stats
-                    .tx_errors
-                    .add(u64::from(slots.count - u16::from(slots.extras)));
+                let data_slots = slots.count - u16::from(slots.extras);
+                self.stats.tx_errors.add(data_slots.into());
                 false
             }
-            Chain::Multicast { address, add, .. } => match add {
-                true => self.multicast.add(*address),
-                false => {
-                    self.multicast.remove(*address);
-                    true
-                }
-            },
+            Chain::Multicast {
+                address, add: true, ..
+            } => self.multicast.add(*address),
+            Chain::Multicast { address, .. } => {
+                self.multicast.remove(*address);
+                true
+            }
         };
-        let status = if done {
-            NETIF_RSP_OKAY
-        } else {
-            NETIF_RSP_ERROR
-        };
-        Answer {
-            slots: chain.slots(),
-            status,
-            errors: 0,
+        match done {
+            true => NETIF_RSP_OKAY,
+            false => NETIF_RSP_ERROR,
         }
+    }
+
+    /// Why the guest cannot take a packet of this length and kind with this head, if so.
+    #[inline]
+    pub fn refuses(&self, len: u32, offload: &Offload, head: &[u8]) -> Option<DropReason> {
+        if let Some(reason) = self.rx.refuses(len, offload) {
+            return Some(reason);
+        }
+        // Most packets are unicast, of which nobody asks the list.
+        let multicast = head.first().is_some_and(|first| first & 1 != 0);
+        let wanted = !multicast
+            || head
+                .first_chunk()
+                .is_none_or(|&destination| self.multicast.admits(destination));
+        (!wanted).then_some(DropReason::MulticastFiltered)
     }
 
     /// Take it apart; its backlog must have been emptied.

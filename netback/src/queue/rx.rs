@@ -1,10 +1,13 @@
 //! The guest's receive side: posted requests for whole packets, responses in ring order.
 use super::RxRing;
 use super::backlog::Backlog;
-use super::copy::{CopyPlan, Span};
+use crate::bounds::MAX_PACKET;
+use crate::copy::memory::UmemMemory;
+use crate::copy::plan::CopyPlan;
 use crate::crash_point;
 use crate::hypervisor::Hypervisor;
 use crate::observe::counters::DropReason;
+use crate::path::batch::Placed;
 use crate::vif::features::Features;
 use arrayvec::ArrayVec;
 use ring::packet::Fatal;
@@ -12,29 +15,16 @@ use ring::wire::{
     Extra, GSO_TYPE_TCPV4, GSO_TYPE_TCPV6, NETRXF_CSUM_BLANK, NETRXF_DATA_VALIDATED,
     NETRXF_EXTRA_INFO, NETRXF_MORE_DATA, Protocol, Rx, RxResponse,
 };
-use xen::grant::{LocalMemory, PAGE_SIZE};
+use std::time::Instant;
+use xen::grant::PAGE_SIZE;
 use xsk_bridge::header::Transport;
-use xsk_bridge::packet::{Checksum, Gso, Offload, Packet};
+use xsk_bridge::packet::{Checksum, Gso, Offload};
 
-/// Longest packet the protocol carries (netif.h, XEN_NETIF_MAX_TX_SIZE; the other way it is an IP packet's limit).
-const MAX_PACKET: u32 = 65_535;
 /// Longest packet for a frontend without feature-sg: a full Ethernet frame with one VLAN tag.
 const MAX_PACKET_WITHOUT_SG: u32 = 1514 + 4;
 /// Most data slots of a packet; netfront takes 17 (MAX_SKB_FRAGS).
-pub(crate) const MAX_DATA_SLOTS: usize = (MAX_PACKET as usize).div_ceil(PAGE_SIZE);
+pub(crate) const MAX_DATA_SLOTS: usize = MAX_PACKET.div_ceil(PAGE_SIZE);
 const _: () = assert!(MAX_DATA_SLOTS <= 17);
-
-/// A packet on its way into a guest's pages: slots are taken, copies planned.
-pub(crate) struct Placed {
-    /// The receiving queue.
-    pub queue: u16,
-    /// The Tx job it comes from straight out of the sender's pages, to which failures are reported too.
-    pub sender: Option<u16>,
-    /// Its copies in the Rx plan: from frames, then from the sender's pages.
-    pub spans: [Span; 2],
-    /// Its frames are given back once the copies are done.
-    pub packet: Packet,
-}
 
 /// The Rx ring of a queue.
 pub(crate) struct RxSide<H: Hypervisor> {
@@ -43,8 +33,10 @@ pub(crate) struct RxSide<H: Hypervisor> {
     /// Grants of the pages taken last.
     pages: ArrayVec<u32, MAX_DATA_SLOTS>,
     pub backlog: Backlog,
-    /// The turn in which a packet was last destined for the backlog: nothing of that turn may overtake it.
+    /// The turn in which a packet for the queue was last deferred: nothing of that turn may overtake it.
     pub barrier: u64,
+    /// A copy from page to page failed: until then packets come out of our own memory.
+    pub suspected_until: Option<Instant>,
     /// In the worker's list of queues with a backlog.
     pub listed: bool,
 }
@@ -57,6 +49,7 @@ impl<H: Hypervisor> RxSide<H> {
             pages: ArrayVec::new(),
             backlog,
             barrier: 0,
+            suspected_until: None,
             listed: false,
         }
     }
@@ -65,7 +58,7 @@ impl<H: Hypervisor> RxSide<H> {
     #[inline]
     pub fn refuses(&self, len: u32, offload: &Offload) -> Option<DropReason> {
         let longest = if self.features.sg {
-            MAX_PACKET
+            MAX_PACKET as u32
         } else {
             MAX_PACKET_WITHOUT_SG
         };
@@ -93,19 +86,23 @@ impl<H: Hypervisor> RxSide<H> {
         takes && Transport::parse(head, len as usize).is_ok()
     }
 
-    /// Whether a packet of this turn (from 1) may be placed now without overtaking another.
+    /// Whether payload had better not come straight from a sender's pages now.
     #[inline]
-    pub fn is_clear(&self, turn: u64) -> bool {
-        self.backlog.is_empty() && self.barrier != turn
+    pub fn is_suspected(&self, now: Instant) -> bool {
+        self.suspected_until.is_some_and(|until| now < until)
     }
 
-    /// Take the requests for a whole packet, into [`Self::pages`]; false where the guest has not posted enough.
+    /// Whether the guest has posted the requests for a whole packet.
     #[inline]
-    pub fn take(&mut self, len: u32, offload: &Offload) -> Result<bool, Fatal> {
+    pub fn has_posted(&mut self, len: u32, offload: &Offload) -> Result<bool, Fatal> {
         let needed = slots(len, offload);
-        if self.ring.known() < needed && self.ring.unconsumed()? < needed {
-            return Ok(false);
-        }
+        Ok(self.ring.known() >= needed || self.ring.unconsumed()? >= needed)
+    }
+
+    /// Takes the requests for a whole packet, into [`Self::pages`]; [`Self::has_posted`] was asked.
+    #[inline]
+    pub fn take(&mut self, len: u32, offload: &Offload) {
+        let needed = slots(len, offload);
         self.pages.clear();
         for slot in 0..needed {
             let gref = self.ring.look(slot).gref;
@@ -116,7 +113,6 @@ impl<H: Hypervisor> RxSide<H> {
         }
         self.ring.consume(needed);
         crash_point!("consumed");
-        Ok(true)
     }
 
     /// The grants of the pages that were taken last, where a packet's data goes.
@@ -127,9 +123,9 @@ impl<H: Hypervisor> RxSide<H> {
 
     /// Write the responses of the oldest placed packet; true where all of it was copied.
     #[inline]
-    pub fn respond(&mut self, placed: &Placed, plan: &CopyPlan<impl LocalMemory>) -> bool {
+    pub fn respond(&mut self, placed: &Placed, plan: &CopyPlan<UmemMemory>) -> bool {
         if placed.spans.iter().all(|&span| plan.succeeded(span)) {
-            self.respond_with(&placed.packet, |_| None);
+            self.respond_with(placed.len, &placed.offload, |_| None);
             return true;
         }
         let mut failed = [None; MAX_DATA_SLOTS];
@@ -137,15 +133,15 @@ impl<H: Hypervisor> RxSide<H> {
             // Whatever Xen says, towards the guest it is an error: negative.
             failed[position / PAGE_SIZE] = Some(status.0.min(-1));
         }
-        self.respond_with(&placed.packet, |slot| failed[slot]);
+        self.respond_with(placed.len, &placed.offload, |slot| failed[slot]);
         false
     }
 
     /// `failed` says with which error a data slot is answered, if with one.
     #[inline]
-    fn respond_with(&mut self, packet: &Packet, failed: impl Fn(usize) -> Option<i16>) {
-        let len = packet.len as usize;
-        let mut flags = first_flags(&packet.offload);
+    fn respond_with(&mut self, len: u32, offload: &Offload, failed: impl Fn(usize) -> Option<i16>) {
+        let len = len as usize;
+        let mut flags = first_flags(offload);
         for slot in 0..len.div_ceil(PAGE_SIZE) {
             let rest = len - slot * PAGE_SIZE;
             if rest > PAGE_SIZE {
@@ -159,7 +155,7 @@ impl<H: Hypervisor> RxSide<H> {
                 status: failed(slot).unwrap_or(rest.min(PAGE_SIZE) as i16),
             });
             crash_point!("rx-response");
-            if let (0, Some(gso)) = (slot, packet.offload.gso) {
+            if let (0, Some(gso)) = (slot, offload.gso) {
                 self.ring.respond_words(gso_extra(gso).to_words(false));
                 crash_point!("rx-response");
             }
@@ -175,7 +171,7 @@ impl<H: Hypervisor> RxSide<H> {
     /// Ask for an event once the packet that waits longest can be placed; true when it can be now.
     pub fn arm(&mut self) -> Result<bool, Fatal> {
         match self.backlog.front() {
-            Some(packet) => Ok(self.ring.arm(slots(packet.len, &packet.offload) - 1)?),
+            Some((len, offload)) => Ok(self.ring.arm(slots(len, &offload) - 1)?),
             None => Ok(false),
         }
     }

@@ -2,79 +2,31 @@
 use super::TxRing;
 use crate::crash_point;
 use crate::hypervisor::Hypervisor;
-use crate::worker::ports::Hop;
+use crate::path::ports::Destination;
 use ring::packet::{self, Chain, Fatal, Slots, TxPacket};
-use ring::wire::NETIF_RSP_ERROR;
-
-/// How a chain is to be answered.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Answer {
-    /// Its slots.
-    pub slots: Slots,
-    /// `NETIF_RSP_*` for the data slots that nothing else is known of.
-    pub status: i16,
-    /// Bit n: data slot n (0 is the head, extras not counted) is answered ERROR.
-    pub errors: u32,
-}
-
-impl Answer {
-    /// Answer ERROR on one slot, counted with extras.
-    pub fn fail(&mut self, slot: u8) {
-        self.errors |= 1 << self.data_slot(slot);
-    }
-
-    /// Data slots come at most 19 to a packet, whatever the number of extras between the first and the others.
-    #[inline]
-    fn data_slot(&self, slot: u8) -> u32 {
-        u32::from(slot.saturating_sub(self.slots.extras)) & 31
-    }
-
-    #[inline]
-    fn status(&self, slot: u8) -> i16 {
-        if self.errors != 0 && self.errors & 1 << self.data_slot(slot) != 0 {
-            NETIF_RSP_ERROR
-        } else {
-            self.status
-        }
-    }
-}
-
-/// The way out of this worker that a queue used last and that can be full: while it is, the queue's requests wait in the ring.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Exit {
-    /// An uplink of this worker, by slot.
-    Wire(u16),
-    /// Another worker.
-    Worker(u8),
-}
-
-impl Exit {
-    /// What `hop` leads out of, if it does.
-    #[inline]
-    pub fn of(hop: Hop) -> Option<Self> {
-        match hop {
-            Hop::Wire(slot) => Some(Self::Wire(slot)),
-            Hop::Worker(worker) => Some(Self::Worker(worker)),
-            Hop::Queue(_) | Hop::Nowhere => None,
-        }
-    }
-}
+use std::time::Instant;
 
 /// The Tx ring of a queue.
 pub(crate) struct TxSide<H: Hypervisor> {
     ring: TxRing<H>,
-    pub exit: Option<Exit>,
-    /// Whether its payload may go straight from its pages to a receiver's. Ends with the first such copy that failed, so that a sender
-    /// cannot have error after error put on somebody else's ring.
-    pub direct: bool,
+    /// Where the last packets went that left the worker, by a way that can be full.
+    pub last: Option<Destination>,
+    /// Since when the queue's requests wait because that destination is full.
+    pub held_since: Option<Instant>,
+    /// Bytes that the queue may still consume before the others have had their share.
+    pub deficit: isize,
+    /// A copy from page to page failed: until then packets go by our own memory.
+    pub suspected_until: Option<Instant>,
 }
 
 impl<H: Hypervisor> TxSide<H> {
     pub fn new(ring: TxRing<H>) -> Self {
         Self {
             ring,
-            exit: None,
-            direct: true,
+            last: None,
+            held_since: None,
+            deficit: 0,
+            suspected_until: None,
         }
     }
 
@@ -84,12 +36,12 @@ impl<H: Hypervisor> TxSide<H> {
         packet::next_chain(&mut self.ring, room)
     }
 
-    /// Write the answer to the oldest unanswered chain.
+    /// Writes the answer to the oldest unanswered chain, `status` a data slot.
     #[inline]
-    pub fn answer(&mut self, answer: Answer) {
-        packet::answer(&mut self.ring, answer.slots, |slot| {
+    pub fn answer(&mut self, slots: Slots, status: impl Fn(u8) -> i16) {
+        packet::answer(&mut self.ring, slots, |slot| {
             crash_point!("tx-response");
-            answer.status(slot)
+            status(slot)
         });
     }
 

@@ -1,14 +1,15 @@
 //! Messages from control, between turns: queues and uplinks come and go.
 use super::Worker;
-use super::fabric::Fabric;
 use super::messages::{FromWorker, ToWorker};
-use super::ports::Hop;
-use super::wire::Wire;
 use crate::hypervisor::Hypervisor;
 use crate::observe::counters::DropReason;
+use crate::path::fabric::Fabric;
+use crate::path::ports::Destination;
+use crate::path::uplink::UplinkQueue;
 use crate::queue::setup::QueueSetup;
 use crate::queue::{Queue, Remains};
 use crate::vif::id::QueueId;
+use std::os::fd::BorrowedFd;
 use xsk_bridge::switch::PortId;
 
 impl<H: Hypervisor> Worker<H> {
@@ -31,12 +32,12 @@ impl<H: Hypervisor> Worker<H> {
                     device,
                     stats,
                 } => {
-                    let slot = free_slot(&mut self.fabric.wires);
-                    self.sleeper.watch(wire_token(slot), device.fd());
-                    let mut wire = Wire::new(port_id, bridge, device, stats);
-                    wire.begin(&mut self.fabric.pool);
-                    self.fabric.wires[usize::from(slot)] = Some(wire);
-                    self.fabric.ports.add(port_id, 0, Hop::Wire(slot));
+                    let slot = free_slot(&mut self.fabric.uplinks);
+                    self.watch_device(slot, device.fd());
+                    let mut uplink = UplinkQueue::new(port_id, bridge, device, stats);
+                    uplink.begin(&mut self.fabric.pool, self.fabric.now);
+                    self.fabric.uplinks[usize::from(slot)] = Some(uplink);
+                    self.fabric.ports.add(port_id, 0, Destination::Uplink(slot));
                 }
                 ToWorker::SetMtu(port_id, mtu) => self.set_mtu(port_id, mtu),
                 ToWorker::Stop => self.stopping = true,
@@ -45,16 +46,24 @@ impl<H: Hypervisor> Worker<H> {
         worked
     }
 
+    /// Has frames from a device end a sleep. Without that they wait for the next turn, which a warning is worth.
+    fn watch_device(&mut self, slot: u16, fd: Option<BorrowedFd<'_>>) {
+        let Some(fd) = fd else { return };
+        if let Err(error) = self.sleeper.watch(uplink_token(slot), fd) {
+            tracing::warn!("a device cannot be waited for, frames from it may come late: {error}");
+        }
+    }
+
     fn add_queue(&mut self, setup: QueueSetup<H>) {
         let id = setup.id;
         match Queue::new(setup) {
             Ok(queue) => {
                 let slot = free_slot(&mut self.fabric.queues);
-                self.desk.direct(queue.events.tx_port, Some(slot));
-                self.desk.direct(queue.events.rx_port, Some(slot));
+                self.event_ports.set(queue.events.tx_port, Some(slot));
+                self.event_ports.set(queue.events.rx_port, Some(slot));
                 self.fabric
                     .ports
-                    .add(queue.port_id, queue.id.queue, Hop::Queue(slot));
+                    .add(queue.port_id, queue.id.queue, Destination::Queue(slot));
                 self.fabric.queues[usize::from(slot)] = Some(queue);
                 self.reserve_lists();
                 // Whatever the guest put into its rings before is found without an event.
@@ -95,8 +104,8 @@ impl<H: Hypervisor> Worker<H> {
     pub(crate) fn remove_queue(&mut self, slot: u16) -> Option<Remains<H>> {
         let mut queue = self.fabric.queues[usize::from(slot)].take()?;
         self.fabric.ports.remove(queue.port_id, queue.id.queue);
-        self.desk.direct(queue.events.tx_port, None);
-        self.desk.direct(queue.events.rx_port, None);
+        self.event_ports.set(queue.events.tx_port, None);
+        self.event_ports.set(queue.events.rx_port, None);
         for list in [
             &mut self.active,
             &mut self.touched,
@@ -104,10 +113,8 @@ impl<H: Hypervisor> Worker<H> {
         ] {
             list.retain(|&other| other != slot);
         }
-        while let Some(packet) = queue.rx.backlog.pop() {
-            queue.stats.rx_drops.add(DropReason::PortGone, 1);
-            self.fabric.pool.recycle(packet);
-        }
+        let waited = queue.rx.backlog.clear(&mut self.fabric.pool);
+        queue.stats.rx_drops.add(DropReason::PortGone, waited);
         queue.show();
         self.count_queues();
         Some(queue.into_remains())
@@ -133,10 +140,10 @@ impl<H: Hypervisor> Worker<H> {
 
     /// Gives every queue of an uplink on this worker the MTU that its device has now.
     fn set_mtu(&mut self, port_id: PortId, mtu: u32) {
-        let Fabric { wires, pool, .. } = &mut self.fabric;
-        for wire in wires.iter_mut().flatten() {
-            if wire.port_id == port_id {
-                wire.set_mtu(mtu, pool);
+        let Fabric { uplinks, pool, .. } = &mut self.fabric;
+        for uplink in uplinks.iter_mut().flatten() {
+            if uplink.port_id == port_id {
+                uplink.set_mtu(mtu, pool);
             }
         }
     }
@@ -157,7 +164,7 @@ impl<H: Hypervisor> Worker<H> {
             posted = true;
         }
         if posted {
-            self.control.ring();
+            self.control.wake();
         }
     }
 
@@ -168,9 +175,9 @@ impl<H: Hypervisor> Worker<H> {
     }
 }
 
-/// What the sleeper knows a wire by.
-fn wire_token(slot: u16) -> u64 {
-    super::sleep::FIRST_WIRE + u64::from(slot)
+/// The token by which the sleeper knows the device in `slot`.
+fn uplink_token(slot: u16) -> u64 {
+    super::sleep::FIRST_UPLINK + u64::from(slot)
 }
 
 /// A free place in a slab, which grows by one where there is none.

@@ -1,5 +1,6 @@
 //! Between workers: packets for a port that lives elsewhere, and frames on their way home.
-use super::wake::Bell;
+use super::wake::Waker;
+use crate::bounds::{HOMEBOUND, PARCELS};
 use crossbeam_queue::ArrayQueue;
 use std::io;
 use std::sync::Arc;
@@ -7,10 +8,14 @@ use xsk_bridge::frame::{Frame, FramePool};
 use xsk_bridge::packet::Packet;
 use xsk_bridge::switch::PortId;
 
-/// Packets that one worker has sent to another and that one has not taken yet.
-pub(crate) const PARCELS: usize = 256;
-/// Frames on their way home that their owner has not taken yet; what does not fit waits where it is.
-pub(crate) const HOMEBOUND: usize = 1024;
+/// What serves the port that a packet is sent to. The two kinds wait apart, so that a full device stops nothing between guests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ParcelFor {
+    /// A guest's queue.
+    Queue,
+    /// A device.
+    Uplink,
+}
 
 /// A packet for a port that another worker serves.
 #[derive(Debug)]
@@ -24,8 +29,18 @@ pub(crate) struct Parcel {
 /// One way between two workers.
 #[derive(Debug)]
 struct Lane {
-    parcels: ArrayQueue<Parcel>,
+    for_queues: ArrayQueue<Parcel>,
+    for_uplinks: ArrayQueue<Parcel>,
     home: ArrayQueue<Frame>,
+}
+
+impl Lane {
+    fn parcels(&self, kind: ParcelFor) -> &ArrayQueue<Parcel> {
+        match kind {
+            ParcelFor::Queue => &self.for_queues,
+            ParcelFor::Uplink => &self.for_uplinks,
+        }
+    }
 }
 
 /// A worker's end of the queues between workers.
@@ -35,7 +50,7 @@ pub struct MeshEnd {
     /// By worker; nobody's own is ever used.
     outgoing: Vec<Arc<Lane>>,
     incoming: Vec<Arc<Lane>>,
-    bells: Vec<Arc<Bell>>,
+    wakers: Vec<Arc<Waker>>,
     /// Frames of each worker's packets that came here and are not paid back. Frames are alike, so any will do.
     owed: Vec<usize>,
     /// Frames sent away less those that came home.
@@ -51,12 +66,13 @@ pub struct MeshEnd {
 pub fn mesh(workers: u8) -> io::Result<Vec<MeshEnd>> {
     assert!(workers <= 128, "at most 128 workers");
     let count = usize::from(workers);
-    let bells = (0..count)
-        .map(|_| Bell::new().map(Arc::new))
+    let wakers = (0..count)
+        .map(|_| Waker::new().map(Arc::new))
         .collect::<io::Result<Vec<_>>>()?;
     let lane = || {
         Arc::new(Lane {
-            parcels: ArrayQueue::new(PARCELS),
+            for_queues: ArrayQueue::new(PARCELS),
+            for_uplinks: ArrayQueue::new(PARCELS),
             home: ArrayQueue::new(HOMEBOUND),
         })
     };
@@ -67,7 +83,7 @@ pub fn mesh(workers: u8) -> io::Result<Vec<MeshEnd>> {
         index,
         outgoing: lanes[index].clone(),
         incoming: lanes.iter().map(|from| from[index].clone()).collect(),
-        bells: bells.clone(),
+        wakers: wakers.clone(),
         owed: vec![0; count],
         away: 0,
         wake: 0,
@@ -76,22 +92,31 @@ pub fn mesh(workers: u8) -> io::Result<Vec<MeshEnd>> {
 }
 
 impl MeshEnd {
-    /// The bell of this end's worker.
-    pub fn bell(&self) -> &Arc<Bell> {
-        &self.bells[self.index]
+    /// The waker of this end's worker.
+    pub fn waker(&self) -> &Arc<Waker> {
+        &self.wakers[self.index]
     }
 
-    /// Packets that `worker` can still be sent.
-    pub(crate) fn room(&self, worker: u8) -> usize {
-        let parcels = &self.outgoing[usize::from(worker)].parcels;
+    /// Packets of this kind that `worker` can still be sent.
+    #[inline]
+    pub(crate) fn room(&self, worker: u8, kind: ParcelFor) -> usize {
+        let parcels = self.outgoing[usize::from(worker)].parcels(kind);
         parcels.capacity() - parcels.len()
     }
 
-    /// Send `parcel` to `worker`; its packet comes back where the queue is full.
-    pub(crate) fn post(&mut self, worker: u8, parcel: Parcel) -> Result<(), Packet> {
+    /// Sends `parcel` to `worker`.
+    ///
+    /// # Errors
+    /// The packet, where the queue is full.
+    pub(crate) fn post(
+        &mut self,
+        worker: u8,
+        kind: ParcelFor,
+        parcel: Parcel,
+    ) -> Result<(), Packet> {
         let frames = parcel.packet.frame_count();
         self.outgoing[usize::from(worker)]
-            .parcels
+            .parcels(kind)
             .push(parcel)
             .map_err(|parcel| parcel.packet)?;
         self.away += frames as i64;
@@ -99,9 +124,9 @@ impl MeshEnd {
         Ok(())
     }
 
-    /// The next packet from `worker`.
-    pub(crate) fn take(&mut self, worker: usize) -> Option<Parcel> {
-        let parcel = self.incoming[worker].parcels.pop()?;
+    /// The next packet of this kind from `worker`.
+    pub(crate) fn take(&mut self, worker: usize, kind: ParcelFor) -> Option<Parcel> {
+        let parcel = self.incoming[worker].parcels(kind).pop()?;
         self.owed[worker] += parcel.packet.frame_count();
         Some(parcel)
     }
@@ -137,15 +162,17 @@ impl MeshEnd {
         while self.wake != 0 {
             let worker = self.wake.trailing_zeros();
             self.wake &= self.wake - 1;
-            self.bells[worker as usize].ring();
+            self.wakers[worker as usize].wake();
         }
     }
 
-    /// Nothing has come in.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.incoming
-            .iter()
-            .all(|lane| lane.parcels.is_empty() && lane.home.is_empty())
+    /// Nothing has come in; what is for devices does not count where they `hold` it.
+    pub(crate) fn is_empty(&self, hold: bool) -> bool {
+        self.incoming.iter().all(|lane| {
+            lane.for_queues.is_empty()
+                && (hold || lane.for_uplinks.is_empty())
+                && lane.home.is_empty()
+        })
     }
 
     /// Frames of ours that are elsewhere less others' frames that are here. The sum over all workers is what is in the queues between

@@ -2,9 +2,10 @@
 //!
 //! Order matters and is kept: what control sends to one worker arrives in the order sent. To bring a vif up, control sends
 //! [`ToWorker::AddQueue`] to the workers that serve its queues, then [`ToWorker::SetPort`] to **every** worker. To take it
-//! down: `Bridge::remove_port`, `SetPort` with [`PortPlace::Gone`] to every worker, then `RemoveQueue` to those that serve it.
+//! down: `Bridge::remove_port`, `SetPort` with [`ServedBy::Nobody`] to every worker, then `RemoveQueue` to those that serve it.
 use crate::hypervisor::Hypervisor;
 use crate::observe::counters::UplinkStats;
+use crate::path::ports::ServedBy;
 use crate::queue::Remains;
 use crate::queue::setup::QueueSetup;
 use crate::vif::id::QueueId;
@@ -13,25 +14,14 @@ use std::sync::Arc;
 use xsk_bridge::device::Device;
 use xsk_bridge::switch::{Bridge, PortId};
 
-/// Where a port's traffic is handled.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PortPlace {
-    /// A vif: the worker of each of its queues, by queue number.
-    Guest(Vec<u8>),
-    /// An uplink: the workers that own a queue of the device, at least one.
-    Uplink(Vec<u8>),
-    /// No longer there.
-    Gone,
-}
-
 /// Control to worker.
 pub enum ToWorker<H: Hypervisor> {
     /// Serve this queue. Answered by nothing, or by `FromWorker::Rogue` where its rings are beyond use.
     AddQueue(Box<QueueSetup<H>>),
     /// Stop serving it; answered by `FromWorker::Removed`, also for a queue that is not (no longer) there: then without remains.
     RemoveQueue(QueueId),
-    /// Where a port lives from now on.
-    SetPort(PortId, PortPlace),
+    /// Which workers serve a port from now on.
+    SetPort(PortId, ServedBy),
     /// Serve this queue of a device.
     AddUplink {
         /// The uplink's port; the same for all its queues.
@@ -49,7 +39,7 @@ pub enum ToWorker<H: Hypervisor> {
     Stop,
 }
 
-/// Worker to control. Control's bell rings when one was posted.
+/// Worker to control. Control is woken when one was posted.
 pub enum FromWorker<H: Hypervisor> {
     /// The queue is out of the loop. Dropping the remains unmaps its rings; its ports are still bound.
     Removed {

@@ -1,39 +1,28 @@
 //! A worker: one thread, run to completion, nothing shared on the packet path.
 //!
-//! [`turn`] is the life of a packet; [`batch`] what a turn works on; [`fabric`] what packets can go to.
-mod arrivals;
-mod batch;
-mod bounce;
-mod deliver;
-pub(crate) mod events;
-mod fabric;
-mod flow;
+//! The life of a packet in it is [`crate::path`].
+pub(crate) mod channels;
 mod inbox;
 pub mod mailbox;
-pub(crate) mod memory;
 pub mod messages;
 mod polling;
-pub(crate) mod ports;
 mod run;
 mod sleep;
 #[cfg(test)]
 mod tests;
-mod turn;
 pub mod wake;
-mod wire;
 
+use crate::copy::staging::Staging;
 use crate::hypervisor::Hypervisor;
 use crate::observe::counters::WorkerStats;
-use crate::queue::backlog::BACKLOG_FRAMES;
-use batch::{Batch, TURN_CHAINS, TURN_RECEIVED};
-use bounce::Bounce;
+use crate::path::batch::Batch;
+use crate::path::fabric::Fabric;
+use crate::path::ports::Ports;
+use channels::EventPorts;
 use crossbeam_queue::ArrayQueue;
-use events::Desk;
-use fabric::{FLOOD_COPIES, Fabric};
-use mailbox::{HOMEBOUND, MeshEnd, PARCELS};
+use mailbox::MeshEnd;
 use messages::{FromWorker, ToWorker};
 use polling::Polling;
-use ports::Ports;
 use sleep::Sleeper;
 use std::collections::VecDeque;
 use std::io;
@@ -41,13 +30,10 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use wake::Bell;
-use wire::OUTBOX;
+use wake::Waker;
 use xen::grant::GrantedMemory;
-use xsk_bridge::frame::{Frame, FramePool, Rings, Umem};
-use xsk_bridge::packet::MAX_FRAMES;
+use xsk_bridge::frame::{Frame, FramePool, Umem};
 
-pub use bounce::BOUNCE_PAGES;
 pub use mailbox::mesh;
 
 /// Messages between control and a worker, each way.
@@ -55,7 +41,7 @@ const MESSAGES: usize = 1024;
 
 /// What a worker is made of.
 pub struct WorkerSetup<H: Hypervisor> {
-    /// Its number, as in [`messages::PortPlace`].
+    /// Its number, as in [`crate::path::ports::ServedBy`].
     pub index: u8,
     /// Its end of the queues between workers: one element of [`mesh`].
     pub mesh: MeshEnd,
@@ -63,11 +49,11 @@ pub struct WorkerSetup<H: Hypervisor> {
     pub grants: Arc<H::Grants>,
     /// Its own descriptor of evtchn; control binds and unbinds ports on it.
     pub events: Arc<H::Events>,
-    /// At least [`BOUNCE_PAGES`] pages for bounce buffers, where the kernel gives us some.
+    /// Staging memory, [`STAGING_PAGES`](crate::bounds::STAGING_PAGES) pages of it, where the kernel grants us some.
     pub granted: Option<Box<dyn GrantedMemory>>,
     /// The process's UMEM.
     pub umem: Umem,
-    /// Its share of the frames; [`frames_needed`] says how many are enough.
+    /// Its share of the frames; [`frames_needed`](crate::bounds::frames_needed) says how many are enough.
     pub frames: Vec<Frame>,
     /// How long it polls without work before it sleeps, at most ([`polling`]).
     pub poll: Duration,
@@ -75,31 +61,15 @@ pub struct WorkerSetup<H: Hypervisor> {
     pub core: Option<usize>,
     /// Written by it alone.
     pub stats: Arc<WorkerStats>,
-    /// Rung when a [`FromWorker`] was posted.
-    pub control: Arc<Bell>,
-}
-
-/// Frames that all workers together need so that nothing is ever dropped for want of one: the sum of everybody who can hold some.
-pub fn frames_needed(workers: u32, queues: u32, uplink_queues: u32, rings: Rings) -> u32 {
-    // A turn's packets, one frame each or a few large ones; what it receives; the copies of its floods.
-    let turn = TURN_CHAINS + MAX_FRAMES + TURN_RECEIVED + FLOOD_COPIES;
-    // The fill ring and the send ring, with the kernel, and what waits for the send ring.
-    let uplink = rings.frames() as usize + OUTBOX;
-    // Packets between each two workers, and frames on their way home.
-    let lane = PARCELS + HOMEBOUND;
-    let (workers, queues, uplinks) = (workers as usize, queues as usize, uplink_queues as usize);
-    let sum = workers * turn
-        + queues * BACKLOG_FRAMES
-        + uplinks * uplink
-        + workers * workers.saturating_sub(1) * lane;
-    u32::try_from(sum).unwrap_or(u32::MAX)
+    /// Woken when a [`FromWorker`] was posted.
+    pub control: Arc<Waker>,
 }
 
 /// Control's hold on a worker.
 pub struct WorkerHandle<H: Hypervisor> {
     to: Arc<ArrayQueue<ToWorker<H>>>,
     from: Arc<ArrayQueue<FromWorker<H>>>,
-    bell: Arc<Bell>,
+    waker: Arc<Waker>,
     thread: JoinHandle<()>,
 }
 
@@ -110,7 +80,7 @@ impl<H: Hypervisor> WorkerHandle<H> {
     /// The message itself, where the queue is full (try again after a while).
     pub fn send(&self, message: ToWorker<H>) -> Result<(), ToWorker<H>> {
         self.to.push(message)?;
-        self.bell.ring();
+        self.waker.wake();
         Ok(())
     }
 
@@ -137,7 +107,7 @@ impl<H: Hypervisor> WorkerHandle<H> {
 pub fn spawn<H: Hypervisor>(setup: WorkerSetup<H>) -> io::Result<WorkerHandle<H>> {
     let to = Arc::new(ArrayQueue::new(MESSAGES));
     let from = Arc::new(ArrayQueue::new(MESSAGES));
-    let bell = setup.mesh.bell().clone();
+    let waker = setup.mesh.waker().clone();
     let (name, core) = (format!("netback-w{}", setup.index), setup.core);
     let mut worker = Worker::new(setup, to.clone(), from.clone())?;
     let thread = std::thread::Builder::new().name(name).spawn(move || {
@@ -149,39 +119,40 @@ pub fn spawn<H: Hypervisor>(setup: WorkerSetup<H>) -> io::Result<WorkerHandle<H>
     Ok(WorkerHandle {
         to,
         from,
-        bell,
+        waker,
         thread,
     })
 }
 
-/// A worker's state. Its turn is in [`turn`].
+/// A worker's state. Its turn is in [`crate::path`].
 pub(crate) struct Worker<H: Hypervisor> {
-    grants: Arc<H::Grants>,
+    pub(crate) grants: Arc<H::Grants>,
     events: Arc<H::Events>,
-    fabric: Fabric<H>,
-    batch: Batch,
-    desk: Desk,
+    pub(crate) fabric: Fabric<H>,
+    pub(crate) batch: Batch,
+    event_ports: EventPorts,
     sleeper: Sleeper,
     /// Queues whose rings are looked at every turn.
-    active: Vec<u16>,
+    pub(crate) active: Vec<u16>,
     /// Queues with something to publish, or to notify of, at the end of the turn.
-    touched: Vec<u16>,
-    rotation: usize,
-    turn_number: u64,
+    pub(crate) touched: Vec<u16>,
+    /// Place in `active` of the queue that the next turn begins with.
+    pub(crate) rotation: usize,
+    pub(crate) turn_number: u64,
     /// Since the worker began: the switch's clock.
-    seconds: u32,
+    pub(crate) seconds: u32,
     started: Instant,
     /// The last turn had work.
     busy: bool,
     stopping: bool,
     polling: Polling,
-    stats: Arc<WorkerStats>,
+    pub(crate) stats: Arc<WorkerStats>,
     inbox: Arc<ArrayQueue<ToWorker<H>>>,
     outbox: Arc<ArrayQueue<FromWorker<H>>>,
     /// For control, that its queue had no room for.
     replies: VecDeque<FromWorker<H>>,
-    control: Arc<Bell>,
-    bell: Arc<Bell>,
+    control: Arc<Waker>,
+    waker: Arc<Waker>,
 }
 
 impl<H: Hypervisor> Worker<H> {
@@ -190,26 +161,21 @@ impl<H: Hypervisor> Worker<H> {
         inbox: Arc<ArrayQueue<ToWorker<H>>>,
         outbox: Arc<ArrayQueue<FromWorker<H>>>,
     ) -> io::Result<Self> {
-        // Frames are alike and wander, so a pool takes all of them without growing.
-        let mut pool = FramePool::with_capacity(setup.umem.frames() as usize);
+        let mut pool = FramePool::new(&setup.umem);
         pool.extend(setup.frames);
-        let bell = setup.mesh.bell().clone();
+        let staging = Staging::new(setup.granted, &mut pool);
+        let waker = setup.mesh.waker().clone();
         let mut sleeper = Sleeper::new()?;
-        sleeper.watch(sleep::EVENTS, Some(setup.events.as_fd()));
-        sleeper.watch(sleep::BELL, Some(bell.as_fd()));
-        let fabric = Fabric::new(
-            Ports::new(setup.index),
-            setup.mesh,
-            setup.umem.clone(),
-            pool,
-        );
+        sleeper.watch(sleep::EVENTS, setup.events.as_fd())?;
+        sleeper.watch(sleep::WAKER, waker.as_fd())?;
+        let fabric = Fabric::new(Ports::new(setup.index), setup.mesh, pool);
         let started = fabric.now;
         Ok(Self {
             grants: setup.grants,
             events: setup.events,
             fabric,
-            batch: Batch::new(&setup.umem, setup.granted.map(Bounce::new)),
-            desk: Desk::new(started),
+            batch: Batch::new(staging, &setup.umem),
+            event_ports: EventPorts::new(started),
             sleeper,
             active: Vec::new(),
             touched: Vec::new(),
@@ -225,7 +191,7 @@ impl<H: Hypervisor> Worker<H> {
             outbox,
             replies: VecDeque::new(),
             control: setup.control,
-            bell,
+            waker,
         })
     }
 }

@@ -1,11 +1,11 @@
 //! Around the turn: its beginning and end, and when a worker without work sleeps.
 use super::Worker;
-use super::batch::TURN_CHAINS;
 use super::messages::FromWorker;
+use crate::bounds::BACKLOG_RESERVE;
 use crate::crash_point;
 use crate::hypervisor::Hypervisor;
+use rustix::thread::{CpuSet, sched_setaffinity};
 use std::time::Duration;
-use xsk_bridge::packet::MAX_FRAMES;
 
 /// Turns between two showings of the levels in `status` while there is work.
 const SHOW_EVERY: u64 = 64;
@@ -13,11 +13,9 @@ const SHOW_EVERY: u64 = 64;
 const UNTOLD: Duration = Duration::from_millis(1);
 /// How often the Rx ring of a frontend that never tells of posted requests is looked at while packets wait for it.
 const RX_POLL: Duration = Duration::from_millis(1);
-/// Frames kept back when others' are sent home: a full turn's.
-const RESERVE: usize = TURN_CHAINS + MAX_FRAMES;
 
 impl<H: Hypervisor> Worker<H> {
-    /// Turn until told to stop.
+    /// Turns until told to stop.
     pub(crate) fn run(&mut self) {
         loop {
             let worked = self.turn();
@@ -36,30 +34,60 @@ impl<H: Hypervisor> Worker<H> {
         self.reply(FromWorker::Stopped);
     }
 
-    /// Sleep until there may be work, unless there is some.
+    /// Sleeps until there may be work, unless there is some.
     fn sleep(&mut self) {
-        self.bell.before_sleep();
-        let resting = self.rest(0);
-        // After a turn with work more of the same may be there already.
-        let held = !self.busy && self.active.iter().all(|&slot| self.is_held(slot));
-        let quiet = self.inbox.is_empty() && self.fabric.mesh.is_empty();
-        let pending = self
-            .fabric
-            .wires
-            .iter_mut()
-            .flatten()
-            .any(|wire| wire.device.pending() || (self.busy && wire.waits()));
-        self.polling.sleeps(self.fabric.now);
-        if (resting || held) && quiet && !pending {
+        self.waker.before_sleep();
+        if self.may_sleep() {
             self.stats.sleeps.add(1);
             self.show();
             let timeout = self.timeout();
             self.sleeper.sleep(timeout);
         }
-        self.bell.awake();
+        self.waker.awake();
     }
 
-    /// Its requests wait for something that takes a while.
+    /// Asks everybody who can bring work to wake the worker, and looks once more: true where nobody has any.
+    pub(crate) fn may_sleep(&mut self) -> bool {
+        let resting = self.rest(0);
+        // Backlogs wait for requests, whether their queues are active or at rest.
+        let posted = self.arm_backlogs();
+        // After a turn with work more of the same may be there already.
+        let held = !self.busy && self.active.iter().all(|&slot| self.is_held(slot));
+        let now = self.fabric.now;
+        let mut uplinks = self.fabric.uplinks.iter().flatten();
+        let hold = uplinks.any(|uplink| uplink.holds(now));
+        let quiet = self.inbox.is_empty() && self.fabric.mesh.is_empty(hold);
+        let busy = self.busy;
+        let pending = self
+            .fabric
+            .uplinks
+            .iter_mut()
+            .flatten()
+            .any(|uplink| uplink.device.pending() || (busy && uplink.waits()));
+        self.polling.sleeps(now);
+        (resting || held) && !posted && quiet && !pending
+    }
+
+    /// Asks every guest with a backlog for an event once it has posted enough for the oldest packet. True: one of them has already.
+    fn arm_backlogs(&mut self) -> bool {
+        let fabric = &mut self.fabric;
+        let mut posted = false;
+        for &slot in &fabric.waiting {
+            let Some(queue) = &mut fabric.queues[usize::from(slot)] else {
+                continue;
+            };
+            match queue.rx.arm() {
+                Ok(there) => posted |= there,
+                Err(fatal) => {
+                    queue.rogue = Some(fatal);
+                    posted = true;
+                }
+            }
+        }
+        posted
+    }
+
+    /// Whether the requests of the queue in `slot` wait for something that takes a while.
     fn is_held(&self, slot: u16) -> bool {
         self.fabric.queues[usize::from(slot)]
             .as_ref()
@@ -73,12 +101,12 @@ impl<H: Hypervisor> Worker<H> {
             || !self.replies.is_empty()
             || self
                 .fabric
-                .wires
+                .uplinks
                 .iter()
                 .flatten()
-                .any(|wire| wire.waits() || wire.starves(&self.fabric.pool));
+                .any(|uplink| uplink.waits() || uplink.starves(&self.fabric.pool));
         let unmask = self
-            .desk
+            .event_ports
             .next_unmask()
             .map(|at| at.saturating_duration_since(now));
         let waiting = self
@@ -134,10 +162,10 @@ impl<H: Hypervisor> Worker<H> {
         }
     }
 
-    /// Have the kernel send what uplinks were given.
+    /// Has the kernel send what devices were given.
     pub(crate) fn send(&mut self) {
-        for wire in self.fabric.wires.iter_mut().flatten() {
-            wire.flush(&mut self.fabric.pool);
+        for uplink in self.fabric.uplinks.iter_mut().flatten() {
+            uplink.flush(&mut self.fabric.pool);
         }
         crash_point!("sent");
     }
@@ -149,7 +177,9 @@ impl<H: Hypervisor> Worker<H> {
             }
         }
         self.expel_rogues();
-        self.fabric.mesh.settle(&mut self.fabric.pool, RESERVE);
+        self.fabric
+            .mesh
+            .settle(&mut self.fabric.pool, BACKLOG_RESERVE);
         self.rest_idle();
         self.busy = worked;
         self.stats.turns.add(1);
@@ -159,40 +189,30 @@ impl<H: Hypervisor> Worker<H> {
         }
     }
 
-    /// Write the levels that `status` shows.
+    /// Writes the levels that `status` shows.
     fn show(&self) {
         let queues = self.fabric.queues.iter().flatten();
         let backlogs: usize = queues.clone().map(|queue| queue.rx.backlog.frames()).sum();
-        let outboxes: usize = self
-            .fabric
-            .wires
-            .iter()
-            .flatten()
-            .map(|wire| wire.frames())
-            .sum();
+        let uplinks = self.fabric.uplinks.iter().flatten();
+        let outboxes: usize = uplinks.clone().map(|uplink| uplink.frames()).sum();
+        let staging = self.batch.staging.frames();
         self.stats.frames_free.set(self.fabric.pool.len() as u64);
-        self.stats.frames_backlog.set((backlogs + outboxes) as u64);
+        self.stats
+            .frames_backlog
+            .set((backlogs + outboxes + staging) as u64);
         self.stats
             .frames_travelling
             .set(self.fabric.mesh.travelling() as u64);
         queues.for_each(|queue| queue.show());
-        self.fabric
-            .wires
-            .iter()
-            .flatten()
-            .for_each(|wire| wire.show());
+        uplinks.for_each(|uplink| uplink.show());
     }
 }
 
-/// Keep the calling thread on `core`; where the kernel refuses, it runs anywhere.
-#[allow(unsafe_code)] // sched_setaffinity(2) has no wrapper in std.
+/// Keeps the calling thread on `core`; where the kernel refuses, it runs anywhere.
 pub(super) fn pin(core: usize) {
-    // SAFETY: an all-zero set is valid, CPU_SET stays inside it, and the kernel only reads it.
-    unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        if core < libc::CPU_SETSIZE as usize {
-            libc::CPU_SET(core, &mut set);
-            libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set);
-        }
+    let mut set = CpuSet::new();
+    if core < CpuSet::MAX_CPU {
+        set.set(core);
+        let _ = sched_setaffinity(None, &set);
     }
 }

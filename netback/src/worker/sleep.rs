@@ -1,16 +1,18 @@
 //! Waiting for any of a worker's descriptors: io_uring, or epoll where the kernel has that disabled.
 use io_uring::types::{SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, types};
+use rustix::event::epoll::{self, EventData, EventFlags};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 /// Token of the event channels' descriptor.
 pub(crate) const EVENTS: u64 = 0;
-/// Token of the bell's.
-pub(crate) const BELL: u64 = 1;
-/// Token of the first uplink's; the others follow.
-pub(crate) const FIRST_WIRE: u64 = 2;
+/// Token of the worker's own waker.
+pub(crate) const WAKER: u64 = 1;
+/// Token of the first device; the others follow.
+pub(crate) const FIRST_UPLINK: u64 = 2;
 
 /// Completion entries beyond what any worker watches.
 const ENTRIES: u32 = 256;
@@ -23,8 +25,9 @@ pub(crate) struct Sleeper {
 
 struct Watched {
     token: u64,
-    fd: RawFd,
-    /// A poll of it is with the kernel.
+    /// A duplicate, so that the kernel never polls a number that has become another descriptor's.
+    fd: OwnedFd,
+    /// The kernel has been asked to poll it, and has not answered.
     polled: bool,
 }
 
@@ -34,7 +37,7 @@ enum Kind {
 }
 
 impl Sleeper {
-    /// One that watches nothing yet.
+    /// A sleeper that watches nothing yet.
     ///
     /// # Errors
     /// Neither io_uring nor epoll is to be had.
@@ -49,36 +52,32 @@ impl Sleeper {
         }
     }
 
-    /// The fallback.
+    /// A sleeper that uses epoll, whatever io_uring can do.
     ///
     /// # Errors
     /// What epoll_create1(2) says.
-    #[allow(unsafe_code)] // epoll(7) has no wrapper in std.
     pub fn with_epoll() -> io::Result<Self> {
-        // SAFETY: no pointers.
-        let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: a fresh descriptor that nobody else owns.
-        let epoll = unsafe { OwnedFd::from_raw_fd(fd) };
         Ok(Self {
             watched: Vec::new(),
-            kind: Kind::Epoll(epoll),
+            kind: Kind::Epoll(epoll::create(epoll::CreateFlags::CLOEXEC)?),
         })
     }
 
-    /// Wakes for `fd` when it is readable. The descriptor stays open for as long as the sleeper is used.
-    pub fn watch(&mut self, token: u64, fd: Option<BorrowedFd<'_>>) {
-        let Some(fd) = fd else { return };
+    /// Wakes for `fd` when it is readable, for as long as the sleeper is used.
+    ///
+    /// # Errors
+    /// The descriptor cannot be duplicated, or not be polled.
+    pub fn watch(&mut self, token: u64, fd: BorrowedFd<'_>) -> io::Result<()> {
+        let fd = fd.try_clone_to_owned()?;
+        if let Kind::Epoll(epoll) = &self.kind {
+            epoll::add(epoll, &fd, EventData::new_u64(token), EventFlags::IN)?;
+        }
         self.watched.push(Watched {
             token,
-            fd: fd.as_raw_fd(),
+            fd,
             polled: false,
         });
-        if let Kind::Epoll(epoll) = &self.kind {
-            epoll_ctl(epoll, libc::EPOLL_CTL_ADD, fd.as_raw_fd());
-        }
+        Ok(())
     }
 
     /// Sleep until a watched descriptor is readable or `timeout` is over. Errors end the sleep: the next turn looks at everything anyway.
@@ -87,7 +86,10 @@ impl Sleeper {
             Kind::Epoll(epoll) => epoll_wait(epoll, timeout),
             Kind::Uring(ring) => {
                 for watched in self.watched.iter_mut().filter(|watched| !watched.polled) {
-                    let poll = opcode::PollAdd::new(types::Fd(watched.fd), libc::POLLIN as u32);
+                    let poll = opcode::PollAdd::new(
+                        types::Fd(watched.fd.as_raw_fd()),
+                        libc::POLLIN as u32,
+                    );
                     watched.polled = push(ring, &poll.build().user_data(watched.token));
                 }
                 let _ = match timeout {
@@ -121,31 +123,20 @@ fn reap(ring: &mut IoUring, watched: &mut [Watched]) {
     }
 }
 
-#[allow(unsafe_code)] // epoll(7) has no wrapper in std.
-fn epoll_ctl(epoll: &OwnedFd, operation: i32, fd: RawFd) {
-    let mut event = libc::epoll_event {
-        events: libc::EPOLLIN as u32,
-        u64: 0,
-    };
-    // SAFETY: the event outlives the call. It fails only for a descriptor that cannot be polled, which then is never waited for.
-    unsafe { libc::epoll_ctl(epoll.as_raw_fd(), operation, fd, &mut event) };
-}
-
-#[allow(unsafe_code)] // epoll(7) has no wrapper in std.
 fn epoll_wait(epoll: &OwnedFd, timeout: Option<Duration>) {
     // Rounded up: a sleep that ends too early would spin.
-    let millis = timeout.map_or(-1, |timeout| {
-        timeout.as_micros().div_ceil(1000).min(i32::MAX as u128) as i32
+    let timeout = timeout.map(|timeout| rustix::event::Timespec {
+        tv_sec: timeout.as_secs() as i64,
+        tv_nsec: timeout.subsec_nanos().into(),
     });
-    let mut event = libc::epoll_event { events: 0, u64: 0 };
-    // SAFETY: room for the one event asked for.
-    unsafe { libc::epoll_wait(epoll.as_raw_fd(), &mut event, 1, millis) };
+    let mut events = [MaybeUninit::uninit(); 1];
+    let _ = epoll::wait(epoll, &mut events[..], timeout.as_ref());
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::worker::wake::Bell;
+    use crate::worker::wake::Waker;
     use std::os::fd::AsFd;
     use std::time::Instant;
 
@@ -156,19 +147,19 @@ mod tests {
     }
 
     #[test]
-    fn a_bell_ends_the_sleep_again_and_again() {
+    fn a_waker_ends_the_sleep_again_and_again() {
         for mut sleeper in both() {
-            let bell = Bell::new().unwrap();
-            sleeper.watch(BELL, Some(bell.as_fd()));
+            let waker = Waker::new().unwrap();
+            sleeper.watch(WAKER, waker.as_fd()).unwrap();
             let start = Instant::now();
             for _ in 0..3 {
-                bell.before_sleep();
-                bell.ring();
+                waker.before_sleep();
+                waker.wake();
                 sleeper.sleep(Some(LONG));
-                bell.awake();
+                waker.awake();
             }
             assert!(start.elapsed() < LONG);
-            bell.before_sleep();
+            waker.before_sleep();
             sleeper.sleep(Some(Duration::from_millis(1)));
         }
     }

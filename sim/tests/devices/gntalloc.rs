@@ -35,14 +35,13 @@ impl Granted {
         match command {
             "grant" => Ok(self.grant(DomId(n(0) as u16), n(1) as usize)),
             "put" => {
-                let bytes = vec![n(2) as u8; n(3) as usize];
-                self.pages[&(n(0) as u32)].write(n(1) as usize, &bytes);
+                let pages = self.pages.get_mut(&(n(0) as u32)).unwrap();
+                pages.bytes_mut()[n(1) as usize..][..n(3) as usize].fill(n(2) as u8);
                 Ok("ok".into())
             }
             "get" => {
-                let mut bytes = vec![0; n(2) as usize];
-                self.pages[&(n(0) as u32)].read(n(1) as usize, &mut bytes);
-                Ok(join(bytes))
+                let pages = &self.pages[&(n(0) as u32)];
+                Ok(join(&pages.bytes()[n(1) as usize..][..n(2) as usize]))
             }
             "ungrant" => {
                 self.pages.remove(&(n(0) as u32)).unwrap();

@@ -125,6 +125,7 @@ impl Replay {
                 self.observe(Observation::Connected);
             }
             Action::Leave => self.observe(Observation::Left),
+            Action::Linger => self.observe(Observation::Lingered),
             Action::RemoveNode => {
                 handshake::remove_node(&mut self.connection, &self.paths)
                     .expect("nothing is refused");

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)] // What is in them is copied through raw memory, for the hypervisor writes to it.
 use super::grants::{Access, Grants, Page};
 use crate::grant::{DomId, GrantRef, GrantedMemory, PAGE_SIZE};
-use std::ptr::NonNull;
+use std::slice;
 
 /// The driver domain's number.
 pub const OWN_DOMID: DomId = DomId(99);
@@ -31,13 +31,6 @@ impl OwnPages {
         }
         own
     }
-
-    /// The address of `len` bytes from `offset`.
-    fn at(&self, offset: usize, len: usize) -> NonNull<u8> {
-        assert!(offset + len <= self.pages.len() * PAGE_SIZE);
-        // SAFETY: inside of the run of pages that the first one begins.
-        unsafe { self.pages[0].bytes().add(offset) }
-    }
 }
 
 impl GrantedMemory for OwnPages {
@@ -49,20 +42,17 @@ impl GrantedMemory for OwnPages {
         &self.grefs
     }
 
-    fn read(&self, offset: usize, into: &mut [u8]) {
-        let from = self.at(offset, into.len());
-        // SAFETY: `at` has checked the bounds; `into` is the caller's, and the pages are made of atomics.
-        unsafe {
-            NonNull::from(&mut *into)
-                .cast()
-                .copy_from_nonoverlapping(from, into.len())
-        }
+    fn bytes(&self) -> &[u8] {
+        let len = self.pages.len() * PAGE_SIZE;
+        // SAFETY: the run of pages that the first one begins lives as long as `self`; only copies of the holder's own write there, and
+        // the holder has no slice of it while it makes one.
+        unsafe { slice::from_raw_parts(self.pages[0].bytes().as_ptr(), len) }
     }
 
-    fn write(&self, offset: usize, from: &[u8]) {
-        let to = self.at(offset, from.len());
-        // SAFETY: as in `read`.
-        unsafe { to.copy_from_nonoverlapping(NonNull::from(from).cast(), from.len()) }
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        let len = self.pages.len() * PAGE_SIZE;
+        // SAFETY: as in `bytes`, and borrowed mutably.
+        unsafe { slice::from_raw_parts_mut(self.pages[0].bytes().as_ptr(), len) }
     }
 }
 
@@ -73,21 +63,13 @@ mod tests {
     #[test]
     fn what_is_written_is_behind_the_grants() {
         let grants = Grants::default();
-        let pages = OwnPages::new(&grants, 5, 2);
-        pages.write(PAGE_SIZE - 2, b"abcd");
+        let mut pages = OwnPages::new(&grants, 5, 2);
+        pages.bytes_mut()[PAGE_SIZE - 2..PAGE_SIZE + 2].copy_from_slice(b"abcd");
         assert_eq!(
             &grants.read(OWN_DOMID.0, 5, PAGE_SIZE)[PAGE_SIZE - 3..],
             b"\xeeab"
         );
         assert_eq!(grants.read(OWN_DOMID.0, 6, 3), b"cd\xee");
-        let mut bytes = [0; 4];
-        pages.read(PAGE_SIZE - 2, &mut bytes);
-        assert_eq!(&bytes, b"abcd");
-    }
-
-    #[test]
-    #[should_panic(expected = "offset + len")]
-    fn nothing_is_reached_beyond_the_pages() {
-        OwnPages::new(&Grants::default(), 5, 1).write(PAGE_SIZE, b"a");
+        assert_eq!(&pages.bytes()[PAGE_SIZE - 2..PAGE_SIZE + 2], b"abcd");
     }
 }

@@ -4,6 +4,7 @@ use crate::grant::{DomId, GrantRef, GrantedMemory, PAGE_SIZE};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
+use std::slice;
 use std::sync::Arc;
 
 /// `struct ioctl_gntalloc_alloc_gref`, declared with one reference and as long as its `count` says.
@@ -123,18 +124,6 @@ impl GrantedPages {
             fd: Arc::clone(fd),
         })
     }
-
-    /// The address of `len` bytes at `offset`, which are there.
-    #[inline]
-    fn at(&self, offset: usize, len: usize) -> *mut u8 {
-        let size = self.grefs.len() * PAGE_SIZE;
-        assert!(
-            offset.checked_add(len).is_some_and(|end| end <= size),
-            "{len} bytes at {offset} of {size} granted to ourselves"
-        );
-        // SAFETY: inside the mapping, just asserted.
-        unsafe { self.base.as_ptr().add(offset) }
-    }
 }
 
 impl GrantedMemory for GrantedPages {
@@ -149,25 +138,23 @@ impl GrantedMemory for GrantedPages {
     }
 
     #[inline]
-    fn read(&self, offset: usize, into: &mut [u8]) {
-        let from = self.at(offset, into.len());
-        // SAFETY: `at` checked the range, and no slice is ever made of it. Only a copy that names these grants writes there
-        // otherwise, and that is one of this thread's own calls, which have returned.
-        unsafe { std::ptr::copy_nonoverlapping(from, into.as_mut_ptr(), into.len()) }
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: mapped with this length until drop. Only a copy that names these grants writes there behind our back, and that is a
+        // call of the holder's own, during which it has no slice of the memory.
+        unsafe { slice::from_raw_parts(self.base.as_ptr(), self.grefs.len() * PAGE_SIZE) }
     }
 
     #[inline]
-    fn write(&self, offset: usize, from: &[u8]) {
-        let into = self.at(offset, from.len());
-        // SAFETY: as in `read`, the other way.
-        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), into, from.len()) }
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `bytes`, and borrowed mutably.
+        unsafe { slice::from_raw_parts_mut(self.base.as_ptr(), self.grefs.len() * PAGE_SIZE) }
     }
 }
 
 impl Drop for GrantedPages {
     fn drop(&mut self) {
         // The driver keeps a page that is mapped, so munmap comes first.
-        // SAFETY: our own mapping, of which no reference was ever made.
+        // SAFETY: our own mapping, of which no slice outlives `self`.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.grefs.len() * PAGE_SIZE) };
         Gntalloc::forget(&self.fd, self.index, self.grefs.len());
     }
@@ -207,31 +194,15 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_over_pages() {
-        let pages = pages();
+        let mut pages = pages();
         assert_eq!(pages.domid(), DomId(3));
         assert_eq!(pages.grefs(), [GrantRef(9), GrantRef(8)]);
-        pages.write(PAGE_SIZE - 2, &[1, 2, 3, 4]);
-        pages.write(2 * PAGE_SIZE - 1, &[5]);
-        let mut all = [7; 2 * PAGE_SIZE];
-        pages.read(0, &mut all);
+        pages.bytes_mut()[PAGE_SIZE - 2..PAGE_SIZE + 2].copy_from_slice(&[1, 2, 3, 4]);
+        pages.bytes_mut()[2 * PAGE_SIZE - 1] = 5;
         let mut expected = [0; 2 * PAGE_SIZE];
         expected[PAGE_SIZE - 2..PAGE_SIZE + 2].copy_from_slice(&[1, 2, 3, 4]);
         expected[2 * PAGE_SIZE - 1] = 5;
-        assert!(all == expected);
-        pages.read(2 * PAGE_SIZE, &mut []);
-    }
-
-    #[test]
-    fn nothing_is_reached_beyond_the_pages() {
-        let pages = pages();
-        let reaches = |offset: usize, len: usize| {
-            let read = || pages.read(offset, &mut vec![0; len]);
-            std::panic::catch_unwind(std::panic::AssertUnwindSafe(read)).is_ok()
-        };
-        assert!(reaches(2 * PAGE_SIZE - 1, 1));
-        assert!(!reaches(2 * PAGE_SIZE - 1, 2));
-        assert!(!reaches(2 * PAGE_SIZE + 1, 0));
-        assert!(!reaches(usize::MAX, 1));
+        assert!(pages.bytes() == expected);
     }
 
     #[test]

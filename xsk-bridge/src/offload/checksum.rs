@@ -4,7 +4,7 @@ use crate::frame::Umem;
 use crate::header::{HeaderError, IpVersion, Protocol, Transport};
 use crate::packet::{Checksum, Packet};
 
-/// Complete a blank checksum: the field holds the folded sum of the pseudo-header, as a Linux sender leaves it
+/// Completes a blank checksum: the field holds the folded sum of the pseudo-header, as a Linux sender leaves it
 /// (`CHECKSUM_PARTIAL`, include/linux/skbuff.h), and the sum over the segment, field included, takes its place.
 ///
 /// `head` starts with the Ethernet header and holds all headers; `rest` is what follows it. What cannot be completed is refused unchanged,
@@ -12,7 +12,17 @@ use crate::packet::{Checksum, Packet};
 pub fn complete<'a>(
     head: &mut [u8],
     rest: impl Iterator<Item = &'a [u8]> + Clone,
-) -> Result<Transport, HeaderError> {
+) -> Result<(), HeaderError> {
+    let (at, field) = completion(head, rest)?;
+    head[at..at + 2].copy_from_slice(&field);
+    Ok(())
+}
+
+/// Where in `head` the checksum field is, and what [`complete`] puts there.
+pub fn completion<'a>(
+    head: &[u8],
+    rest: impl Iterator<Item = &'a [u8]> + Clone,
+) -> Result<(usize, [u8; 2]), HeaderError> {
     let len = head.len() + rest.clone().map(<[u8]>::len).sum::<usize>();
     let transport = Transport::parse(head, len)?;
     let sum = segment_sum(&transport, head, rest).finish();
@@ -21,9 +31,14 @@ pub fn complete<'a>(
     if transport.protocol == Protocol::Udp && field == [0, 0] {
         field = [0xff, 0xff];
     }
-    let at = transport.checksum();
-    head[at..at + 2].copy_from_slice(&field);
-    Ok(transport)
+    Ok((transport.checksum(), field))
+}
+
+/// Where in `head` the checksum field of a packet of `len` bytes is, and the folded sum of its pseudo-header, which makes the checksum a
+/// blank one.
+pub fn blank(head: &[u8], len: usize) -> Result<(usize, [u8; 2]), HeaderError> {
+    let transport = Transport::parse(head, len)?;
+    Ok((transport.checksum(), pseudo_header(&transport, head)))
 }
 
 /// What a look at a checksum says.

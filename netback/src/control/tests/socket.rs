@@ -14,11 +14,11 @@ fn work_for<T: Send + 'static>(
     client: impl FnOnce() -> T + Send + 'static,
 ) -> T {
     let outcome = Arc::new(Mutex::new(None));
-    let (slot, bell) = (outcome.clone(), daemon.bell.clone());
+    let (slot, waker) = (outcome.clone(), daemon.waker.clone());
     let thread = std::thread::spawn(move || {
         *slot.lock().unwrap() = Some(client());
         // The daemon has nothing more to do for it, and may be asleep.
-        bell.ring();
+        waker.wake();
     });
     until(daemon, "the client's end", |_| {
         outcome.lock().unwrap().is_some()

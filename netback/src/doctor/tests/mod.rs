@@ -55,9 +55,14 @@ fn names_more_workers_than_gntalloc_has_pages_for() {
     let machine = Machine::healthy();
     let config = "[workers]\ncount = 9\n[[bridge]]\nname = \"xenbr0\"\nuplink = \"eth0\"\n";
     machine.write(CONFIG, config);
-    machine.write(limit, "1151\n");
-    machine.must_find(Warning, "gntalloc-limit", &format!("`echo 1152 > {limit}`"));
-    machine.write(limit, "1152\n");
+    let wanted = 9 * crate::bounds::STAGING_PAGES;
+    machine.write(limit, &format!("{}\n", wanted - 1));
+    machine.must_find(
+        Warning,
+        "gntalloc-limit",
+        &format!("`echo {wanted} > {limit}`"),
+    );
+    machine.write(limit, &format!("{wanted}\n"));
     let report = machine.examine();
     assert!(report.findings.is_empty(), "{report}");
 }
@@ -71,7 +76,7 @@ fn the_package_s_limit_of_gntalloc_is_enough_for_as_many_workers_as_it_says() {
         rest[..end].parse().unwrap()
     };
     let limit = number_after("options xen-gntalloc limit=");
-    assert_eq!(number_after("up to ") * crate::worker::BOUNCE_PAGES, limit);
+    assert_eq!(number_after("up to ") * crate::bounds::STAGING_PAGES, limit);
 }
 
 #[test]

@@ -98,7 +98,7 @@ fn a_sleeping_thread_wakes_for_guests_and_for_control() {
     let mut rig = Rig::new();
     let mut guest = rig.guest(1);
     let mut worker = rig.workers.remove(0);
-    let (bell, stats) = (worker.bell.clone(), worker.stats.clone());
+    let (waker, stats) = (worker.waker.clone(), worker.stats.clone());
     let asleep = || {
         while stats.sleeps.get() == 0 {
             std::thread::yield_now()
@@ -118,7 +118,7 @@ fn a_sleeping_thread_wakes_for_guests_and_for_control() {
         }
     }
     rig.tell(0, ToWorker::Stop);
-    bell.ring();
+    waker.wake();
     thread.join().unwrap();
     assert!(matches!(rig.outboxes[0].pop(), Some(FromWorker::Stopped)));
     assert_eq!(guest.statuses, [0; 50]);

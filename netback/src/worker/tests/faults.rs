@@ -1,7 +1,7 @@
 //! A worker over an uplink that goes wrong.
 use super::rig::{OUTSIDE, Rig, frame};
 use crate::observe::counters::DropReason;
-use crate::worker::wire::Wire;
+use crate::path::uplink::UplinkQueue;
 use ring::wire::{NETIF_RSP_DROPPED, NETIF_RSP_OKAY};
 use std::collections::HashSet;
 use xsk_bridge::device::Faults;
@@ -18,10 +18,10 @@ const FAULTS: Faults = Faults {
 fn uplink_waits(rig: &Rig) -> bool {
     rig.workers[0]
         .fabric
-        .wires
+        .uplinks
         .iter()
         .flatten()
-        .any(Wire::waits)
+        .any(UplinkQueue::waits)
 }
 
 /// Whatever the uplink does, each packet has one end that is counted, its slots are answered, and no frame is lost.

@@ -1,8 +1,9 @@
 //! Several workers: packets for ports that live elsewhere, and frames on their way home.
 use super::rig::{Guest, OUTSIDE, Rig, all_features, frame, mac};
+use crate::bounds::PARCELS;
 use crate::observe::counters::DropReason;
-use crate::worker::mailbox::PARCELS;
-use crate::worker::messages::{PortPlace, ToWorker};
+use crate::path::ports::ServedBy;
+use crate::worker::messages::ToWorker;
 
 /// One guest a worker; the wire is on worker 0.
 fn rig(workers: u8) -> (Rig, Vec<Guest>) {
@@ -98,7 +99,7 @@ fn what_is_under_way_to_a_queue_that_goes_is_dropped_by_name() {
     guests[1].send(&frame(mac(1), mac(2), 100, 1));
     rig.workers[1].turn();
     rig.tell(0, ToWorker::RemoveQueue(guests[0].id()));
-    rig.tell_all(guests[0].port(), PortPlace::Gone);
+    rig.tell_all(guests[0].port(), ServedBy::Nobody);
     rig.settle();
     assert_eq!(rig.workers[0].stats.drops.get(DropReason::PortGone), 1);
     assert_eq!(guests[1].take_statuses(), [0]);

@@ -1,5 +1,4 @@
 //! Workers on fakes: no kernel, no hypervisor, no threads but where a test is about them.
-mod bounce;
 mod cost;
 mod events;
 mod faults;
@@ -10,5 +9,6 @@ mod multicast;
 mod offload;
 mod rig;
 mod rx;
+mod staging;
 mod take_over;
 mod tx;

@@ -1,15 +1,18 @@
 //! Workers, guests and a wire in one thread: tests turn the workers by hand and look at what came out.
+use crate::bounds::STAGING_PAGES;
+use crate::copy::staging::Staging;
 use crate::hypervisor::Fake;
 use crate::observe::counters::{QueueStats, UplinkStats, WorkerStats};
+use crate::path::ports::ServedBy;
 use crate::queue::backlog::BacklogBounds;
 use crate::queue::setup::QueueSetup;
 use crate::vif::features::Features;
 use crate::vif::file::{Identity, RingIdentity, VifFile};
 use crate::vif::id::{QueueId, VifId};
 use crate::vif::multicast::Multicast;
-use crate::worker::messages::{FromWorker, PortPlace, ToWorker};
-use crate::worker::wake::Bell;
-use crate::worker::{BOUNCE_PAGES, MESSAGES, Worker, WorkerSetup, mesh};
+use crate::worker::messages::{FromWorker, ToWorker};
+use crate::worker::wake::Waker;
+use crate::worker::{MESSAGES, Worker, WorkerSetup, mesh};
 use crossbeam_queue::ArrayQueue;
 use ring::front::FrontRing;
 use ring::wire::{
@@ -25,7 +28,7 @@ use xen::event::Port;
 use xen::fake::{Access, Events, Grants, MappedPage, OWN_DOMID, OwnPages, Page};
 use xen::grant::{DomId, GrantRef, GrantTable};
 use xsk_bridge::device::{Cable, Device, FaultInjector, Faults};
-use xsk_bridge::frame::{Frame, Umem};
+use xsk_bridge::frame::{Frame, FramePool, Umem};
 use xsk_bridge::packet::{Offload, Packet};
 use xsk_bridge::switch::{Bridge, PortId, PortKind};
 
@@ -68,7 +71,8 @@ impl Rig {
     /// One worker, to which the kernel gave no granted pages.
     pub fn without_bounce() -> Self {
         let mut rig = Self::new();
-        rig.workers[0].batch.bounce = None;
+        let worker = &mut rig.workers[0];
+        worker.batch.staging = Staging::new(None, &mut worker.fabric.pool);
         rig
     }
 
@@ -113,7 +117,7 @@ impl Rig {
                 stats,
             },
         );
-        rig.tell_all(UPLINK, PortPlace::Uplink(vec![0]));
+        rig.tell_all(UPLINK, ServedBy::Uplink(vec![0]));
         // The switch has heard of who is outside.
         rig.bridge
             .decide(UPLINK, &frame([0xff; 6], OUTSIDE, 60, 0), 0);
@@ -138,14 +142,14 @@ impl Rig {
             granted: Some(Box::new(OwnPages::new(
                 &self.grants,
                 1_000_000 * (1 + self.started as u32),
-                BOUNCE_PAGES,
+                STAGING_PAGES,
             ))),
             umem: self.umem.clone(),
             frames,
             poll: Duration::ZERO,
             core: None,
             stats: Arc::new(WorkerStats::default()),
-            control: Arc::new(Bell::new().unwrap()),
+            control: Arc::new(Waker::new().unwrap()),
         };
         self.workers
             .push(Worker::new(setup, inbox.clone(), outbox.clone()).unwrap());
@@ -159,7 +163,7 @@ impl Rig {
         assert!(self.inboxes[worker].push(message).is_ok());
     }
 
-    pub fn tell_all(&self, port: PortId, place: PortPlace) {
+    pub fn tell_all(&self, port: PortId, place: ServedBy) {
         (0..self.workers.len())
             .for_each(|worker| self.tell(worker, ToWorker::SetPort(port, place.clone())));
     }
@@ -191,7 +195,7 @@ impl Rig {
         self.connect(guest, take_over);
         self.bridge
             .add_port(guest.port(), PortKind::Guest(guest.mac()));
-        self.tell_all(guest.port(), PortPlace::Guest(vec![guest.worker as u8]));
+        self.tell_all(guest.port(), ServedBy::Guest(vec![guest.worker as u8]));
     }
 
     /// Have the guest's worker serve its rings, which live on in `guest`.
@@ -272,8 +276,8 @@ impl Rig {
     /// Has the first worker's uplink go wrong now and then from here on.
     pub fn make_uplink_faulty(&mut self, faults: Faults, seed: u64) {
         self.turns(1);
-        let wire = self.workers[0].fabric.wires[0].as_mut();
-        let device = &mut wire.expect("the first worker has the uplink").device;
+        let uplink = self.workers[0].fabric.uplinks[0].as_mut();
+        let device = &mut uplink.expect("the first worker has the uplink").device;
         let nothing = Box::new(Cable::pair(0).0);
         let sound = std::mem::replace(device, nothing);
         *device = Box::new(FaultInjector::new(sound, faults, seed));
@@ -282,7 +286,8 @@ impl Rig {
     /// What the wire was sent.
     pub fn sent_to_wire(&mut self) -> Vec<Vec<u8>> {
         let mut packets = Vec::with_capacity(2048);
-        self.far.recv(&mut Default::default(), &mut packets, 2048);
+        let mut no_frames = FramePool::new(&self.umem);
+        self.far.recv(&mut no_frames, &mut packets, 2048);
         packets
             .into_iter()
             .map(|packet| self.unpack(packet))
@@ -290,8 +295,8 @@ impl Rig {
     }
 
     fn unpack(&mut self, packet: Packet) -> Vec<u8> {
-        let bytes = self.umem.data(&packet.frames[0])[..packet.len as usize].to_vec();
-        self.workers[0].fabric.pool.extend(packet.frames);
+        let bytes = packet.head(&self.umem).to_vec();
+        self.workers[0].fabric.pool.recycle(packet);
         bytes
     }
 
@@ -299,13 +304,9 @@ impl Rig {
     pub fn arrive_from_wire(&mut self, bytes: &[u8]) {
         let mut frame = self.spare.pop().expect("a test needs no more");
         self.umem.data_mut(&mut frame)[..bytes.len()].copy_from_slice(bytes);
-        let frames = [frame].into_iter().collect();
-        let packet = Packet {
-            frames,
-            len: bytes.len() as u32,
-            offload: Offload::default(),
-        };
-        self.far.send(&mut [packet].into(), &mut Default::default());
+        let packet = Packet::new(frame, bytes.len() as u32, Offload::default());
+        let mut no_frames = FramePool::new(&self.umem);
+        self.far.send(&mut [packet].into(), &mut no_frames);
     }
 
     /// Frames that are in pools, backlogs, outboxes, between workers, on the cable, or were never used.
@@ -319,14 +320,15 @@ impl Rig {
                 .flatten()
                 .map(|q| q.rx.backlog.frames())
                 .sum();
-            let wires: usize = worker
+            let uplinks: usize = worker
                 .fabric
-                .wires
+                .uplinks
                 .iter()
                 .flatten()
                 .map(|w| w.frames() + w.device.held().send as usize)
                 .sum();
-            sum += (worker.fabric.pool.len() + backlogs + wires) as i64
+            sum += (worker.fabric.pool.len() + backlogs + uplinks + worker.batch.staging.frames())
+                as i64
                 + worker.fabric.mesh.travelling();
         }
         sum as usize + self.far.held().send as usize

@@ -1,7 +1,7 @@
 //! What guests receive.
 use super::rig::{Guest, OUTSIDE, Rig, all_features, frame, mac};
+use crate::bounds::BACKLOG_FRAMES;
 use crate::observe::counters::DropReason;
-use crate::queue::backlog::BACKLOG_FRAMES;
 use crate::vif::features::Features;
 use std::time::Duration;
 use xen::fake::Access;
@@ -286,12 +286,12 @@ fn the_guest_is_notified_once_and_only_when_it_asked() {
 
 #[test]
 fn a_vif_with_queues_gets_each_flow_on_one_of_them_in_order() {
-    use crate::worker::messages::PortPlace;
+    use crate::path::ports::ServedBy;
     let mut rig = Rig::with(2, 4096, 1024);
     let mut queues: Vec<_> = (0..4)
         .map(|n| rig.queue_of(1, n, usize::from(n % 2)))
         .collect();
-    rig.tell_all(queues[0].port(), PortPlace::Guest(vec![0, 1, 0, 1]));
+    rig.tell_all(queues[0].port(), ServedBy::Guest(vec![0, 1, 0, 1]));
     rig.turns(1);
     queues.iter_mut().for_each(|queue| queue.post(200));
     // Not IP: the flow is the pair of MACs.

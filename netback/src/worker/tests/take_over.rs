@@ -1,7 +1,7 @@
 //! A worker dies at any point between two writes that somebody else can see, and a successor goes on from there.
 use super::rig::{Guest, OUTSIDE, Rig, frame, mac};
+use crate::bounds::TURN_CHAINS;
 use crate::crash::{POINTS, in_tests};
-use crate::worker::batch::TURN_CHAINS;
 use ring::wire::NETIF_RSP_OKAY;
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -41,7 +41,9 @@ impl Story {
     fn push_round(&mut self) {
         for n in 0..4 {
             let seed = self.round * 8 + n;
-            let out = frame(OUTSIDE, mac(1), 60 + seed as usize, seed);
+            // One of them has more behind its head than is fetched at once.
+            let size = if n == 2 { 3000 } else { 60 + seed as usize };
+            let out = frame(OUTSIDE, mac(1), size, seed);
             self.sender.push(&out, &[20, out.len() - 20], 0);
             let len = [100, 2500, 5000, 700][n as usize];
             let across = frame(mac(2), mac(1), len, 10_000 + seed);

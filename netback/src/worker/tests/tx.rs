@@ -217,10 +217,7 @@ fn a_full_uplink_stops_consumption_and_guests_among_themselves_go_on() {
     assert_eq!(b.receive().len(), 40);
     let consumed = pushed - sender.unanswered();
     // The cable, the outbox, and a quota before the queue's habit was known.
-    assert!(
-        consumed <= 32 + super::super::wire::OUTBOX + 64,
-        "{consumed}"
-    );
+    assert!(consumed <= 32 + crate::bounds::OUTBOX + 64, "{consumed}");
     assert_eq!(sender.stats.tx_drops.total(), 0);
     let mut arrived = 0;
     for _ in 0..100 {

@@ -1,35 +1,37 @@
-//! An uplink queue as its worker uses it: the packets of a turn, and those that the room did not suffice for, go to the device in
-//! one burst.
+//! A device queue as its worker uses it: the packets of a turn, and those that the room did not suffice for, go to the device in one
+//! burst.
+use crate::bounds::{HOLD, OUTBOX};
 use crate::observe::counters::{DropReason, UplinkStats};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 use xsk_bridge::device::{Capabilities, Device, Received, Rest};
-use xsk_bridge::frame::{FramePool, Umem};
-use xsk_bridge::packet::{Checksum, MAX_FRAMES, Packet};
+use xsk_bridge::frame::FramePool;
+use xsk_bridge::packet::{MAX_FRAMES, Offload, Packet};
 use xsk_bridge::switch::{Bridge, BridgeView, PortId};
 
-/// Packets that wait for room. Queues stop consuming when there is none; this takes what was on its way already (a turn of queues that
-/// had not sent to the wire before, floods, other workers' packets).
-pub(crate) const OUTBOX: usize = 256;
-
-/// One uplink queue.
-pub(crate) struct Wire {
+/// One queue of an uplink.
+pub(crate) struct UplinkQueue {
     pub port_id: PortId,
     pub bridge: BridgeView,
     pub device: Box<dyn Device>,
     pub stats: Arc<UplinkStats>,
-    capabilities: Capabilities,
+    /// The turn in which a packet for the device was last deferred: nothing of that turn may overtake it.
+    pub barrier: u64,
+    pub capabilities: Capabilities,
     /// Packets for the end of the turn.
     outbox: VecDeque<Packet>,
     /// Packets that the device took when the turn began.
     room: usize,
     /// Packets this turn's queues were allowed in view of the room.
     claimed: usize,
+    /// Since when every turn found the outbox full.
+    full_since: Option<Instant>,
     /// What the kernel left of the last burst.
     rest: Rest,
 }
 
-impl Wire {
+impl UplinkQueue {
     pub fn new(
         port_id: PortId,
         bridge: Arc<Bridge>,
@@ -42,24 +44,30 @@ impl Wire {
             capabilities: device.capabilities(),
             device,
             stats,
+            barrier: 0,
             outbox: VecDeque::new(),
             room: 0,
             claimed: 0,
+            full_since: None,
             rest: Rest::Nothing,
         }
     }
 
     /// Begins a turn: takes back the frames of what was sent, and asks for the device's room.
-    pub fn begin(&mut self, pool: &mut FramePool) {
+    pub fn begin(&mut self, pool: &mut FramePool, now: Instant) {
         self.room = self.device.room(pool);
         self.claimed = 0;
         // Grows until it has room for the device's whole ring, and never again.
         let most = self.room + OUTBOX;
         self.outbox.reserve(most.saturating_sub(self.outbox.len()));
+        match self.is_full() {
+            true => drop(self.full_since.get_or_insert(now)),
+            false => self.full_since = None,
+        }
     }
 
-    /// Receives at most `max` packets into `out`, and counts them.
-    pub fn receive(&mut self, pool: &mut FramePool, out: &mut Vec<Packet>, max: usize) -> Received {
+    /// Receives at most `max` packets into `out`, and counts them. The number of packets.
+    pub fn receive(&mut self, pool: &mut FramePool, out: &mut Vec<Packet>, max: usize) -> usize {
         let received = self.device.recv(pool, out, max);
         if received != Received::default() {
             self.stats.recv_packets.add(received.packets as u64);
@@ -67,10 +75,10 @@ impl Wire {
             let drops = &self.stats.recv_drops;
             drops.add(DropReason::BadDescriptor, received.bad);
         }
-        received
+        received.packets
     }
 
-    /// Packets that queues in the habit of sending to the wire may still consume this turn.
+    /// Packets that queues in the habit of sending to the device may still consume in this turn.
     #[inline]
     pub fn allowance(&self) -> usize {
         self.room.saturating_sub(self.outbox.len() + self.claimed)
@@ -83,31 +91,29 @@ impl Wire {
     }
 
     /// True while nothing more should be brought here.
-    pub fn is_full(&self) -> bool {
+    #[inline]
+    fn is_full(&self) -> bool {
         self.outbox.len() >= self.room + OUTBOX
     }
 
-    /// Makes `packet` ready for the device: what the device does not take is finished here or refused.
+    /// Whether packets for the device had better wait where they are: it is full, and has not been for long.
+    pub fn holds(&self, now: Instant) -> bool {
+        let short = |since| now.saturating_duration_since(since) < HOLD;
+        self.is_full() && self.full_since.is_none_or(short)
+    }
+
+    /// Why the device does not take a packet of this length and kind now, if so. Asked before a byte is copied.
     #[inline]
-    pub fn admit(&self, packet: &mut Packet, umem: &Umem) -> Result<(), DropReason> {
-        let can = self.capabilities;
-        match packet.offload.gso {
-            Some(_) if !can.gso => return Err(DropReason::GsoUnsupported),
-            None if packet.len as usize > can.max_frame => return Err(DropReason::TooLong),
-            _ => {}
-        }
-        if self.is_full() {
-            return Err(DropReason::UplinkFull);
-        }
-        match packet.offload.checksum {
-            Checksum::Blank if !can.blank_checksum => packet
-                .complete_checksum(umem)
-                .map_err(|_| DropReason::ChecksumImpossible),
-            _ => Ok(()),
+    pub fn refuses(&self, len: u32, offload: &Offload) -> Option<DropReason> {
+        match offload.gso {
+            Some(_) if !self.capabilities.gso => Some(DropReason::GsoUnsupported),
+            None if len as usize > self.capabilities.max_frame => Some(DropReason::TooLong),
+            _ if self.is_full() => Some(DropReason::UplinkFull),
+            _ => None,
         }
     }
 
-    /// Sends an admitted packet with the turn's burst.
+    /// Sends a packet that the device takes, with the turn's burst.
     #[inline]
     pub fn send(&mut self, packet: Packet) {
         self.outbox.push_back(packet);
@@ -148,7 +154,7 @@ impl Wire {
 
     /// Frames of packets that wait for room.
     pub fn frames(&self) -> usize {
-        self.outbox.iter().map(|packet| packet.frames.len()).sum()
+        self.outbox.iter().map(Packet::frame_count).sum()
     }
 
     /// Takes over the MTU that the device has now; packets that wait and have become too long are dropped.
@@ -164,7 +170,7 @@ impl Wire {
                 self.outbox.push_back(packet);
             } else {
                 self.stats.send_drops.add(DropReason::TooLong, 1);
-                pool.extend(packet.frames);
+                pool.recycle(packet);
             }
         }
     }

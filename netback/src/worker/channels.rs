@@ -1,7 +1,7 @@
-//! Event channels: which queues have work, when their ports may speak again, and whom to notify.
+//! Event channels: which queues have work, when their ports are unmasked, and whom to notify.
 //!
-//! An event makes its queue active: its rings are looked at every turn, and its ports stay masked, so that a guest that sends events
-//! without end is not even heard. A queue that was empty for a while, or whose worker wants to sleep, is put to rest: its rings are armed,
+//! An event makes its queue active: its rings are looked at every turn, and its ports stay masked, so that events without end reach
+//! nobody. A queue that was empty for a while, or whose worker wants to sleep, is put to rest: its rings are armed,
 //! looked at once more, and its ports unmasked. An event that came meanwhile is delivered then, so none is lost.
 use super::Worker;
 use crate::crash_point;
@@ -15,74 +15,9 @@ const TURN_EVENTS: usize = 64;
 const LOOK_EVERY: Duration = Duration::from_micros(10);
 /// Turns without work after which an active queue is put to rest.
 const REST_AFTER: u32 = 256;
-/// Events in a row that brought no work and that nobody minds: some race with what we found without them.
-const FREE_SPURIOUS: u32 = 8;
-/// First delay before a port that keeps sending such events is unmasked; doubled with each up to 64 times.
-const SPURIOUS_DELAY: Duration = Duration::from_millis(1);
-
-/// What a queue owes its event channels and they it.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct QueueEvents {
-    pub tx_port: Port,
-    pub rx_port: Port,
-    masked_tx: bool,
-    masked_rx: bool,
-    /// Its rings are looked at every turn.
-    active: bool,
-    /// There may be requests that it is not its turn to have taken: no use in waiting for an event.
-    pub held: bool,
-    idle_turns: u32,
-    /// Something was moved since the last event.
-    progress: bool,
-    spurious: u32,
-    /// Notify at the end of the turn.
-    pub notify_tx: bool,
-    pub notify_rx: bool,
-}
-
-impl QueueEvents {
-    /// `kick`: after a take-over an event may have been lost either way, so the guest is told once.
-    pub fn new(tx_port: Port, rx_port: Port, kick: bool) -> Self {
-        Self {
-            tx_port,
-            rx_port,
-            // An event that came between control's bind and now was read, and left masked, before anybody knew its port.
-            masked_tx: true,
-            masked_rx: true,
-            active: false,
-            held: false,
-            idle_turns: 0,
-            progress: false,
-            spurious: 0,
-            notify_tx: kick,
-            notify_rx: kick,
-        }
-    }
-
-    /// Something was moved for this queue.
-    #[inline]
-    pub fn worked(&mut self) {
-        self.idle_turns = 0;
-        self.progress = true;
-    }
-
-    /// At rest: how long its masked ports are to stay so.
-    fn penalty(&mut self) -> Duration {
-        if self.progress || !(self.masked_tx || self.masked_rx) {
-            self.spurious = 0;
-        } else {
-            self.spurious = self.spurious.saturating_add(1);
-        }
-        self.progress = false;
-        match self.spurious.checked_sub(FREE_SPURIOUS) {
-            None | Some(0) => Duration::ZERO,
-            Some(more) => SPURIOUS_DELAY * (1 << more.min(7)) / 2,
-        }
-    }
-}
 
 /// The worker's side of its event channels.
-pub(crate) struct Desk {
+pub(crate) struct EventPorts {
     /// Slot of the queue behind each local port.
     slots: Vec<Option<u16>>,
     pending: Vec<Port>,
@@ -93,7 +28,7 @@ pub(crate) struct Desk {
     looked: Instant,
 }
 
-impl Desk {
+impl EventPorts {
     pub fn new(now: Instant) -> Self {
         let room = 2 * TURN_EVENTS;
         Self {
@@ -105,8 +40,8 @@ impl Desk {
         }
     }
 
-    /// Events on `port` are for the queue in `slot` from now on; `None`: for nobody.
-    pub fn direct(&mut self, port: Port, slot: Option<u16>) {
+    /// Makes events on `port` those of the queue in `slot`, or of nobody.
+    pub fn set(&mut self, port: Port, slot: Option<u16>) {
         let at = port.0 as usize;
         if self.slots.len() <= at {
             self.slots.resize(at + 1, None);
@@ -129,19 +64,24 @@ impl<H: Hypervisor> Worker<H> {
     /// Read pending ports and make their queues active. False: there was nothing.
     pub(crate) fn take_events(&mut self) -> bool {
         let now = self.fabric.now;
-        if self.busy && now.saturating_duration_since(self.desk.looked) < LOOK_EVERY {
+        if self.busy && now.saturating_duration_since(self.event_ports.looked) < LOOK_EVERY {
             return false;
         }
-        self.desk.looked = now;
+        self.event_ports.looked = now;
         self.unmask_delayed(now);
         let count = self
             .events
-            .pending(&mut self.desk.pending)
+            .pending(&mut self.event_ports.pending)
             .unwrap_or(0)
             .min(TURN_EVENTS);
         for n in 0..count {
-            let port = self.desk.pending[n];
-            let slot = self.desk.slots.get(port.0 as usize).copied().flatten();
+            let port = self.event_ports.pending[n];
+            let slot = self
+                .event_ports
+                .slots
+                .get(port.0 as usize)
+                .copied()
+                .flatten();
             let queue = slot.and_then(|slot| self.fabric.queues[usize::from(slot)].as_mut());
             // The port of a queue that is gone stays masked until control unbinds it.
             let (Some(slot), Some(queue)) = (slot, queue) else {
@@ -208,7 +148,7 @@ impl<H: Hypervisor> Worker<H> {
         all
     }
 
-    /// False: it has work, or must be dropped.
+    /// Puts one queue to rest. False: it has work, or must be dropped.
     fn rest_queue(&mut self, slot: u16) -> bool {
         let Some(queue) = &mut self.fabric.queues[usize::from(slot)] else {
             return true;
@@ -239,18 +179,18 @@ impl<H: Hypervisor> Worker<H> {
             .take(if same { 1 } else { 2 })
         {
             if until > self.fabric.now {
-                self.desk.delayed.push((until, port));
+                self.event_ports.delayed.push((until, port));
             } else {
-                self.desk.unmask.push(port);
+                self.event_ports.unmask.push(port);
             }
         }
         true
     }
 
     fn unmask_delayed(&mut self, now: Instant) {
-        let Desk {
+        let EventPorts {
             delayed, unmask, ..
-        } = &mut self.desk;
+        } = &mut self.event_ports;
         delayed.retain(|&(at, port)| {
             let due = at <= now;
             if due {
@@ -262,13 +202,13 @@ impl<H: Hypervisor> Worker<H> {
     }
 
     fn unmask(&mut self) {
-        if self.desk.unmask.is_empty() {
+        if self.event_ports.unmask.is_empty() {
             return;
         }
         crash_point!("unmasked");
         // A port that was closed meanwhile is refused, which is as good.
-        let _ = self.events.unmask(&self.desk.unmask);
-        self.desk.unmask.clear();
+        let _ = self.events.unmask(&self.event_ports.unmask);
+        self.event_ports.unmask.clear();
     }
 
     /// Notify the guests that asked for it, each channel once.

@@ -1,87 +1,7 @@
-//! The copies of one turn, planned as runs of bytes and issued in one call: between guests' pages and frames, either way, and
-//! from guest to guest.
+//! The copies of one call, planned as runs of bytes.
+use super::runs::Runs;
 use std::ops::Range;
-use xen::grant::{CopyList, CopyStatus, DomId, GrantRef, GrantTable, LocalMemory, PAGE_SIZE, Side};
-use xsk_bridge::frame::{DATA_CAPACITY, Frame};
-
-/// One end of a packet's copy: where the byte at a position is, and how many follow it in the same place.
-pub trait Runs {
-    /// Positions are asked for in rising order, all below the packet's length.
-    fn at(&mut self, position: usize) -> (Side, usize);
-}
-
-/// A packet in frames, each full but for the last.
-pub struct InFrames<'a>(pub &'a [Frame]);
-
-impl Runs for InFrames<'_> {
-    #[inline]
-    fn at(&mut self, position: usize) -> (Side, usize) {
-        let within = position % DATA_CAPACITY;
-        let offset = self.0[position / DATA_CAPACITY].data_offset() + within as u64;
-        (Side::Local(offset), DATA_CAPACITY - within)
-    }
-}
-
-/// A packet in the pages of posted Rx requests, each full but for the last.
-pub struct InPages<'a> {
-    /// The receiving guest.
-    pub domid: DomId,
-    /// One a page.
-    pub grefs: &'a [u32],
-}
-
-impl Runs for InPages<'_> {
-    #[inline]
-    fn at(&mut self, position: usize) -> (Side, usize) {
-        let within = position % PAGE_SIZE;
-        let gref = GrantRef(self.grefs[position / PAGE_SIZE]);
-        let side = Side::Foreign {
-            domid: self.domid,
-            gref,
-            offset: within as u16,
-        };
-        (side, PAGE_SIZE - within)
-    }
-}
-
-/// A packet in the fragments of a Tx chain.
-pub struct InFragments<'a> {
-    domid: DomId,
-    fragments: &'a [ring::packet::Fragment],
-    /// Position of the first fragment's first byte.
-    start: usize,
-}
-
-impl<'a> InFragments<'a> {
-    /// All of the chain's fragments.
-    pub fn new(domid: DomId, fragments: &'a [ring::packet::Fragment]) -> Self {
-        Self {
-            domid,
-            fragments,
-            start: 0,
-        }
-    }
-}
-
-impl Runs for InFragments<'_> {
-    #[inline]
-    fn at(&mut self, position: usize) -> (Side, usize) {
-        // Zero-size fragments fall out here too: their grants are never touched.
-        while position >= self.start + usize::from(self.fragments[0].size) {
-            self.start += usize::from(self.fragments[0].size);
-            self.fragments = &self.fragments[1..];
-        }
-        let within = (position - self.start) as u16;
-        let fragment = self.fragments[0];
-        let gref = GrantRef(fragment.gref);
-        let side = Side::Foreign {
-            domid: self.domid,
-            gref,
-            offset: fragment.offset + within,
-        };
-        (side, usize::from(fragment.size - within))
-    }
-}
+use xen::grant::{CopyList, CopyStatus, GrantTable, LocalMemory};
 
 /// Part of a plan: the copies of one packet.
 #[derive(Debug, Clone, Copy, Default)]
@@ -180,6 +100,12 @@ impl<M: LocalMemory> CopyPlan<M> {
         }
     }
 
+    /// Whether everything was copied.
+    #[inline]
+    pub fn all_succeeded(&self) -> bool {
+        self.list.all_okay()
+    }
+
     /// Whether all of `span` was copied.
     #[inline]
     pub fn succeeded(&self, span: Span) -> bool {
@@ -200,11 +126,22 @@ impl<M: LocalMemory> CopyPlan<M> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::worker::memory::UmemMemory;
+    use crate::copy::memory::UmemMemory;
+    use crate::copy::runs::{InFragments, InPages, InPieces};
+    use crate::copy::staging::Staging;
     use proptest::prelude::*;
     use ring::packet::Fragment;
     use xen::fake::{Access, Grants};
-    use xsk_bridge::frame::Umem;
+    use xen::grant::{DomId, PAGE_SIZE, Side};
+    use xsk_bridge::frame::{FramePool, Umem};
+
+    /// Staging memory by address, and the memory of its plan.
+    fn memory() -> (Staging, UmemMemory) {
+        let (umem, frames) = Umem::new(18).unwrap();
+        let mut pool = FramePool::new(&umem);
+        pool.extend(frames);
+        (Staging::new(None, &mut pool), UmemMemory(umem))
+    }
 
     fn fragments(sizes: &[u16]) -> Vec<Fragment> {
         let fragment = |(n, &size): (usize, &u16)| Fragment {
@@ -234,11 +171,13 @@ mod tests {
             let total: usize = sizes.iter().map(|&size| usize::from(size)).sum();
             prop_assume!(total > 0);
             let fragments = fragments(&sizes);
-            let (umem, frames) = Umem::new(18).unwrap();
+            let (mut staging, memory) = memory();
             let grefs: Vec<u32> = (100..117).collect();
-            let mut plan = CopyPlan::with_capacity(UmemMemory(umem), 200);
+            let mut plan = CopyPlan::with_capacity(memory, 200);
             let cut = cut.min(total);
-            let head = plan.copy(InFragments::new(DomId(1), &fragments), InFrames(&frames), 0..cut);
+            let pieces = [staging.take(cut / 2).unwrap(), staging.take(cut - cut / 2).unwrap()];
+            let start = match staging.side(pieces[0], 0) { Side::Local(at) => at, side => panic!("{side:?}") };
+            let head = plan.copy(InFragments::new(DomId(1), &fragments), InPieces::new(&staging, pieces[0], &pieces[1..]), 0..cut);
             let tail = plan.copy(InFragments::new(DomId(1), &fragments), InPages { domid: DomId(2), grefs: &grefs }, cut..total);
             prop_assert_eq!(head.count as usize + tail.count as usize, plan.len());
             let mut position = 0;
@@ -251,8 +190,8 @@ mod tests {
                 match dest {
                     Side::Local(at) => {
                         prop_assert!(position < cut);
-                        prop_assert_eq!(at as usize / 4096, position / DATA_CAPACITY);
-                        prop_assert_eq!(at as usize % 4096, 256 + position % DATA_CAPACITY);
+                        let within = if position < cut / 2 { position } else { (cut / 2).next_multiple_of(64) + position - cut / 2 };
+                        prop_assert_eq!(at - start, within as u64);
                     }
                     dest => {
                         let (domid, gref, offset) = foreign(dest);
@@ -269,8 +208,9 @@ mod tests {
     #[test]
     fn failures_say_where() {
         let fragments = fragments(&[10, 20, 30]);
-        let (umem, frames) = Umem::new(1).unwrap();
-        let mut plan = CopyPlan::with_capacity(UmemMemory(umem), 8);
+        let (mut staging, memory) = memory();
+        let piece = staging.take(60).unwrap();
+        let mut plan = CopyPlan::with_capacity(memory, 8);
         let grants = Grants::default();
         for gref in 0..3 {
             grants.grant(1, gref, 0, &[], Access::ReadOnly);
@@ -278,7 +218,7 @@ mod tests {
         let mut copy = |range| {
             plan.copy(
                 InFragments::new(DomId(1), &fragments),
-                InFrames(&frames),
+                InPieces::new(&staging, piece, &[]),
                 range,
             )
         };

@@ -1,0 +1,147 @@
+//! Packets for several ports of a bridge.
+use super::queue::Turn;
+use super::{Handed, Pass};
+use crate::bounds::FLOOD_COST;
+use crate::hypervisor::Hypervisor;
+use crate::observe::counters::DropReason;
+use crate::path::batch::Source;
+use crate::path::fabric::live;
+use crate::path::job::Outcome;
+use crate::path::ports::Destination;
+use crate::worker::Worker;
+use crate::worker::mailbox::ParcelFor;
+use std::sync::Arc;
+use xsk_bridge::packet::Checksum;
+use xsk_bridge::switch::{Flood, PortId};
+
+impl<H: Hypervisor> Worker<H> {
+    /// Hands packet `n` to every port that its bridge floods it to. Devices come first: they must not lose to the copies for others. What
+    /// the copies cost counts for the port that the packet came in by; what is over that port's share of the turn is dropped.
+    pub(super) fn flood(&mut self, n: usize, flood: Flood, pass: Pass) {
+        if self.batch.jobs[n].outcome != Outcome::Pending {
+            return;
+        }
+        let first = pass == Pass::First;
+        if first && (!self.batch.jobs[n].is_whole() || !self.batch.deferred.is_empty()) {
+            self.batch.settle(n, Handed::Deferred);
+            self.defer_all();
+            return;
+        }
+        let Some((ingress, ports)) = self.flooded_to(n, flood) else {
+            return self.batch.jobs[n].drop_for(DropReason::PortGone);
+        };
+        if self.batch.jobs[n].offload.checksum == Checksum::Blank {
+            // One copy serves all, so what one receiver cannot complete is complete for all.
+            let completed = self.batch.complete_checksum(n, self.fabric.pool.umem());
+            if completed.is_err() {
+                return self.batch.jobs[n].drop_for(DropReason::ChecksumImpossible);
+            }
+        }
+        let mut handed = Handed::Refused(DropReason::NoPort);
+        for uplinks in [true, false] {
+            for &port in ports.iter().filter(|&&port| port != ingress) {
+                let hash = self.batch.jobs[n].hash;
+                let destination = self.fabric.ports.destination(port, hash);
+                if is_uplink(destination) == uplinks {
+                    handed = either(handed, self.flood_to(destination, port, ingress, n));
+                }
+            }
+        }
+        self.batch.settle(n, handed);
+    }
+
+    /// The port that packet `n` came in by, and the ports that such a flood goes to.
+    fn flooded_to(&mut self, n: usize, flood: Flood) -> Option<(PortId, Arc<[PortId]>)> {
+        let bursts = self.batch.bursts.iter();
+        let burst = bursts.clone().find(|burst| burst.jobs.contains(&n))?;
+        match burst.source {
+            Source::Queue(slot) => {
+                let queue = self.fabric.queues[usize::from(slot)].as_mut()?;
+                Some((queue.port_id, queue.bridge.flood(flood).clone()))
+            }
+            Source::Uplink(slot) => {
+                let uplink = self.fabric.uplinks[usize::from(slot)].as_mut()?;
+                Some((uplink.port_id, uplink.bridge.flood(flood).clone()))
+            }
+            // What other workers send has one port to go to.
+            Source::Worker => None,
+        }
+    }
+
+    /// Hands a copy of packet `n` to one of the ports it is flooded to.
+    fn flood_to(
+        &mut self,
+        destination: Destination,
+        port: PortId,
+        ingress: PortId,
+        n: usize,
+    ) -> Handed {
+        if !is_uplink(destination) {
+            let cost = (self.batch.jobs[n].len as usize).max(FLOOD_COST);
+            let left = self.fabric.flood_budget(ingress, self.turn_number);
+            if *left < cost {
+                return Handed::Refused(DropReason::FloodLimit);
+            }
+            *left -= cost;
+        }
+        let (batch, fabric) = (&mut self.batch, &mut self.fabric);
+        match destination {
+            Destination::Queue(slot) => self.flood_to_queue(slot, n),
+            Destination::Uplink(slot) => match &mut fabric.uplinks[usize::from(slot)] {
+                Some(uplink) => uplink.take_copy(n, batch, &mut fabric.pool),
+                None => Handed::Refused(DropReason::PortGone),
+            },
+            Destination::QueueOf(worker) => {
+                fabric.post_copy(worker, ParcelFor::Queue, port, n, batch)
+            }
+            Destination::UplinkOf(worker) => {
+                fabric.post_copy(worker, ParcelFor::Uplink, port, n, batch)
+            }
+            _ => Handed::Refused(DropReason::PortGone),
+        }
+    }
+
+    fn flood_to_queue(&mut self, slot: u16, n: usize) -> Handed {
+        let fabric = &mut self.fabric;
+        let mut turn = Turn {
+            number: self.turn_number,
+            now: fabric.now,
+            pool: &mut fabric.pool,
+            waiting: &mut fabric.waiting,
+        };
+        let Some(queue) = live(&mut fabric.queues, slot) else {
+            return Handed::Refused(DropReason::PortGone);
+        };
+        let handed = queue.take_in(slot, n, &mut self.batch, &mut turn, Pass::Second);
+        self.touch(slot);
+        handed
+    }
+
+    /// Nothing that follows in this turn overtakes a flood that was deferred.
+    fn defer_all(&mut self) {
+        let (turn, fabric) = (self.turn_number, &mut self.fabric);
+        for queue in fabric.queues.iter_mut().flatten() {
+            queue.rx.barrier = turn;
+        }
+        for uplink in fabric.uplinks.iter_mut().flatten() {
+            uplink.barrier = turn;
+        }
+        fabric.barriers.fill(turn);
+    }
+}
+
+fn is_uplink(destination: Destination) -> bool {
+    matches!(
+        destination,
+        Destination::Uplink(_) | Destination::UplinkOf(_)
+    )
+}
+
+/// What is said of a packet with several receivers: it is taken where one of them took it, else refused for the first reason given.
+fn either(before: Handed, now: Handed) -> Handed {
+    match (before, now) {
+        (Handed::Taken, _) | (_, Handed::Taken) => Handed::Taken,
+        (Handed::Refused(DropReason::NoPort), now) => now,
+        (before, _) => before,
+    }
+}

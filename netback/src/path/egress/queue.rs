@@ -1,0 +1,170 @@
+//! Packets towards a guest's queue that this worker serves: into posted pages, or into the backlog.
+use super::{Handed, Pass};
+use crate::copy::runs::{InFragments, InPages, InPieces};
+use crate::hypervisor::Hypervisor;
+use crate::observe::counters::DropReason;
+use crate::path::batch::{Batch, Placed};
+use crate::path::fabric::live;
+use crate::queue::Queue;
+use crate::worker::Worker;
+use std::ops::Range;
+use std::time::Instant;
+use xsk_bridge::frame::{FramePool, Umem};
+use xsk_bridge::packet::Checksum;
+
+/// What handing a packet to a queue needs beside the two.
+pub(super) struct Turn<'a> {
+    pub number: u64,
+    pub now: Instant,
+    pub pool: &'a mut FramePool,
+    pub waiting: &'a mut Vec<u16>,
+}
+
+impl<H: Hypervisor> Worker<H> {
+    /// Hands consecutive packets to the queue in `slot`.
+    pub(super) fn hand_to_queue(&mut self, slot: u16, jobs: Range<usize>, pass: Pass) {
+        let fabric = &mut self.fabric;
+        let mut turn = Turn {
+            number: self.turn_number,
+            now: fabric.now,
+            pool: &mut fabric.pool,
+            waiting: &mut fabric.waiting,
+        };
+        let Some(queue) = live(&mut fabric.queues, slot) else {
+            for job in &mut self.batch.jobs[jobs] {
+                job.drop_for(DropReason::PortGone);
+            }
+            return;
+        };
+        let placed = self.batch.placed.len();
+        for n in jobs {
+            let handed = queue.take_in(slot, n, &mut self.batch, &mut turn, pass);
+            self.batch.settle(n, handed);
+        }
+        if self.batch.placed.len() > placed {
+            self.touch(slot);
+        }
+    }
+}
+
+impl<H: Hypervisor> Queue<H> {
+    /// Brings packet `n` of the batch into posted pages, or into the backlog behind what waits already. What the guest cannot take is
+    /// dropped and counted here.
+    #[inline]
+    pub(super) fn take_in(
+        &mut self,
+        slot: u16,
+        n: usize,
+        batch: &mut Batch,
+        turn: &mut Turn<'_>,
+        pass: Pass,
+    ) -> Handed {
+        let job = &batch.jobs[n];
+        let head = job.head_bytes(&batch.staging, turn.pool.umem());
+        if let Some(reason) = self.refuses(job.len, &job.offload, head) {
+            self.stats.rx_drops.add(reason, 1);
+            return Handed::Taken;
+        }
+        let blank = job.offload.checksum == Checksum::Blank;
+        let completes = blank && !self.rx.takes_blank(head, job.len);
+        if pass == Pass::First {
+            let deferred = self.rx.barrier == turn.number;
+            if deferred || (completes && !job.is_whole()) {
+                return self.defer(turn);
+            }
+        }
+        if completes {
+            match batch.complete_checksum(n, turn.pool.umem()) {
+                Ok(()) => self.stats.checksums_completed.add(1),
+                Err(_) => {
+                    self.stats.rx_drops.add(DropReason::ChecksumImpossible, 1);
+                    return Handed::Taken;
+                }
+            }
+        }
+        if self.rx.backlog.is_empty() && batch.can_place() {
+            match self.place(slot, n, batch, turn.pool.umem(), turn.now) {
+                Ok(true) => return Handed::Taken,
+                Ok(false) => {}
+                Err(fatal) => {
+                    self.rogue = Some(fatal);
+                    return Handed::Refused(DropReason::PortGone);
+                }
+            }
+        }
+        self.keep(slot, n, batch, turn)
+    }
+
+    /// Nothing of this turn overtakes a packet that is fetched first.
+    fn defer(&mut self, turn: &Turn<'_>) -> Handed {
+        self.rx.barrier = turn.number;
+        Handed::Deferred
+    }
+
+    /// Puts a packet into the backlog.
+    fn keep(&mut self, slot: u16, n: usize, batch: &Batch, turn: &mut Turn<'_>) -> Handed {
+        let job = &batch.jobs[n];
+        if !job.is_whole() {
+            return self.defer(turn);
+        }
+        if !self.rx.backlog.has_room(job.len, turn.pool) {
+            self.stats.rx_drops.add(DropReason::BacklogFull, 1);
+            return Handed::Taken;
+        }
+        let (len, offload) = (job.len, job.offload);
+        let mut entry = self.rx.backlog.append(len, offload, turn.now, turn.pool);
+        batch.each_slice(n, entry.umem, |bytes| entry.write(bytes));
+        if !self.rx.listed {
+            self.rx.listed = true;
+            turn.waiting.push(slot);
+        }
+        Handed::Taken
+    }
+
+    /// Takes posted requests for a packet and plans its copies: what is here out of our memory, the rest from page to page. `Ok(false)`: the
+    /// guest has not posted enough, or the packet may not go from page to page.
+    #[inline]
+    fn place(
+        &mut self,
+        slot: u16,
+        n: usize,
+        batch: &mut Batch,
+        umem: &Umem,
+        now: Instant,
+    ) -> Result<bool, ring::packet::Fatal> {
+        let job = &batch.jobs[n];
+        let whole = job.is_whole();
+        let direct = job.direct && !self.rx.is_suspected(now);
+        if !(whole || direct) || !self.rx.has_posted(job.len, &job.offload)? {
+            return Ok(false);
+        }
+        if !batch.stage(n, umem) {
+            return Ok(false);
+        }
+        let job = &batch.jobs[n];
+        self.rx.take(job.len, &job.offload);
+        let dest = || InPages {
+            domid: self.domid,
+            grefs: self.rx.pages(),
+        };
+        let behind = job.behind.of(&batch.pieces);
+        let pieces = InPieces::new(&batch.staging, job.head, behind);
+        let ours = batch.rx.copy(pieces, dest(), 0..job.staged as usize);
+        let theirs = match whole {
+            true => Default::default(),
+            false => batch.rx.copy(
+                InFragments::new(job.domid, job.fragments.of(&batch.fragments)),
+                dest(),
+                job.staged as usize..job.len as usize,
+            ),
+        };
+        batch.placed.push(Placed {
+            queue: slot,
+            sender: (!whole).then_some(n as u16),
+            spans: [ours, theirs],
+            len: job.len,
+            offload: job.offload,
+        });
+        Ok(true)
+    }
+}

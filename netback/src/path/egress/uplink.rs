@@ -1,0 +1,86 @@
+//! Packets towards a device that this worker serves.
+use super::{Handed, Pass};
+use crate::hypervisor::Hypervisor;
+use crate::observe::counters::DropReason;
+use crate::path::batch::Batch;
+use crate::path::uplink::UplinkQueue;
+use crate::worker::Worker;
+use std::ops::Range;
+use xsk_bridge::frame::{Frame, FramePool};
+use xsk_bridge::offload::checksum;
+use xsk_bridge::packet::{Checksum, Offload, Packet};
+
+impl<H: Hypervisor> Worker<H> {
+    /// Hands consecutive packets to the device in `slot`.
+    pub(super) fn hand_to_uplink(&mut self, slot: u16, jobs: Range<usize>, pass: Pass) {
+        let (batch, fabric) = (&mut self.batch, &mut self.fabric);
+        let Some(uplink) = &mut fabric.uplinks[usize::from(slot)] else {
+            for job in &mut batch.jobs[jobs] {
+                job.drop_for(DropReason::PortGone);
+            }
+            return;
+        };
+        for n in jobs {
+            let handed = uplink.take_in(n, batch, &mut fabric.pool, self.turn_number, pass);
+            batch.settle(n, handed);
+        }
+    }
+}
+
+impl UplinkQueue {
+    /// Sends packet `n` of the batch, now or when there is room.
+    #[inline]
+    fn take_in(
+        &mut self,
+        n: usize,
+        batch: &mut Batch,
+        pool: &mut FramePool,
+        turn: u64,
+        pass: Pass,
+    ) -> Handed {
+        let job = &batch.jobs[n];
+        if let Some(reason) = self.refuses(job.len, &job.offload) {
+            return Handed::Refused(reason);
+        }
+        if pass == Pass::First && (self.barrier == turn || !job.is_whole()) {
+            self.barrier = turn;
+            return Handed::Deferred;
+        }
+        match batch.take_frame(n, pool) {
+            Some(frame) => self.finish(frame, batch, n, pool),
+            None => Handed::Refused(DropReason::NoFrame),
+        }
+    }
+
+    /// Sends a copy of packet `n`, which is whole, as part of a flood.
+    pub(super) fn take_copy(&mut self, n: usize, batch: &Batch, pool: &mut FramePool) -> Handed {
+        let job = &batch.jobs[n];
+        if let Some(reason) = self.refuses(job.len, &job.offload) {
+            return Handed::Refused(reason);
+        }
+        match batch.copy_frame(n, pool) {
+            Some(frame) => self.finish(frame, batch, n, pool),
+            None => Handed::Refused(DropReason::NoFrame),
+        }
+    }
+
+    #[inline]
+    fn finish(
+        &mut self,
+        mut frame: Frame,
+        batch: &Batch,
+        n: usize,
+        pool: &mut FramePool,
+    ) -> Handed {
+        let job = &batch.jobs[n];
+        if job.offload.checksum == Checksum::Blank {
+            let data = &mut pool.umem().data_mut(&mut frame)[..job.len as usize];
+            if checksum::complete(data, std::iter::empty()).is_err() {
+                pool.give(frame);
+                return Handed::Refused(DropReason::ChecksumImpossible);
+            }
+        }
+        self.send(Packet::new(frame, job.len, Offload::default()));
+        Handed::Taken
+    }
+}
