@@ -109,6 +109,7 @@ impl Replay {
                 handshake::advertise(&mut self.connection, &self.paths, 1)
                     .expect("nothing is refused");
                 self.written.push(Xenbus::InitWait);
+                self.observe(Observation::Advertised);
                 self.observe(Observation::Settled);
             }
             Action::Write(state) => {
