@@ -10,6 +10,7 @@ use crate::path::job::Outcome;
 use crate::path::ports::Destination;
 use crate::worker::Worker;
 use crate::worker::mailbox::ParcelFor;
+use ring::wire::NETIF_RSP_DROPPED;
 use std::sync::Arc;
 use xsk_bridge::packet::Checksum;
 use xsk_bridge::switch::{Flood, PortId};
@@ -37,17 +38,49 @@ impl<H: Hypervisor> Worker<H> {
                 return self.batch.jobs[n].drop_for(DropReason::ChecksumImpossible);
             }
         }
-        let mut handed = Handed::Refused(DropReason::NoPort);
+        let (mut taken, mut refused) = (false, false);
         for uplinks in [true, false] {
             for &port in ports.iter().filter(|&&port| port != ingress) {
                 let hash = self.batch.jobs[n].hash;
                 let destination = self.fabric.ports.destination(port, hash);
-                if is_uplink(destination) == uplinks {
-                    handed = either(handed, self.flood_to(destination, port, ingress, n));
+                if is_uplink(destination) != uplinks {
+                    continue;
+                }
+                match self.flood_to(destination, port, ingress, n) {
+                    Handed::Refused(reason) => {
+                        self.count_copy_dropped(n, reason);
+                        refused = true;
+                    }
+                    _ => taken = true,
                 }
             }
         }
-        self.batch.settle(n, handed);
+        let job = &mut self.batch.jobs[n];
+        job.outcome = match (taken, refused) {
+            (true, _) => Outcome::Sent,
+            // Each copy has been counted.
+            (false, true) => Outcome::Answered(NETIF_RSP_DROPPED),
+            (false, false) => Outcome::Dropped(DropReason::NoPort),
+        };
+    }
+
+    /// Counts a copy of packet `n` that a receiver did not take, where the packet came in.
+    fn count_copy_dropped(&self, n: usize, reason: DropReason) {
+        let mut bursts = self.batch.bursts.iter();
+        let source = bursts.find(|burst| burst.jobs.contains(&n));
+        match source.map(|burst| burst.source) {
+            Some(Source::Queue(slot)) => {
+                if let Some(queue) = &self.fabric.queues[usize::from(slot)] {
+                    queue.stats.tx_drops.add(reason, 1);
+                }
+            }
+            Some(Source::Uplink(slot)) => {
+                if let Some(uplink) = &self.fabric.uplinks[usize::from(slot)] {
+                    uplink.stats.recv_drops.add(reason, 1);
+                }
+            }
+            Some(Source::Worker) | None => {}
+        }
     }
 
     /// The port that packet `n` came in by, and the ports that such a flood goes to.
@@ -135,13 +168,4 @@ fn is_uplink(destination: Destination) -> bool {
         destination,
         Destination::Uplink(_) | Destination::UplinkOf(_)
     )
-}
-
-/// What is said of a packet with several receivers: it is taken where one of them took it, else refused for the first reason given.
-fn either(before: Handed, now: Handed) -> Handed {
-    match (before, now) {
-        (Handed::Taken, _) | (_, Handed::Taken) => Handed::Taken,
-        (Handed::Refused(DropReason::NoPort), now) => now,
-        (before, _) => before,
-    }
 }

@@ -123,3 +123,50 @@ fn a_sleeping_thread_wakes_for_guests_and_for_control() {
     assert!(matches!(rig.outboxes[0].pop(), Some(FromWorker::Stopped)));
     assert_eq!(guest.statuses, [0; 50]);
 }
+
+#[test]
+fn a_packet_that_waits_behind_a_queue_at_rest_has_the_guest_send_an_event() {
+    let mut rig = Rig::new();
+    let (mut sender, mut receiver) = (rig.guest(1), rig.guest(2));
+    rig.settle();
+    assert!(rig.workers[0].may_sleep(), "both are at rest");
+    let bytes = frame(receiver.mac(), sender.mac(), 6000, 1);
+    sender.push(&bytes, &[4096, 1904], 0);
+    assert!(sender.tx.publish());
+    rig.events[0].fire(sender.event());
+    rig.settle();
+    assert!(rig.workers[0].may_sleep());
+    receiver.post(1);
+    assert!(!receiver.asked_for_event, "one slot is not enough");
+    receiver.post(1);
+    assert!(
+        receiver.asked_for_event,
+        "the packet waits for an event that never comes"
+    );
+    rig.events[0].fire(receiver.event());
+    rig.turns(1);
+    assert_eq!(receiver.receive()[0].bytes, bytes);
+}
+
+#[test]
+fn a_worker_does_not_sleep_on_a_backlog_for_which_requests_are_posted() {
+    let mut rig = Rig::new();
+    let mut guest = rig.guest(1);
+    for seed in 0..200 {
+        rig.arrive_from_wire(&frame(guest.mac(), OUTSIDE, 100, seed));
+    }
+    rig.settle();
+    assert!(rig.workers[0].may_sleep());
+    guest.post(200);
+    let mut received = 0;
+    while received < 200 {
+        assert!(
+            !rig.workers[0].may_sleep(),
+            "{received} of 200 are delivered"
+        );
+        rig.turns(1);
+        received += guest.receive().len();
+    }
+    rig.settle();
+    assert!(rig.workers[0].may_sleep());
+}

@@ -1,6 +1,7 @@
 //! Workers on fakes: no kernel, no hypervisor, no threads but where a test is about them.
 mod cost;
 mod events;
+mod fairness;
 mod faults;
 mod fidelity;
 mod flood;

@@ -139,6 +139,39 @@ fn one_that_is_to_be_segmented_is_dropped_by_name_where_nobody_offered_that() {
 }
 
 #[test]
+fn one_to_be_segmented_that_is_not_even_blank_is_made_blank_for_its_receiver() {
+    let mut rig = Rig::new();
+    let mut a = rig.guest(1);
+    let features = Features {
+        gso_tcpv4: true,
+        ..all_features()
+    };
+    let mut b = rig.guest_on(2, 0, features);
+    b.post(10);
+    for payload in [1000, 3000] {
+        let expected = blank(b.mac(), a.mac(), false, payload);
+        let mut sent = expected.clone();
+        sent[40..42].copy_from_slice(&[0x5a, 0x5a]); // rubbish in the checksum field
+        let ids = a.push(&sent, &[sent.len()], NETTXF_EXTRA_INFO);
+        assert_eq!(ids.len(), 1);
+        let extra = Extra::Gso {
+            size: 500,
+            kind: GSO_TYPE_TCPV4,
+            features: 0,
+        };
+        a.extra(extra, false);
+        let _ = a.tx.publish();
+        rig.settle();
+        let received = b.receive().remove(0);
+        assert!(received.bytes == expected, "{payload}");
+        assert_eq!(received.extra, Some(extra));
+        assert_ne!(received.flags & NETRXF_CSUM_BLANK, 0);
+    }
+    assert_eq!(a.stats.checksum_fixups.get(), 2);
+    assert_eq!(rig.frames_found(), rig.frames);
+}
+
+#[test]
 fn one_that_no_guest_could_complete_is_dropped_before_it() {
     let mut rig = Rig::new();
     let (mut a, mut b) = (rig.guest(1), rig.guest(2));

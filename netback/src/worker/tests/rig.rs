@@ -16,8 +16,8 @@ use crate::worker::{MESSAGES, Worker, WorkerSetup, mesh};
 use crossbeam_queue::ArrayQueue;
 use ring::front::FrontRing;
 use ring::wire::{
-    NETIF_RSP_NULL, NETRXF_EXTRA_INFO, NETRXF_MORE_DATA, NETTXF_MORE_DATA, Rx, RxRequest, Tx,
-    TxRequest,
+    Extra, NETIF_RSP_NULL, NETRXF_EXTRA_INFO, NETRXF_MORE_DATA, NETTXF_MORE_DATA, Rx, RxRequest,
+    Tx, TxRequest,
 };
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -365,6 +365,7 @@ pub struct Received {
     pub slots: usize,
     /// Status of each failed slot.
     pub errors: Vec<i16>,
+    pub extra: Option<Extra>,
 }
 
 /// A frontend.
@@ -390,6 +391,8 @@ pub struct Guest {
     /// Answers read: status of each data slot, and how many NULLs.
     pub statuses: Vec<i16>,
     pub nulls: usize,
+    /// The backend wants an event for what was posted last.
+    pub asked_for_event: bool,
 }
 
 impl Guest {
@@ -414,6 +417,7 @@ impl Guest {
             next_rx: 0,
             statuses: Vec::new(),
             nulls: 0,
+            asked_for_event: false,
         }
     }
 
@@ -530,7 +534,7 @@ impl Guest {
         self.tx_ids.len()
     }
 
-    /// Post `count` Rx requests.
+    /// Posts `count` Rx requests; whether the backend asked for an event is in `asked_for_event`.
     pub fn post(&mut self, count: usize) {
         for _ in 0..count {
             self.next_rx = (self.next_rx + 1) % 256;
@@ -549,7 +553,7 @@ impl Guest {
             });
             self.rx_ids.push_back(id);
         }
-        let _ = self.rx.publish();
+        self.asked_for_event = self.rx.publish();
     }
 
     /// Take the grant of the `n`-th unanswered Rx request away.
@@ -578,6 +582,7 @@ impl Guest {
                 flags: response.flags,
                 slots: 0,
                 errors: Vec::new(),
+                extra: None,
             });
             current.slots += 1;
             if response.status < 0 {
@@ -589,11 +594,11 @@ impl Guest {
                 current.bytes.extend(bytes);
             }
             self.grants.revoke(self.number.into(), gref);
-            assert_eq!(
-                response.flags & NETRXF_EXTRA_INFO,
-                0,
-                "nothing in these tests has an extra"
-            );
+            if response.flags & NETRXF_EXTRA_INFO != 0 {
+                let (_, words) = self.rx.pop_words().expect("an extra was announced");
+                self.rx_ids.pop_front().expect("an extra takes a request");
+                current.extra = Some(Extra::from_words(words).expect("a known extra").0);
+            }
             if response.flags & NETRXF_MORE_DATA == 0 {
                 packets.extend(packet.take());
             }
