@@ -40,6 +40,9 @@ enum Task {
     Dist,
     /// The Debian package; its path is printed.
     Deb {
+        /// Have lintian judge the package: an error or a warning fails.
+        #[arg(long, conflicts_with = "args")]
+        lint: bool,
         /// Passed on to cargo-deb, for example `--deb-revision 2`.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
@@ -59,7 +62,8 @@ fn main() -> ExitCode {
         Task::Test(options) => suite::run(&options),
         Task::Soak { rounds } => suite::soak(rounds),
         Task::Dist => deb::run_dist(),
-        Task::Deb { args } => deb::run_deb(&args),
+        Task::Deb { lint: true, .. } => deb::lint(),
+        Task::Deb { args, .. } => deb::run_deb(&args),
         Task::Xen { args } => xen::run(&args),
     };
     outcome.unwrap_or_else(|error| {

@@ -31,6 +31,9 @@ pub const LAB: &[&str] = &[
 /// To build a Debian package.
 pub const PACKAGING: &[&str] = &["dpkg-dev"];
 
+/// To judge the package and to show its manual pages.
+pub const CHECKING: &[&str] = &["dpkg-dev", "groff-base", "lintian"];
+
 /// Install those of `lists` that are missing. Progress goes to stderr; nothing is asked.
 pub fn ensure(lists: &[&[&str]]) -> Result<()> {
     let wanted: Vec<&str> = lists.concat();

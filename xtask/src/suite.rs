@@ -33,6 +33,8 @@ enum Step {
     Loom,
     /// The daemon with simulated guests in network namespaces.
     Integration,
+    /// The Debian package, judged by lintian.
+    Package,
     /// The daemon in a driver domain of real Xen, under emulation.
     Xen,
 }
@@ -53,7 +55,7 @@ impl Step {
         let minutes = match self {
             Step::Fmt => 2,
             Step::Clippy | Step::Unit | Step::Loom => 20,
-            Step::Integration => 25,
+            Step::Integration | Step::Package => 25,
             Step::Xen => 40,
         };
         Duration::from_secs(minutes * 60)
@@ -105,6 +107,13 @@ impl Step {
                 test.args(ONE_AT_A_TIME);
                 vec![test]
             }
+            Step::Package => {
+                let mut package = limited(std::env::current_exe()?, self.limit());
+                package
+                    .args(["deb", "--lint"])
+                    .current_dir(build::workspace());
+                vec![package]
+            }
             Step::Xen => {
                 let mut xen = limited(std::env::current_exe()?, self.limit());
                 xen.args(["xen", "test", "--json"])
@@ -140,7 +149,7 @@ pub fn soak(rounds: u32) -> Result<ExitCode> {
 /// Run the chosen steps; the closing line is the sum, and a failure anywhere is exit status 1.
 pub fn run(options: &Options) -> Result<ExitCode> {
     host::require_root("the test suite")?;
-    packages::ensure(&[packages::BUILD, packages::LAB])?;
+    packages::ensure(&[packages::BUILD, packages::LAB, packages::CHECKING])?;
     let chosen: Vec<Step> = Step::value_variants()
         .iter()
         .copied()
