@@ -63,7 +63,7 @@ const fn is_in(points: &[&str], name: &str) -> bool {
     false
 }
 
-/// A point is passed: the process is killed if `NETBACK_CRASH_AT` names it (`name`, or `name:n` for its n-th pass, from 1), and
+/// A point is passed: the process is killed (with `NETBACK_CRASH_BY=panic` the thread panics) if `NETBACK_CRASH_AT` names it (`name`, or `name:n` for its n-th pass, from 1), and
 /// the thread goes no further if `NETBACK_HOLD_AT` names it, so that another thread's death falls between two of its steps.
 #[cfg(all(feature = "crash-points", not(test)))]
 pub fn pass(name: &str) {
@@ -85,6 +85,9 @@ pub fn pass(name: &str) {
         && asked == name
         && PASSES.fetch_add(1, Relaxed) + 1 == *n
     {
+        if std::env::var_os("NETBACK_CRASH_BY").is_some_and(|by| by == "panic") {
+            panic!("at the crash point {name}");
+        }
         die();
     }
 }

@@ -5,6 +5,7 @@ use crate::control::signals::Signals;
 use crate::control::socket::Listener;
 use crate::control::{Control, Ended, Failed, OpenDevice, OpenUplink, Setup};
 use crate::hypervisor::{Doors, Linux};
+use crate::life::Marks;
 use rustix::fs::{FlockOperation, flock};
 use std::collections::BTreeSet;
 use std::fs::{DirBuilder, DirEntry, File, OpenOptions};
@@ -65,6 +66,10 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     let config = read(path)?;
     refuse_beside_kernel_netback(Path::new("/sys"))?;
     let _lock = lock(&config.daemon.run_dir)?;
+    // Without a mark a crash counts for no vif, and everything else is as it was.
+    if let Err(error) = Marks::open(&config.daemon.run_dir).and_then(Marks::arm) {
+        warn!("a crash of netback will leave no mark: {error}");
+    }
     // From here on a signal is a wish to stop, not a death.
     let signals =
         Signals::catch().map_err(|error| Failure::Runtime(format!("signals: {error}")))?;

@@ -8,6 +8,7 @@ pub mod crash;
 pub mod daemon;
 pub mod doctor;
 pub mod hypervisor;
+pub mod life;
 pub mod observe;
 pub(crate) mod path;
 pub mod queue;

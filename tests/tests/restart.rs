@@ -318,6 +318,43 @@ fn a_death_at_any_point_of_a_connection_goes_unnoticed() -> Result<()> {
     .context("with a worker's death at its first answer")
 }
 
+#[test]
+fn a_guest_at_whose_packets_the_daemon_panics_three_times_is_disabled_and_the_others_go_on()
+-> Result<()> {
+    let mut lab = prepare::connected(1, &["guest-a", "guest-b"])?;
+    let config = std::fs::read_to_string(lab.directory().file("netback.toml"))?;
+    lab.daemon = None;
+    for death in 1..=3 {
+        // It dies at whatever it answers first, and only one guest sends.
+        let environment = [
+            ("NETBACK_CRASH_AT", "tx-response"),
+            ("NETBACK_CRASH_BY", "panic"),
+        ];
+        let mut daemon = netback::start_crashing(&lab, &config, &environment)?;
+        let traffic = Flood::start(&lab.guests[0].host, &lab.outside[0].host.ipv4)?;
+        let ended = wait_for("the daemon panics", || Ok(daemon.try_wait()?.is_some()));
+        let _ = daemon.kill();
+        ended.with_context(|| format!("death {death}"))?;
+        drop(traffic);
+    }
+    lab.start_daemon(&config)?;
+    let name = format!("{}/0", lab.guests[0].domid);
+    wait_for("the guest's vif is disabled", || {
+        let status = lab.daemon()?.status()?;
+        let vifs = status["vifs"].as_array().context("status has no vifs")?;
+        let vif = vifs.iter().find(|vif| vif["vif"] == name.as_str());
+        let reason = vif.and_then(|vif| vif["reason"].as_str()).unwrap_or("");
+        Ok(reason.starts_with("netback crashed three times"))
+    })?;
+    let (guest, outside) = (&lab.guests[1].host, &lab.outside[0].host);
+    wait_reachable(guest, outside)?;
+    ping(outside, &guest.ipv4, 5, &[])?;
+    // A death from outside changes nothing of it.
+    lab.daemon()?.kill_and_restart()?;
+    let (guest, outside) = (&lab.guests[1].host, &lab.outside[0].host);
+    wait_reachable(guest, outside)
+}
+
 /// Traffic over every kind of path until it is dropped: guest to guest, to the wire and from it.
 fn traffic(lab: &Lab) -> Result<Vec<Flood>> {
     let (a, b, outside) = (

@@ -11,6 +11,7 @@ mod requests;
 mod retry;
 pub mod signals;
 pub mod socket;
+mod suspects;
 mod uplinks;
 mod vif;
 
@@ -18,6 +19,7 @@ pub use uplinks::{OpenDevice, OpenUplink};
 
 use crate::config::{self, Config};
 use crate::hypervisor::{Doors, Hypervisor};
+use crate::life::{Life, Marks};
 use crate::vif::id::VifId;
 use crate::worker::wake::Waker;
 use clients::Clients;
@@ -31,6 +33,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use suspects::Trial;
 use tracing::{info, warn};
 use uplinks::{Returned, Uplink};
 use vif::Vif;
@@ -121,6 +124,10 @@ pub struct Control<H: Hypervisor, S> {
     open_device: OpenDevice,
     ports: PortNumbers,
     vifs: BTreeMap<VifId, Vif>,
+    /// This life of the daemon, and how the one before it ended.
+    life: Life,
+    /// The vif that is served before others which the daemon may have crashed on.
+    trial: Option<Trial>,
     /// The vif that was looked at last: the next one's turn comes first.
     last_looked: Option<VifId>,
     /// Vifs that have to be looked for.
@@ -136,6 +143,9 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
     /// Start workers, open uplinks, take over or take on every vif there is.
     pub fn start(setup: Setup<H, S>) -> Result<Self, Failed> {
         let waker = Arc::new(Waker::new().map_err(|error| Error::Os("eventfd", error))?);
+        let marks = Marks::open(&setup.config.daemon.run_dir);
+        let life = marks.map_err(|error| Error::Os("run_dir/lives", error))?;
+        let life = life.begin();
         let max_queues = setup.config.max_queues();
         let pool = Pool::start(
             &setup.config,
@@ -160,6 +170,8 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             open_device: setup.open_device,
             ports: PortNumbers::default(),
             vifs: BTreeMap::new(),
+            life,
+            trial: None,
             last_looked: None,
             news: BTreeSet::new(),
             waker,

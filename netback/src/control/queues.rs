@@ -40,8 +40,10 @@ pub(super) struct Obstacle {
 pub(super) enum Lasts {
     /// Until the guest or the operator changes something.
     UntilChanged,
-    /// As long as the predecessor takes to die.
-    WhilePredecessorDies,
+    /// Until the guest connects anew.
+    UntilReconnected,
+    /// A moment: as long as the predecessor takes to die, or another vif to be tried.
+    Briefly,
     /// As long as xenstore refuses to be written to.
     WhileStoreRefuses,
 }
@@ -56,11 +58,11 @@ impl From<String> for Obstacle {
 }
 
 /// A queue's doors are open: ports bound, then rings mapped.
-struct Opened<H: Hypervisor> {
+pub(super) struct Opened<H: Hypervisor> {
     worker: u8,
     tx_port: Port,
     rx_port: Port,
-    tx_page: <H::Grants as GrantTable>::Page,
+    pub(super) tx_page: <H::Grants as GrantTable>::Page,
     rx_page: <H::Grants as GrantTable>::Page,
 }
 
@@ -108,7 +110,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         let prepared = match prepared {
             Ok(prepared) if take_over => Ok(prepared),
             Ok(prepared) => self.announce(id)?.map(|()| prepared),
-            Err(reason) => Err(reason.into()),
+            Err(obstacle) => Err(obstacle),
         };
         match prepared {
             Ok(prepared) => {
@@ -152,7 +154,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         rings: &[RingIdentity],
         opened: &[Opened<H>],
         take_over: bool,
-    ) -> Result<Prepared, String> {
+    ) -> Result<Prepared, Obstacle> {
         let identity = Identity {
             vif: id,
             queues: rings.to_vec(),
@@ -164,14 +166,17 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
                 self.config.daemon.run_dir.display()
             )
         })?;
-        if !take_over {
+        if take_over {
+            self.judge(id, &file, opened)?;
+        } else {
             for (number, queue) in opened.iter().enumerate() {
                 let part = file.queue(number as u16);
                 part.begin(queue.tx_page.as_ref(), queue.rx_page.as_ref());
             }
         }
         crash_point!("filed");
-        let port_id = self.ports.take().ok_or("every port number is in use")?;
+        let port_id = self.ports.take();
+        let port_id = port_id.ok_or_else(|| "every port number is in use".to_owned())?;
         Ok(Prepared {
             file,
             port_id,
@@ -208,6 +213,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             port_id,
             take_over,
         } = prepared;
+        file.deaths().set_life(self.life.number);
         let multicast = Arc::new(Multicast::new(file.multicast(), features.multicast_control));
         let place: Vec<u8> = opened.iter().map(|queue| queue.worker).collect();
         let mut queues = Vec::with_capacity(opened.len());
@@ -316,7 +322,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
                     "event channel {port} cannot be bound ({error}): is another backend serving this vif?"
                 ),
                 lasts: match may_die {
-                    true => Lasts::WhilePredecessorDies,
+                    true => Lasts::Briefly,
                     false => Lasts::UntilChanged,
                 },
             })

@@ -27,8 +27,8 @@ const LOOKS: (u32, Duration) = (20, Duration::from_millis(100));
 const LINES: (u32, Duration) = (20, Duration::from_secs(5));
 /// Vifs that are looked at before the control socket is served again: a look waits for xenstore.
 const VIFS_A_TURN: usize = 8;
-/// Between attempts to take over a vif whose predecessor is still dying.
-const PREDECESSOR: Pauses = Pauses {
+/// Between attempts at what is in the way for a moment.
+const BRIEF: Pauses = Pauses {
     first: Duration::from_millis(1),
     longest: Duration::from_millis(100),
 };
@@ -206,6 +206,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
 
     /// Looks at vifs that have news, each as often as its guest may make us look, and a few at once.
     pub(super) fn look_at_news(&mut self) -> Result<(), Error> {
+        self.end_trial();
         let now = Instant::now();
         let due = |(id, vif): (&VifId, &Vif)| vif.wakes(now).filter(|at| *at <= now).map(|_| *id);
         // From the one after the last one on, so that each has its turn.
@@ -393,15 +394,16 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
                 }
                 self.observe(id, Observation::Connected)?;
             }
-            Err(obstacle) if obstacle.lasts == Lasts::WhilePredecessorDies => {
-                self.vif(id).retry.failed(PREDECESSOR, Instant::now());
+            Err(obstacle) if obstacle.lasts == Lasts::Briefly => {
+                self.vif(id).retry.failed(BRIEF, Instant::now());
             }
             Err(Obstacle { reason, lasts }) => {
                 let frontend = match self.vif(id).world.frontend {
                     Frontend::Is(state) => state,
                     Frontend::Gone => Xenbus::Unknown,
                 };
-                self.refuse(id, reason, !take_over)?;
+                let tell = !take_over || lasts == Lasts::UntilReconnected;
+                self.refuse(id, reason, tell)?;
                 self.observe(id, Observation::Refused(frontend))?;
                 if lasts == Lasts::WhileStoreRefuses {
                     self.vif(id).retry.failed(STORE, Instant::now());

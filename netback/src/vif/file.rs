@@ -8,22 +8,20 @@
 //! | 2 | version |
 //! | 3, 4, 5 | domid, devid, number of queues |
 //! | 16 + 4n.. | queue n: tx-ring-ref, rx-ring-ref, event-channel-tx, event-channel-rx |
+//! | 272.. | deaths, see [`crate::vif::deaths`] |
 //! | 512.. | the multicast list, see [`crate::vif::multicast`] |
-// mmap(2) and the words behind it.
-#![allow(unsafe_code)]
+use super::deaths::Deaths;
+use super::mapping::{Mapping, Words};
 use crate::vif::id::VifId;
 use ring::page::{PageWords, RSP_PROD};
 use ring::shadow::{RegionShadow, Shadow, shadow_words};
 use ring::wire::{Rx, Tx};
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::{OpenOptions, Permissions};
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::ptr::NonNull;
-use std::slice;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
 /// Most queues of a vif.
 pub const MAX_QUEUES: usize = 64;
@@ -33,12 +31,13 @@ const MAGIC: [u32; 2] = [u32::from_le_bytes(*b"netb"), u32::from_le_bytes(*b"ack
 const VERSION: u32 = 1;
 const PAGE_WORDS: usize = 1024;
 const QUEUE_IDENTITY: usize = 16;
+const DEATHS: usize = QUEUE_IDENTITY + 4 * MAX_QUEUES;
 const MULTICAST: usize = 512;
 const TX_WORDS: usize = shadow_words::<Tx>().next_multiple_of(PAGE_WORDS);
 const RX_WORDS: usize = shadow_words::<Rx>().next_multiple_of(PAGE_WORDS);
 const QUEUE_WORDS: usize = TX_WORDS + RX_WORDS;
 
-const _: () = assert!(QUEUE_IDENTITY + 4 * MAX_QUEUES <= MULTICAST);
+const _: () = assert!(DEATHS + super::deaths::WORDS <= MULTICAST);
 const _: () = assert!(MULTICAST + crate::vif::multicast::WORDS <= PAGE_WORDS);
 
 /// What tells these rings from others: the frontend's grants and its ends of the event channels, a queue each.
@@ -52,8 +51,8 @@ pub struct Identity {
 
 impl Identity {
     /// The header's words that describe it.
-    fn words(&self) -> [u32; MULTICAST] {
-        let mut words = [0; MULTICAST];
+    fn words(&self) -> [u32; DEATHS] {
+        let mut words = [0; DEATHS];
         words[..2].copy_from_slice(&MAGIC);
         words[2] = VERSION;
         words[3] = self.vif.domid.0.into();
@@ -156,8 +155,8 @@ impl VifFile {
             .open(&path)
             .map_err(failed)?;
         let metadata = file.metadata().map_err(failed)?;
-        // SAFETY: no memory is involved.
-        let ours = metadata.uid() == unsafe { libc::geteuid() } && metadata.mode() & 0o077 == 0;
+        let uid = rustix::process::geteuid().as_raw();
+        let ours = metadata.uid() == uid && metadata.mode() & 0o077 == 0;
         if !metadata.is_file() || !ours || metadata.len() < (PAGE_WORDS * 4) as u64 {
             return Err(Unusable::Foreign(path));
         }
@@ -174,7 +173,7 @@ impl VifFile {
         if !matches(0..3) {
             return Err(Unusable::Foreign(path));
         }
-        if !matches(3..MULTICAST) || file_words != words {
+        if !matches(3..DEATHS) || file_words != words {
             return Err(Unusable::OtherRings(path));
         }
         Ok(Self(Arc::new(mapping)))
@@ -191,6 +190,11 @@ impl VifFile {
         }
     }
 
+    /// The deaths of the daemon that count for this vif.
+    pub fn deaths(&self) -> Deaths {
+        Deaths::new(Words::of(&self.0, DEATHS, super::deaths::WORDS))
+    }
+
     /// The multicast list.
     pub(crate) fn multicast(&self) -> Words {
         Words::of(&self.0, MULTICAST, crate::vif::multicast::WORDS)
@@ -203,7 +207,7 @@ impl VifFile {
     pub fn queue(&self, queue: u16) -> QueueFile {
         let start = PAGE_WORDS + usize::from(queue) * QUEUE_WORDS;
         assert!(
-            start + QUEUE_WORDS <= self.0.len,
+            start + QUEUE_WORDS <= self.0.words().len(),
             "the vif file has no queue {queue}"
         );
         QueueFile {
@@ -236,6 +240,11 @@ impl QueueFile {
             .store(rx_page[RSP_PROD].load(Relaxed), Relaxed);
     }
 
+    /// How far the Tx ring's requests were consumed.
+    pub fn tx_consumed(&self) -> u32 {
+        self.tx().consumed().load(Relaxed)
+    }
+
     /// The Tx ring's shadow.
     pub(crate) fn tx(&self) -> FileShadow<Tx> {
         RegionShadow::new(Words::of(&self.mapping, self.start, TX_WORDS)).expect("sized for it")
@@ -250,88 +259,6 @@ impl QueueFile {
 
 /// The shadow of one ring, in the file.
 pub(crate) type FileShadow<D> = RegionShadow<D, Words>;
-
-/// Some words of the file.
-#[derive(Debug)]
-pub struct Words {
-    first: NonNull<AtomicU32>,
-    len: usize,
-    _mapping: Arc<Mapping>,
-}
-
-impl Words {
-    fn of(mapping: &Arc<Mapping>, start: usize, len: usize) -> Self {
-        // The words stay where they are for as long as the mapping lives, which `_mapping` sees to.
-        let words = &mapping.words()[start..start + len];
-        Self {
-            first: NonNull::from(words).cast(),
-            len,
-            _mapping: mapping.clone(),
-        }
-    }
-}
-
-// SAFETY: atomics that live as long as the mapping held beside them.
-unsafe impl Send for Words {}
-// SAFETY: as above.
-unsafe impl Sync for Words {}
-
-impl AsRef<[AtomicU32]> for Words {
-    #[inline]
-    fn as_ref(&self) -> &[AtomicU32] {
-        // SAFETY: taken from a slice of this length of the mapping that `_mapping` keeps.
-        unsafe { slice::from_raw_parts(self.first.as_ptr(), self.len) }
-    }
-}
-
-/// The whole file in memory.
-#[derive(Debug)]
-struct Mapping {
-    first: NonNull<AtomicU32>,
-    len: usize,
-}
-
-// SAFETY: shared memory seen as atomics only.
-unsafe impl Send for Mapping {}
-// SAFETY: as above.
-unsafe impl Sync for Mapping {}
-
-impl Mapping {
-    /// Map `words` words of `file`, which is at least that long.
-    fn new(file: &File, words: usize) -> io::Result<Self> {
-        let flags = libc::MAP_SHARED | libc::MAP_POPULATE;
-        let prot = libc::PROT_READ | libc::PROT_WRITE;
-        // SAFETY: a new mapping at an address of the kernel's choice; the file is as long as `words`, so no access faults
-        // (nobody but root can truncate it).
-        let at = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                words * 4,
-                prot,
-                flags,
-                file.as_raw_fd(),
-                0,
-            )
-        };
-        if at == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let first = NonNull::new(at.cast()).expect("mmap does not return page 0");
-        Ok(Self { first, len: words })
-    }
-
-    fn words(&self) -> &[AtomicU32] {
-        // SAFETY: mapped with this length for as long as `self` lives; any bit pattern is a valid atomic.
-        unsafe { slice::from_raw_parts(self.first.as_ptr(), self.len) }
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: mapped by `new` with this length; no reference outlives `self`.
-        unsafe { libc::munmap(self.first.as_ptr().cast(), self.len * 4) };
-    }
-}
 
 #[cfg(test)]
 mod tests {

@@ -1,7 +1,7 @@
 //! Multicast control (netif.h, `feature-multicast-control`): the addresses a vif subscribed to (`MCAST_ADD`, `MCAST_DEL`) are
 //! fixed words in its file, so that a successor filters as before. Shared by the vif's queues, which may live on several
 //! workers, and the control thread, which says whether the list counts. The list is kept whether it counts or not.
-use crate::vif::file::Words;
+use crate::vif::mapping::Words;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// Most addresses (Linux: XEN_NETBK_MCAST_MAX).

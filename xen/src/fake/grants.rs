@@ -124,6 +124,8 @@ struct Tables {
     fail_call: bool,
     /// A segment of the next call, by place, and what becomes of it.
     fail_segment: Option<(usize, CopyStatus)>,
+    /// A copy from or to this page of a domain's is a panic.
+    poison: Option<(u16, u32)>,
 }
 
 /// The grant tables of all domains, and the driver domain's [`OWN_DOMID`] door to them. Clones are the same tables.
@@ -174,6 +176,11 @@ impl Grants {
     /// Has the next call fail as a whole, after its segments were queued and said to be OKAY, as gntdev does.
     pub fn fail_next_call(&self) {
         lock(&self.0).fail_call = true;
+    }
+
+    /// Has whoever copies from or to a page panic, as a defect of the caller's would.
+    pub fn poison(&self, domid: u16, gref: u32) {
+        lock(&self.0).poison = Some((domid, gref));
     }
 
     /// Has segment `n` of the next call fail.
@@ -271,6 +278,7 @@ impl Tables {
                 gref,
                 offset,
             } => {
+                assert_ne!(self.poison, Some((domid.0, gref.0)), "a poisoned page");
                 let page = self.find(domid, gref, access)?;
                 // SAFETY: inside of the page (`CopyList::push`).
                 Ok(unsafe { page.bytes().add(offset.into()) })

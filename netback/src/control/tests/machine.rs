@@ -21,6 +21,11 @@ impl Machine {
         page
     }
 
+    /// Has a worker panic that copies this page of a guest's.
+    pub fn poison(&self, domid: u16, gref: u32) {
+        self.grants.poison(domid, gref);
+    }
+
     /// The guests' ports.
     pub fn ports(&self) -> &Ports {
         &self.ports

@@ -4,6 +4,7 @@ mod log;
 mod machine;
 mod reload;
 mod socket;
+mod suspects;
 mod take_over;
 mod xenstore;
 
