@@ -1,9 +1,9 @@
 //! A device as the kernel describes it, and word of its changes (rtnetlink; linux/rtnetlink.h, linux/if_link.h).
-// Two calls have no safe wrapper in std: socket(2) of the netlink family and bind(2) of its groups.
-#![allow(unsafe_code)]
+use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 const HEADER: usize = 16; // struct nlmsghdr
 const IFINFO: usize = 16; // struct ifinfomsg
@@ -96,7 +96,7 @@ pub(crate) fn trusts(ifname: &str, vf: u32) -> io::Result<Option<bool>> {
 
 /// Ask for every device, and show the body of each answer.
 fn dump(mut show: impl FnMut(&[u8])) -> io::Result<()> {
-    let mut socket = open(0, 0)?;
+    let mut socket = open(SocketFlags::empty(), 0)?;
     socket.write_all(&dump_request())?;
     let mut buffer = vec![0; 1 << 16];
     loop {
@@ -118,16 +118,19 @@ const ERROR: u16 = libc::NLMSG_ERROR as u16;
 /// What happened to a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LinkEvent {
-    /// It appeared or something about it changed; this is how it is now.
+    /// The device appeared or something about it changed; this is how it is now.
     Changed(Link),
-    /// It is gone.
+    /// The device is gone. One of the same name that comes later has another index.
     Removed {
-        /// The index it had.
+        /// The index that the device had.
         index: u32,
     },
     /// Events were lost: look at every device again.
     Lost,
 }
+
+/// Most datagrams that one [`LinkWatcher::read`] takes from the kernel.
+const DATAGRAMS_PER_READ: usize = 64;
 
 /// Word of every change to a device of this network namespace.
 #[derive(Debug)]
@@ -137,30 +140,45 @@ pub struct LinkWatcher {
 }
 
 impl LinkWatcher {
-    /// Start to listen.
+    /// Starts to listen.
     pub fn open() -> io::Result<Self> {
         Ok(Self {
-            socket: open(libc::SOCK_NONBLOCK, libc::RTMGRP_LINK as u32)?,
+            socket: open(SocketFlags::NONBLOCK, libc::RTMGRP_LINK as u32)?,
             buffer: vec![0; 1 << 16],
         })
     }
 
-    /// Append what happened since the last call to `events`; never blocks.
+    /// Appends to `events` what happened since the last call; never blocks. However often a device changes, `events` has its latest state
+    /// only, and one call takes a bounded part of what waits: the socket stays readable where there is more.
     pub fn read(&mut self, events: &mut Vec<LinkEvent>) -> io::Result<()> {
-        loop {
+        for _ in 0..DATAGRAMS_PER_READ {
             let n = match self.socket.read(&mut self.buffer) {
                 Ok(n) => n,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => {
-                    events.push(LinkEvent::Lost);
+                    note(events, LinkEvent::Lost);
                     continue;
                 }
                 Err(e) => return Err(e),
             };
-            events.extend(Messages(&self.buffer[..n]).filter_map(event));
+            for event in Messages(&self.buffer[..n]).filter_map(event) {
+                note(events, event);
+            }
         }
+        Ok(())
     }
+}
+
+/// Appends an event in place of those that say less: earlier states of its device, or another loss.
+fn note(events: &mut Vec<LinkEvent>, event: LinkEvent) {
+    let says_less = |earlier: &LinkEvent| match (earlier, &event) {
+        (LinkEvent::Changed(before), LinkEvent::Changed(now)) => before.index == now.index,
+        (LinkEvent::Changed(before), LinkEvent::Removed { index }) => before.index == *index,
+        (earlier, event) => earlier == event,
+    };
+    events.retain(|earlier| !says_less(earlier));
+    events.push(event);
 }
 
 impl AsFd for LinkWatcher {
@@ -183,25 +201,13 @@ fn event(message: Message<'_>) -> Option<LinkEvent> {
 }
 
 /// A route netlink socket, as a file: read(2) and write(2) are all it needs.
-fn open(flags: i32, groups: u32) -> io::Result<File> {
-    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | flags;
-    // SAFETY: no pointers.
-    let fd = unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_ROUTE) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: a descriptor that was just made and is nobody else's.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-    // SAFETY: all zero is a valid sockaddr_nl.
-    let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
-    address.nl_family = libc::AF_NETLINK as u16;
-    address.nl_groups = groups;
-    let len = size_of_val(&address) as u32;
-    // SAFETY: the pointer is to `len` bytes of a sockaddr_nl.
-    if unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), len) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(File::from(fd))
+fn open(flags: SocketFlags, groups: u32) -> io::Result<File> {
+    let (family, kind) = (AddressFamily::NETLINK, SocketType::RAW);
+    let flags = flags | SocketFlags::CLOEXEC;
+    // No protocol is protocol 0, which is NETLINK_ROUTE.
+    let socket = rustix::net::socket_with(family, kind, flags, None)?;
+    rustix::net::bind(&socket, &SocketAddrNetlink::new(0, groups))?;
+    Ok(File::from(socket))
 }
 
 /// An RTM_GETLINK for all devices, with what the physical ones say of their virtual functions.
@@ -384,6 +390,27 @@ mod tests {
         assert!(Messages(&lying).next().is_none());
         assert!(Attributes(&[0, 0, 1, 0]).next().is_none());
         assert!(parse(&[0; 10]).is_none());
+    }
+
+    #[test]
+    fn the_latest_state_of_a_device_takes_the_place_of_earlier_ones() {
+        let link = |index: u32, mtu: u32| {
+            let mut body = vec![0; IFINFO];
+            body[4..8].copy_from_slice(&index.to_ne_bytes());
+            body.extend(attribute(IFLA_MTU, &mtu.to_ne_bytes()));
+            LinkEvent::Changed(parse(&body).unwrap())
+        };
+        let mut events = Vec::new();
+        for mtu in 0..1000 {
+            note(&mut events, link(7, mtu));
+            note(&mut events, link(8, mtu));
+            note(&mut events, LinkEvent::Lost);
+        }
+        assert_eq!(events, [link(7, 999), link(8, 999), LinkEvent::Lost]);
+        note(&mut events, LinkEvent::Removed { index: 7 });
+        note(&mut events, link(7, 1));
+        let gone = LinkEvent::Removed { index: 7 };
+        assert_eq!(events, [link(8, 999), LinkEvent::Lost, gone, link(7, 1)]);
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! The device requests: flags (net/if.h) and ethtool (linux/ethtool.h, linux/sockios.h).
 // ioctl(2) takes pointers.
 #![allow(unsafe_code)]
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 
 const ETHTOOL_GDRVINFO: u32 = 0x03;
 #[cfg(feature = "af-xdp")]
@@ -48,17 +49,12 @@ pub(super) struct Feature {
 
 impl Handle {
     pub(crate) fn open(ifname: &str) -> io::Result<Self> {
-        // SAFETY: no pointers.
-        let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
+        let (family, kind) = (AddressFamily::INET, SocketType::DGRAM);
+        let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
         let mut name = [0; libc::IFNAMSIZ];
         for (to, from) in name.iter_mut().zip(ifname.bytes().take(libc::IFNAMSIZ - 1)) {
             *to = from as libc::c_char;
         }
-        // SAFETY: a descriptor that was just made and is nobody else's.
-        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
         Ok(Self { socket, name })
     }
 

@@ -1,6 +1,7 @@
 //! bpf(2), as much of it as one program and one map need (linux/bpf.h, union bpf_attr).
 // The system call takes pointers to attributes.
 #![allow(unsafe_code)]
+use rustix::mount::MountFlags;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -333,32 +334,16 @@ pub(super) fn prepare_dir(dir: &Path) -> io::Result<()> {
 }
 
 fn is_bpffs(dir: &Path) -> io::Result<bool> {
-    let path = CString::new(dir.as_os_str().as_bytes())?;
-    // SAFETY: all zero is a valid statfs, which the call fills in.
-    let mut stat: libc::statfs = unsafe { std::mem::zeroed() };
-    // SAFETY: a C string and a statfs of ours.
-    if unsafe { libc::statfs(path.as_ptr(), &raw mut stat) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(stat.f_type == libc::BPF_FS_MAGIC as libc::__fsword_t)
+    Ok(rustix::fs::statfs(dir)?.f_type == libc::BPF_FS_MAGIC)
 }
 
 fn mount_bpffs(dir: &Path) -> io::Result<()> {
-    let path = CString::new(dir.as_os_str().as_bytes())?;
-    let (source, kind, options) = (c"bpf", c"bpf", c"mode=0700");
-    let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
-    // SAFETY: C strings that outlive the call.
-    let result = unsafe {
-        libc::mount(
-            source.as_ptr(),
-            path.as_ptr(),
-            kind.as_ptr(),
-            flags,
-            options.as_ptr().cast(),
-        )
-    };
-    match result {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    Ok(rustix::mount::mount(
+        "bpf",
+        dir,
+        "bpf",
+        flags,
+        c"mode=0700",
+    )?)
 }

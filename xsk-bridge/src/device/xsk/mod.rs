@@ -15,6 +15,9 @@ use crate::link::Link;
 use crate::nic::Handle;
 use crate::packet::{Offload, Packet};
 use crate::xdp::Attachment;
+use rustix::io::Errno;
+use rustix::net::sockopt::{xdp_options, xdp_statistics};
+use rustix::net::xdp::XdpOptionsFlags;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -85,7 +88,8 @@ impl XskDevice {
             max_frame: longest_frame(link.mtu),
         };
         open::tune(device.socket(), memory, attachment, queue)?;
-        device.zero_copy = sockopt::zero_copy(device.socket()).map_err(os("ask for the mode"))?;
+        let mode = xdp_options(device.socket()).map_err(|e| os("ask for the mode")(e.into()))?;
+        device.zero_copy = mode.contains(XdpOptionsFlags::XDP_OPTIONS_ZEROCOPY);
         attachment.set_socket(queue, device.socket())?;
         Ok(device)
     }
@@ -225,13 +229,13 @@ impl XskDevice {
         // Each further turn sends at least one packet, and DROPS_PER_SEND bounds those that send only one.
         while queued > 0 && !self.down && self.rings.tx.needs_wakeup() {
             sent.kicks += 1;
-            match sockopt::kick_send(self.socket()).map_err(|e| e.raw_os_error()) {
-                Ok(()) | Err(Some(libc::EAGAIN | libc::ENOBUFS | libc::EINTR)) => {}
-                Err(Some(libc::EBUSY)) => {
+            match sockopt::kick_send(self.socket()) {
+                Ok(()) | Err(Errno::AGAIN | Errno::NOBUFS | Errno::INTR) => {}
+                Err(Errno::BUSY) => {
                     dropped += 1;
                     self.down = dropped == 1 && !self.nic.link_is_up();
                 }
-                Err(Some(libc::ENETDOWN | libc::ENXIO | libc::ENODEV)) => self.down = true,
+                Err(Errno::NETDOWN | Errno::NXIO | Errno::NODEV) => self.down = true,
                 Err(_) => {
                     sent.kick_errors += 1;
                     break;
@@ -408,23 +412,16 @@ pub struct KernelCounters {
 }
 
 impl KernelCounters {
-    /// Read those of an AF_XDP socket.
+    /// Reads those of an AF_XDP socket.
     pub fn read(socket: BorrowedFd<'_>) -> io::Result<Self> {
-        let [
-            rx_dropped,
-            rx_invalid_descs,
-            tx_invalid_descs,
-            rx_ring_full,
-            rx_fill_ring_empty_descs,
-            tx_ring_empty_descs,
-        ] = sockopt::statistics(socket)?;
+        let counted = xdp_statistics(socket)?;
         Ok(Self {
-            rx_dropped,
-            rx_invalid_descs,
-            tx_invalid_descs,
-            rx_ring_full,
-            rx_fill_ring_empty_descs,
-            tx_ring_empty_descs,
+            rx_dropped: counted.rx_dropped,
+            rx_invalid_descs: counted.rx_invalid_descs,
+            tx_invalid_descs: counted.tx_invalid_descs,
+            rx_ring_full: counted.rx_ring_full.unwrap_or_default(),
+            rx_fill_ring_empty_descs: counted.rx_fill_ring_empty_descs.unwrap_or_default(),
+            tx_ring_empty_descs: counted.tx_ring_empty_descs.unwrap_or_default(),
         })
     }
 }
