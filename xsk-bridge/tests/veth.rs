@@ -314,11 +314,11 @@ fn what_no_socket_takes_is_dropped_and_the_stack_hears_nothing() {
     let mut uplinks = open(&umem, &attachment, 1);
     check_receiving(&umem, &mut pool, &mut uplinks, &far, &experiment(length));
     // The first socket of a UMEM is open for as long as the UMEM is.
-    drop((uplinks, umem));
+    drop((uplinks, umem, pool));
     check_drops();
     assert!(xdp::uninstall("near", &namespace.bpf_dir()).unwrap());
-    far.send(&frame(7, 333));
     namespace.wait_until("the stack has the device again", || {
+        far.send(&frame(7, 333));
         near.recv() == Some(frame(7, 333))
     });
 }
