@@ -56,8 +56,10 @@ pub const BACKLOG_MINIMUMS: usize = 64 * BACKLOG_MINIMUM;
 /// Frames in the pool for the backlogs of a worker: the minimum of 64, and eight full ones of the default size. Beyond its minimum one
 /// backlog takes at most as many frames as it leaves free, so that many slow guests share them.
 pub const BACKLOG_SHARE: usize = BACKLOG_MINIMUMS + 8 * 512 * 1024 / FRAME_SIZE;
-/// Free frames that no backlog touches: what a turn sends to devices and to other workers, copies of floods included.
-pub const BACKLOG_RESERVE: usize = TURN_CHAINS + MAX_FRAMES + FLOOD_COPIES;
+/// Frames that the packets to be segmented of one turn are cut into: as many of the longest as a turn takes, at Ethernet's MTU.
+pub const TURN_SEGMENTS: usize = (TURN_BYTES / MAX_PACKET + 1) * MAX_PACKET.div_ceil(1448);
+/// Free frames that no backlog touches: what a turn sends to devices and to other workers, segments and copies of floods included.
+pub const BACKLOG_RESERVE: usize = TURN_CHAINS + TURN_SEGMENTS + MAX_FRAMES + FLOOD_COPIES;
 
 /// Bytes of copies that floods from one port may cost in one turn, each copy counted with [`FLOOD_COST`] at least. The uplink's copy is
 /// not counted, and is made first.

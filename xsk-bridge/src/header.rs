@@ -15,8 +15,8 @@ const ETHERTYPE_IPV6: u16 = 0x86dd;
 const ETHERTYPE_VLAN: u16 = 0x8100;
 const ETHERTYPE_SERVICE_VLAN: u16 = 0x88a8;
 const IPV4_MIN_LEN: usize = 20;
-const IPV6_LEN: usize = 40;
-const TCP_MIN_LEN: usize = 20;
+pub(crate) const IPV6_LEN: usize = 40;
+pub(crate) const TCP_MIN_LEN: usize = 20;
 const UDP_LEN: usize = 8;
 
 /// Six bytes of hardware address.
@@ -81,9 +81,11 @@ impl Ethernet {
 }
 
 /// Whether a VLAN tag follows.
-pub(crate) fn is_tagged(header: &[u8; ETHERNET_LEN]) -> bool {
-    let ethertype = u16::from_be_bytes([header[12], header[13]]);
-    matches!(ethertype, ETHERTYPE_VLAN | ETHERTYPE_SERVICE_VLAN)
+pub fn is_tagged(header: &[u8]) -> bool {
+    matches!(
+        u16_at(header, ETHERNET_LEN - 2),
+        Ok(ETHERTYPE_VLAN | ETHERTYPE_SERVICE_VLAN)
+    )
 }
 
 /// An address as [`Ethernet`] has it.
@@ -156,6 +158,8 @@ pub struct Transport {
     pub l4_len: usize,
     /// An IPv6 routing header with segments left: the pseudo-header has another destination than the IP header.
     pub source_routed: bool,
+    /// An IPv6 authentication or fragment header lies in front: what it says holds for this packet only, so the packet cannot be cut.
+    pub indivisible: bool,
 }
 
 impl Transport {
@@ -187,6 +191,7 @@ impl Transport {
             l4: ip.payload,
             l4_len,
             source_routed: ip.source_routed,
+            indivisible: ip.indivisible,
         })
     }
 
@@ -214,6 +219,7 @@ struct Ip {
     /// First byte behind the IP packet.
     end: usize,
     source_routed: bool,
+    indivisible: bool,
 }
 
 /// Offset of the network header, number of tags, its EtherType.
@@ -251,6 +257,7 @@ fn ipv4(head: &[u8], l3: usize) -> Result<Ip, HeaderError> {
         payload: l3 + header_len,
         end: l3 + total,
         source_routed: false,
+        indivisible: false,
     })
 }
 
@@ -268,6 +275,7 @@ fn ipv6(head: &[u8], l3: usize) -> Result<Ip, HeaderError> {
         payload: l3 + IPV6_LEN,
         end: l3 + IPV6_LEN + usize::from(u16::from_be_bytes([header[4], header[5]])),
         source_routed: false,
+        indivisible: false,
     };
     for _ in 0..MAX_EXTENSIONS {
         if !extension(head, &mut ip)? {
@@ -308,6 +316,7 @@ fn extension(head: &[u8], ip: &mut Ip) -> Result<bool, HeaderError> {
         _ => (usize::from(header[1]) + 1) * 8,
     };
     ip.source_routed |= ip.protocol == ROUTING && header[3] != 0;
+    ip.indivisible |= matches!(ip.protocol, FRAGMENT | AUTHENTICATION);
     ip.protocol = header[0];
     ip.payload += len;
     Ok(true)

@@ -46,6 +46,15 @@ impl Piece {
     pub fn len(self) -> usize {
         self.len.into()
     }
+
+    /// The first `len` bytes of the piece, which has as many.
+    pub fn first(self, len: usize) -> Self {
+        debug_assert!(len <= self.len());
+        Self {
+            len: len as u16,
+            ..self
+        }
+    }
 }
 
 impl Staging {

@@ -77,8 +77,8 @@ drop_reasons! {
     ChecksumImpossible = "checksum_impossible",
     /// Longer than the port it is for can carry.
     TooLong = "too_long",
-    /// To be segmented (a GSO extra), and the port it is for takes no such packet.
-    GsoUnsupported = "gso_unsupported",
+    /// To be segmented (a GSO extra), but no TCP packet that can be, or into more than 128 segments.
+    GsoRefused = "gso_refused",
     /// The floods of the port it came from have cost their share of the turn.
     FloodLimit = "flood_limit",
     /// The receiving queue's backlog is at its bound in bytes.
@@ -259,6 +259,12 @@ counters! {
         checksums_completed: Counter,
         /// Packets the guest sent to be segmented without saying that their checksum is blank: taken for blank, as Linux does.
         checksum_fixups: Counter,
+        /// Packets in `tx_packets` that were to be segmented.
+        tx_gso_packets: Counter,
+        /// Packets in `rx_packets` that the guest segments itself.
+        rx_gso_packets: Counter,
+        /// Packets that were cut into segments for the guest.
+        rx_cut_packets: Counter,
         /// Packets the guest sent that went nowhere, by reason.
         tx_drops: Drops,
         /// Packets for the guest that did not reach it, by reason.
@@ -289,6 +295,10 @@ counters! {
         send_packets: Counter,
         /// Bytes of the frames in `send_packets`.
         send_bytes: Counter,
+        /// Packets that were cut into segments for the wire.
+        cut_packets: Counter,
+        /// Segments that the packets in `cut_packets` were cut into.
+        segments: Counter,
         /// System calls made to have frames sent.
         kicks: Counter,
         /// System calls to have frames sent that the kernel refused.

@@ -47,12 +47,13 @@ impl<H: Hypervisor> Worker<H> {
 impl<H: Hypervisor> Queue<H> {
     /// Answers consecutive chains of the Tx ring, and counts them.
     fn answer(&mut self, jobs: &[Job]) {
-        let (mut packets, mut bytes) = (0, 0);
+        let (mut packets, mut bytes, mut gso) = (0, 0, 0);
         for job in jobs {
             let status = match job.outcome {
                 Outcome::Sent => {
                     packets += 1;
                     bytes += u64::from(job.len);
+                    gso += u64::from(job.offload.gso.is_some());
                     NETIF_RSP_OKAY
                 }
                 Outcome::Answered(status) => status,
@@ -87,6 +88,7 @@ impl<H: Hypervisor> Queue<H> {
         if packets > 0 {
             self.stats.tx_packets.add(packets);
             self.stats.tx_bytes.add(bytes);
+            self.stats.tx_gso_packets.add(gso);
         }
     }
 }

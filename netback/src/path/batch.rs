@@ -160,13 +160,14 @@ impl Batch {
         let first = self.pieces.len();
         let (mut position, staged) = (0, job.staged as usize);
         for fragment in fragments {
-            let size = usize::from(fragment.size);
-            let behind = (position + size).saturating_sub(staged).min(size);
-            position += size;
-            if behind == 0 {
+            let start = position;
+            position += usize::from(fragment.size);
+            // What lies behind the head, and not behind the packet.
+            let (from, to) = (start.max(staged), position.min(job.len as usize));
+            if from >= to {
                 continue;
             }
-            let Some(piece) = self.staging.take(behind) else {
+            let Some(piece) = self.staging.take(to - from) else {
                 self.pieces.truncate(first);
                 return false;
             };

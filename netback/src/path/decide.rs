@@ -9,7 +9,6 @@ use crate::observe::counters::DropReason;
 use crate::worker::Worker;
 use std::ops::Range;
 use xsk_bridge::frame::Umem;
-use xsk_bridge::offload::checksum;
 use xsk_bridge::switch::{BridgeView, PortId, Recent, Verdict};
 
 /// What a decision looks at beside the packet and its source.
@@ -65,7 +64,7 @@ impl<H: Hypervisor> Worker<H> {
         decide(jobs, &mut uplink.bridge, uplink.port_id, &context);
     }
 
-    /// Drops packets whose heads could not be fetched, and makes a checksum blank that its sender left unfinished in another way.
+    /// Drops packets whose heads could not be fetched, and those that ask for a segmentation that cannot be.
     fn check_heads(&mut self, jobs: Range<usize>) {
         let batch = &mut self.batch;
         for job in &mut batch.jobs[jobs] {
@@ -78,15 +77,11 @@ impl<H: Hypervisor> Worker<H> {
                 }
                 job.outcome = Outcome::CopyFailed;
                 job.destination = Destination::Nowhere;
-            } else if job.fixup {
-                let head = batch.staging.bytes_mut(job.head);
-                match checksum::blank(head, job.len as usize) {
-                    Ok((at, sum)) => head[at..at + 2].copy_from_slice(&sum),
-                    Err(_) => {
-                        job.drop_for(DropReason::ChecksumImpossible);
-                        job.destination = Destination::Nowhere;
-                    }
-                }
+            } else if let Some(gso) = job.offload.gso
+                && !job.judge(gso, batch.staging.bytes_mut(job.head))
+            {
+                job.drop_for(DropReason::GsoRefused);
+                job.destination = Destination::Nowhere;
             }
         }
     }

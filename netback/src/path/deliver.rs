@@ -68,11 +68,12 @@ impl<H: Hypervisor> Worker<H> {
             let Some(queue) = &mut self.fabric.queues[usize::from(run[0].queue)] else {
                 continue;
             };
-            let (mut packets, mut bytes) = (0, 0);
+            let (mut packets, mut bytes, mut gso) = (0, 0, 0);
             for placed in run {
                 if queue.rx.respond(placed, &self.batch.rx) {
                     packets += 1;
                     bytes += u64::from(placed.len);
+                    gso += u64::from(placed.offload.gso.is_some());
                 } else {
                     queue.stats.rx_errors.add(1);
                     queue.stats.rx_drops.add(DropReason::CopyFailed, 1);
@@ -82,6 +83,7 @@ impl<H: Hypervisor> Worker<H> {
             if packets > 0 {
                 queue.stats.rx_packets.add(packets);
                 queue.stats.rx_bytes.add(bytes);
+                queue.stats.rx_gso_packets.add(gso);
             }
         }
         if !self.batch.rx.all_succeeded() {

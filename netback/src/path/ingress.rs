@@ -8,7 +8,7 @@ use crate::crash_point;
 use crate::hypervisor::Hypervisor;
 use crate::worker::Worker;
 use crate::worker::mailbox::ParcelFor;
-use ring::packet::{Chain, TxPacket};
+use ring::packet::{Chain, Gso, TxPacket};
 
 /// What a turn may still take out of Tx rings.
 struct Budget {
@@ -65,14 +65,14 @@ impl<H: Hypervisor> Worker<H> {
     }
 
     fn collect_from(&mut self, slot: u16, budget: &mut Budget) -> Ended {
-        let mut allowance = self.allowance(slot);
+        let allowance = self.allowance(slot);
         let Some(queue) = live(&mut self.fabric.queues, slot) else {
             return Ended::Queue;
         };
         if queue.tx.deficit <= 0 {
             queue.tx.deficit += QUEUE_QUANTUM as isize;
         }
-        let (last, before) = (queue.tx.last, budget.chains);
+        let (last, mut frames) = (queue.tx.last, 0);
         let direct = queue
             .tx
             .suspected_until
@@ -84,12 +84,13 @@ impl<H: Hypervisor> Worker<H> {
             if budget.is_used_up() || !self.batch.takes_chain() {
                 break Ended::Turn;
             }
-            if allowance == 0 || queue.tx.deficit <= 0 {
+            if frames >= allowance || queue.tx.deficit <= 0 {
                 break Ended::Queue;
             }
             let cost = match queue.tx.next(&mut room) {
                 Ok(Some(Chain::Packet(packet))) => {
                     self.batch.push_chain(packet, queue.domid, direct);
+                    frames += segments(packet);
                     usize::from(packet.size).max(PACKET_COST)
                 }
                 Ok(Some(other)) => {
@@ -111,18 +112,16 @@ impl<H: Hypervisor> Worker<H> {
             };
             queue.tx.deficit -= cost as isize;
             budget.spend(cost);
-            allowance -= 1;
         };
-        let taken = before - budget.chains;
         if let Some(Destination::Uplink(uplink)) = last
             && let Some(uplink) = &mut self.fabric.uplinks[usize::from(uplink)]
         {
-            uplink.claim(taken);
+            uplink.claim(frames);
         }
         ended
     }
 
-    /// How many packets a queue may consume in view of where its last ones went. A destination that stays full holds its senders for
+    /// How many frames a queue may consume in view of where its last packets went. A destination that stays full holds its senders for
     /// [`HOLD`] only: they may have packets for others.
     fn allowance(&mut self, slot: u16) -> usize {
         let Some(queue) = &mut self.fabric.queues[usize::from(slot)] else {
@@ -200,4 +199,11 @@ impl<H: Hypervisor> Worker<H> {
         }
         self.batch.end_burst(Source::Worker, first);
     }
+}
+
+/// Frames that a device needs for a packet: one for each segment.
+#[inline]
+fn segments(packet: &TxPacket) -> usize {
+    let cut = |gso: Gso| packet.size.div_ceil(gso.size).into();
+    packet.gso.map_or(1, cut)
 }

@@ -6,7 +6,8 @@ use crate::observe::counters::DropReason;
 use ring::packet::{Fragment, Slots};
 use xen::grant::DomId;
 use xsk_bridge::frame::Umem;
-use xsk_bridge::packet::{Offload, Packet};
+use xsk_bridge::offload::segment::GsoHead;
+use xsk_bridge::packet::{Gso, Offload, Packet};
 use xsk_bridge::switch::PortId;
 
 /// What has become of a packet so far.
@@ -117,6 +118,29 @@ impl Job {
             outcome: Outcome::Answered(status),
             ..Self::new(0, Offload::default())
         }
+    }
+
+    /// Judges a packet that is to be segmented, once, by the private copy of its head; false where it cannot be. A checksum field that
+    /// its sender left with anything else in it is made blank, bytes behind the IP packet are left out, and a packet of one segment is an
+    /// ordinary one.
+    #[cold]
+    pub fn judge(&mut self, gso: Gso, head: &mut [u8]) -> bool {
+        let checksum = self.offload.checksum;
+        let Ok(shape) = GsoHead::parse(head, self.len as usize, gso, checksum) else {
+            return false;
+        };
+        if self.fixup {
+            shape.blank_checksum(head);
+        }
+        self.len = shape.len() as u32;
+        if self.staged > self.len {
+            self.staged = self.len;
+            self.head = self.head.first(shape.len());
+        }
+        if shape.segments() == 1 {
+            self.offload.gso = None;
+        }
+        true
     }
 
     /// Whether every byte is within our reach, in staging memory or in frames.

@@ -106,11 +106,15 @@ impl UplinkQueue {
     #[inline]
     pub fn refuses(&self, len: u32, offload: &Offload) -> Option<DropReason> {
         match offload.gso {
-            Some(_) if !self.capabilities.gso => Some(DropReason::GsoUnsupported),
             None if len as usize > self.capabilities.max_frame => Some(DropReason::TooLong),
             _ if self.is_full() => Some(DropReason::UplinkFull),
             _ => None,
         }
+    }
+
+    /// Whether there is room for so many frames.
+    pub fn has_room(&self, frames: usize) -> bool {
+        self.outbox.len() + frames <= self.room + OUTBOX
     }
 
     /// Sends a packet that the device takes, with the turn's burst.

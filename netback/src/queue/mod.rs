@@ -24,7 +24,6 @@ use std::sync::Arc;
 use tx::TxSide;
 use xen::event::Port;
 use xen::grant::{DomId, GrantTable};
-use xsk_bridge::packet::Offload;
 use xsk_bridge::switch::{BridgeView, PortId};
 
 /// What is left of a queue that a worker gave up: drop it on the control thread, which unmaps the rings (a slow hypercall),
@@ -159,10 +158,10 @@ impl<H: Hypervisor> Queue<H> {
         }
     }
 
-    /// Why the guest cannot take a packet of this length and kind with this head, if so.
+    /// Why the guest cannot take a packet of this length with this head, if so.
     #[inline]
-    pub fn refuses(&self, len: u32, offload: &Offload, head: &[u8]) -> Option<DropReason> {
-        if let Some(reason) = self.rx.refuses(len, offload) {
+    pub fn refuses(&self, len: u32, head: &[u8]) -> Option<DropReason> {
+        if let Some(reason) = self.rx.refuses(len) {
             return Some(reason);
         }
         // Most packets are unicast, of which nobody asks the list.

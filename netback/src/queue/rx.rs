@@ -17,7 +17,7 @@ use ring::wire::{
 };
 use std::time::Instant;
 use xen::grant::PAGE_SIZE;
-use xsk_bridge::header::Transport;
+use xsk_bridge::header::{self, Transport};
 use xsk_bridge::packet::{Checksum, Gso, Offload};
 
 /// Longest packet for a frontend without feature-sg: a full Ethernet frame with one VLAN tag.
@@ -54,24 +54,25 @@ impl<H: Hypervisor> RxSide<H> {
         }
     }
 
-    /// Why the guest cannot take a packet of this length and kind, if so.
+    /// Why the guest cannot take a packet of this length, if so.
     #[inline]
-    pub fn refuses(&self, len: u32, offload: &Offload) -> Option<DropReason> {
+    pub fn refuses(&self, len: u32) -> Option<DropReason> {
         let longest = if self.features.sg {
             MAX_PACKET as u32
         } else {
             MAX_PACKET_WITHOUT_SG
         };
-        let gso = match offload.gso {
-            None => true,
-            Some(Gso { ipv6: false, .. }) => self.features.gso_tcpv4,
-            Some(Gso { ipv6: true, .. }) => self.features.gso_tcpv6,
+        (len > longest).then_some(DropReason::TooLong)
+    }
+
+    /// Whether the guest segments such a packet itself. Behind a VLAN tag it does not: netfront finds no blank checksum there.
+    #[inline]
+    pub fn takes_gso(&self, gso: Gso, head: &[u8]) -> bool {
+        let version = match gso.ipv6 {
+            false => self.features.gso_tcpv4 && self.features.csum_ipv4,
+            true => self.features.gso_tcpv6 && self.features.csum_ipv6,
         };
-        match (len > longest, gso) {
-            (_, false) => Some(DropReason::GsoUnsupported),
-            (true, true) => Some(DropReason::TooLong),
-            (false, true) => None,
-        }
+        version && self.features.sg && !header::is_tagged(head)
     }
 
     /// Whether the packet of `len` bytes with this head may reach the guest with a blank checksum: netfront completes none

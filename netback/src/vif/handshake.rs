@@ -168,6 +168,8 @@ pub fn advertise(
     let max_queues = max_queues.to_string();
     let mut keys = vec![
         ("feature-sg", "1"),
+        ("feature-gso-tcpv4", "1"),
+        ("feature-gso-tcpv6", "1"),
         ("feature-ipv6-csum-offload", "1"),
         ("feature-rx-copy", "1"),
         ("feature-multicast-control", "1"),

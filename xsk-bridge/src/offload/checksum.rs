@@ -34,13 +34,6 @@ pub fn completion<'a>(
     Ok((transport.checksum(), field))
 }
 
-/// Where in `head` the checksum field of a packet of `len` bytes is, and the folded sum of its pseudo-header, which makes the checksum a
-/// blank one.
-pub fn blank(head: &[u8], len: usize) -> Result<(usize, [u8; 2]), HeaderError> {
-    let transport = Transport::parse(head, len)?;
-    Ok((transport.checksum(), pseudo_header(&transport, head)))
-}
-
 /// What a look at a checksum says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verified {

@@ -120,7 +120,7 @@ pub fn run(command: &str) -> String {
 }
 
 /// A packet socket on the far end of a pair.
-pub struct PacketSocket(OwnedFd);
+pub struct PacketSocket(pub OwnedFd);
 
 impl PacketSocket {
     pub fn bind(ifname: &str, ethertype: u16) -> Self {

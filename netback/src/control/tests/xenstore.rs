@@ -196,6 +196,8 @@ fn only_what_differs_from_the_protocol_s_defaults_is_written() {
         written(&house, &guest),
         [
             "feature-dynamic-multicast-control",
+            "feature-gso-tcpv4",
+            "feature-gso-tcpv6",
             "feature-ipv6-csum-offload",
             "feature-multicast-control",
             "feature-rx-copy",

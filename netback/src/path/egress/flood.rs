@@ -12,7 +12,7 @@ use crate::worker::Worker;
 use crate::worker::mailbox::ParcelFor;
 use ring::wire::NETIF_RSP_DROPPED;
 use std::sync::Arc;
-use xsk_bridge::packet::Checksum;
+use xsk_bridge::packet::{Checksum, Offload};
 use xsk_bridge::switch::{Flood, PortId};
 
 impl<H: Hypervisor> Worker<H> {
@@ -31,7 +31,8 @@ impl<H: Hypervisor> Worker<H> {
         let Some((ingress, ports)) = self.flooded_to(n, flood) else {
             return self.batch.jobs[n].drop_for(DropReason::PortGone);
         };
-        if self.batch.jobs[n].offload.checksum == Checksum::Blank {
+        let Offload { checksum, gso } = self.batch.jobs[n].offload;
+        if checksum == Checksum::Blank && gso.is_none() {
             // One copy serves all, so what one receiver cannot complete is complete for all.
             let completed = self.batch.complete_checksum(n, self.fabric.pool.umem());
             if completed.is_err() {

@@ -61,7 +61,12 @@ impl<H: Hypervisor> Queue<H> {
     ) -> Handed {
         let job = &batch.jobs[n];
         let head = job.head_bytes(&batch.staging, turn.pool.umem());
-        if let Some(reason) = self.refuses(job.len, &job.offload, head) {
+        if let Some(gso) = job.offload.gso
+            && !self.rx.takes_gso(gso, head)
+        {
+            return self.take_segments(slot, n, batch, turn, pass);
+        }
+        if let Some(reason) = self.refuses(job.len, head) {
             self.stats.rx_drops.add(reason, 1);
             return Handed::Taken;
         }
@@ -96,7 +101,7 @@ impl<H: Hypervisor> Queue<H> {
     }
 
     /// Nothing of this turn overtakes a packet that is fetched first.
-    fn defer(&mut self, turn: &Turn<'_>) -> Handed {
+    pub(super) fn defer(&mut self, turn: &Turn<'_>) -> Handed {
         self.rx.barrier = turn.number;
         Handed::Deferred
     }
@@ -114,11 +119,16 @@ impl<H: Hypervisor> Queue<H> {
         let (len, offload) = (job.len, job.offload);
         let mut entry = self.rx.backlog.append(len, offload, turn.now, turn.pool);
         batch.each_slice(n, entry.umem, |bytes| entry.write(bytes));
+        self.list(slot, turn.waiting);
+        Handed::Taken
+    }
+
+    /// Notes that the queue has a backlog.
+    pub(super) fn list(&mut self, slot: u16, waiting: &mut Vec<u16>) {
         if !self.rx.listed {
             self.rx.listed = true;
-            turn.waiting.push(slot);
+            waiting.push(slot);
         }
-        Handed::Taken
     }
 
     /// Takes posted requests for a packet and plans its copies: what is here out of our memory, the rest from page to page. `Ok(false)`: the

@@ -46,6 +46,9 @@ impl UplinkQueue {
             self.barrier = turn;
             return Handed::Deferred;
         }
+        if job.offload.gso.is_some() && !self.capabilities.gso {
+            return self.take_segments(n, batch, pool);
+        }
         match batch.take_frame(n, pool) {
             Some(frame) => self.finish(frame, batch, n, pool),
             None => Handed::Refused(DropReason::NoFrame),
@@ -57,6 +60,9 @@ impl UplinkQueue {
         let job = &batch.jobs[n];
         if let Some(reason) = self.refuses(job.len, &job.offload) {
             return Handed::Refused(reason);
+        }
+        if job.offload.gso.is_some() && !self.capabilities.gso {
+            return self.take_segments(n, batch, pool);
         }
         match batch.copy_frame(n, pool) {
             Some(frame) => self.finish(frame, batch, n, pool),

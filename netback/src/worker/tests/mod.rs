@@ -10,6 +10,7 @@ mod multicast;
 mod offload;
 mod rig;
 mod rx;
+mod segments;
 mod staging;
 mod take_over;
 mod tx;

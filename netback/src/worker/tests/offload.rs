@@ -4,8 +4,7 @@ use crate::observe::counters::DropReason;
 use crate::vif::features::Features;
 use crate::worker::messages::ToWorker;
 use ring::wire::{
-    Extra, GSO_TYPE_TCPV4, NETRXF_CSUM_BLANK, NETRXF_DATA_VALIDATED, NETTXF_CSUM_BLANK,
-    NETTXF_DATA_VALIDATED, NETTXF_EXTRA_INFO,
+    NETRXF_CSUM_BLANK, NETRXF_DATA_VALIDATED, NETTXF_CSUM_BLANK, NETTXF_DATA_VALIDATED,
 };
 use xsk_bridge::header::Transport;
 use xsk_bridge::offload::checksum::{Verified, pseudo_header, verify};
@@ -105,70 +104,6 @@ fn completed_for_a_guest_that_cannot_and_behind_a_vlan_tag() {
             assert!(is_right(&received.bytes), "{payload}");
         }
     }
-}
-
-#[test]
-fn one_that_is_to_be_segmented_is_dropped_by_name_where_nobody_offered_that() {
-    let mut rig = Rig::new();
-    let mut a = rig.guest(1);
-    let plain = Features {
-        gso_tcpv4: false,
-        gso_tcpv6: false,
-        ..all_features()
-    };
-    let mut b = rig.guest_on(2, 0, plain);
-    b.post(10);
-    // With a blank checksum to the guest; without one, as old frontends sent it, to the wire.
-    for (to, flags) in [(b.mac(), NETTXF_CSUM_BLANK), (OUTSIDE, 0)] {
-        let bytes = blank(to, a.mac(), false, 1000);
-        a.push(&bytes, &[bytes.len()], flags | NETTXF_EXTRA_INFO);
-        let extra = Extra::Gso {
-            size: 500,
-            kind: GSO_TYPE_TCPV4,
-            features: 0,
-        };
-        a.extra(extra, false);
-        let _ = a.tx.publish();
-        rig.settle();
-    }
-    assert_eq!(a.stats.checksum_fixups.get(), 1);
-    assert_eq!(b.stats.rx_drops.get(DropReason::GsoUnsupported), 1);
-    assert_eq!(a.stats.tx_drops.get(DropReason::GsoUnsupported), 1);
-    assert!(rig.sent_to_wire().is_empty() && b.receive().is_empty());
-    assert_eq!(rig.frames_found(), rig.frames);
-}
-
-#[test]
-fn one_to_be_segmented_that_is_not_even_blank_is_made_blank_for_its_receiver() {
-    let mut rig = Rig::new();
-    let mut a = rig.guest(1);
-    let features = Features {
-        gso_tcpv4: true,
-        ..all_features()
-    };
-    let mut b = rig.guest_on(2, 0, features);
-    b.post(10);
-    for payload in [1000, 3000] {
-        let expected = blank(b.mac(), a.mac(), false, payload);
-        let mut sent = expected.clone();
-        sent[40..42].copy_from_slice(&[0x5a, 0x5a]); // rubbish in the checksum field
-        let ids = a.push(&sent, &[sent.len()], NETTXF_EXTRA_INFO);
-        assert_eq!(ids.len(), 1);
-        let extra = Extra::Gso {
-            size: 500,
-            kind: GSO_TYPE_TCPV4,
-            features: 0,
-        };
-        a.extra(extra, false);
-        let _ = a.tx.publish();
-        rig.settle();
-        let received = b.receive().remove(0);
-        assert!(received.bytes == expected, "{payload}");
-        assert_eq!(received.extra, Some(extra));
-        assert_ne!(received.flags & NETRXF_CSUM_BLANK, 0);
-    }
-    assert_eq!(a.stats.checksum_fixups.get(), 2);
-    assert_eq!(rig.frames_found(), rig.frames);
 }
 
 #[test]

@@ -452,8 +452,23 @@ impl Guest {
         20_000 + 1000 * u32::from(self.queue) + u32::from(id)
     }
 
-    /// Put `bytes` on the Tx ring in slots of these sizes; ids used.
+    /// Puts `bytes` on the Tx ring in slots of these sizes; ids used.
     pub fn push(&mut self, bytes: &[u8], sizes: &[usize], flags: u16) -> Vec<u16> {
+        self.push_chain(bytes, sizes, flags, None)
+    }
+
+    /// The same with an extra behind the first slot.
+    pub fn push_with_extra(&mut self, bytes: &[u8], sizes: &[usize], flags: u16, extra: Extra) {
+        self.push_chain(bytes, sizes, flags, Some(extra));
+    }
+
+    fn push_chain(
+        &mut self,
+        bytes: &[u8],
+        sizes: &[usize],
+        flags: u16,
+        extra: Option<Extra>,
+    ) -> Vec<u16> {
         assert_eq!(sizes.iter().sum::<usize>(), bytes.len());
         let mut at = 0;
         let mut ids = Vec::new();
@@ -485,6 +500,9 @@ impl Guest {
                 id,
                 size: wire_size as u16,
             });
+            if let (0, Some(extra)) = (slot, extra) {
+                self.extra(extra, false);
+            }
             ids.push(id);
             at += size;
         }

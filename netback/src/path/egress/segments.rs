@@ -1,0 +1,134 @@
+//! Packets that are cut into segments for a receiver that does not segment them itself.
+use super::{Handed, Pass};
+use crate::hypervisor::Hypervisor;
+use crate::observe::counters::DropReason;
+use crate::path::batch::Batch;
+use crate::path::egress::queue::Turn;
+use crate::path::uplink::UplinkQueue;
+use crate::queue::Queue;
+use xsk_bridge::frame::{FramePool, Umem};
+use xsk_bridge::offload::segment::{Cutter, GsoHead, Slices};
+use xsk_bridge::packet::{Checksum, Offload, Packet};
+
+/// What a segment is marked with: its checksum has just been made.
+const SEGMENT: Offload = Offload {
+    checksum: Checksum::Valid,
+    gso: None,
+};
+
+impl Batch {
+    /// How packet `n`, which asks for segmentation and was judged when it came in, is cut.
+    fn shape(&self, n: usize, umem: &Umem) -> Result<GsoHead, DropReason> {
+        let job = &self.jobs[n];
+        let gso = job.offload.gso.ok_or(DropReason::GsoRefused)?;
+        let head = job.head_bytes(&self.staging, umem);
+        GsoHead::parse(head, job.len as usize, gso, job.offload.checksum)
+            .map_err(|_| DropReason::GsoRefused)
+    }
+
+    /// Cuts packet `n`, which is whole. `put` is called for each segment, with a function that writes the segment and returns its length.
+    fn each_segment(
+        &self,
+        n: usize,
+        shape: GsoHead,
+        umem: &Umem,
+        mut put: impl FnMut(&mut dyn FnMut(&mut [u8]) -> usize),
+    ) {
+        let job = &self.jobs[n];
+        let mut cutter = Cutter::new(shape, job.head_bytes(&self.staging, umem));
+        match &job.packet {
+            Some(packet) => {
+                let mut payload = Slices::new(packet.slices(umem).skip(1));
+                for _ in 0..shape.segments() {
+                    put(&mut |room| cutter.next(&mut payload, [room]).unwrap_or(0));
+                }
+            }
+            None => {
+                let behind = job.behind.of(&self.pieces).iter();
+                let mut payload = Slices::new(behind.map(|&piece| self.staging.bytes(piece)));
+                for _ in 0..shape.segments() {
+                    put(&mut |room| cutter.next(&mut payload, [room]).unwrap_or(0));
+                }
+            }
+        }
+    }
+}
+
+impl UplinkQueue {
+    /// Sends packet `n`, which is whole, in segments: all of them or none.
+    pub(super) fn take_segments(
+        &mut self,
+        n: usize,
+        batch: &Batch,
+        pool: &mut FramePool,
+    ) -> Handed {
+        let umem = pool.umem().clone();
+        let shape = match batch.shape(n, &umem) {
+            Ok(shape) => shape,
+            Err(reason) => return Handed::Refused(reason),
+        };
+        if shape.longest() > self.capabilities.max_frame {
+            return Handed::Refused(DropReason::TooLong);
+        }
+        if !self.has_room(shape.segments()) {
+            return Handed::Refused(DropReason::UplinkFull);
+        }
+        if pool.len() < shape.segments() {
+            return Handed::Refused(DropReason::NoFrame);
+        }
+        batch.each_segment(n, shape, &umem, |write| {
+            if let Some(mut frame) = pool.take() {
+                let len = write(umem.data_mut(&mut frame));
+                self.send(Packet::new(frame, len as u32, Offload::default()));
+            }
+        });
+        self.stats.cut_packets.add(1);
+        self.stats.segments.add(shape.segments() as u64);
+        Handed::Taken
+    }
+}
+
+impl<H: Hypervisor> Queue<H> {
+    /// Puts packet `n` into the backlog in segments, of which each waits, or is dropped and counted, by itself.
+    #[inline(never)]
+    pub(super) fn take_segments(
+        &mut self,
+        slot: u16,
+        n: usize,
+        batch: &Batch,
+        turn: &mut Turn<'_>,
+        pass: Pass,
+    ) -> Handed {
+        if pass == Pass::First && (self.rx.barrier == turn.number || !batch.jobs[n].is_whole()) {
+            return self.defer(turn);
+        }
+        let umem = turn.pool.umem().clone();
+        let shape = match batch.shape(n, &umem) {
+            Ok(shape) => shape,
+            Err(reason) => return Handed::Refused(reason),
+        };
+        // Every segment is made in one frame, and copied into the backlog from there.
+        let Some(mut frame) = turn.pool.take() else {
+            return Handed::Refused(DropReason::NoFrame);
+        };
+        batch.each_segment(n, shape, &umem, |write| {
+            let len = write(umem.data_mut(&mut frame));
+            let segment = &umem.data(&frame)[..len];
+            match self.rx.refuses(len as u32) {
+                Some(reason) => self.stats.rx_drops.add(reason, 1),
+                None if !self.rx.backlog.has_room(len as u32, turn.pool) => {
+                    self.stats.rx_drops.add(DropReason::BacklogFull, 1);
+                }
+                None => {
+                    let backlog = &mut self.rx.backlog;
+                    let mut entry = backlog.append(len as u32, SEGMENT, turn.now, turn.pool);
+                    entry.write(segment);
+                    self.list(slot, turn.waiting);
+                }
+            }
+        });
+        turn.pool.give(frame);
+        self.stats.rx_cut_packets.add(1);
+        Handed::Taken
+    }
+}
