@@ -1,14 +1,14 @@
 //! From the command line to a serving process: everything that needs privilege or a device node is opened here.
 use crate::bounds::STAGING_PAGES;
-use crate::config::{self, Config, Daemon, XdpMode};
+use crate::config::{self, Config, XdpMode};
 use crate::control::signals::Signals;
 use crate::control::socket::Listener;
 use crate::control::{Control, Ended, Failed, OpenDevice, OpenUplink, Setup};
 use crate::hypervisor::{Doors, Linux};
 use crate::life::Marks;
+use crate::uninstall;
 use rustix::fs::{FlockOperation, flock};
-use std::collections::BTreeSet;
-use std::fs::{DirBuilder, DirEntry, File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -135,7 +135,7 @@ fn give_back_uplinks(config: &Config, next: &Config) {
         if kept.contains(&ifname) {
             continue;
         }
-        match uninstall(&config.daemon, &ifname) {
+        match uninstall::take_off(&config.daemon, &ifname) {
             Ok(()) => info!(
                 uplink = ifname,
                 "no longer an uplink: given back to the kernel"
@@ -258,7 +258,7 @@ fn lock(run_dir: &Path) -> Result<File, Failure> {
 }
 
 /// A file or directory of the process that cannot be used.
-fn unusable(path: &Path, error: &io::Error) -> Failure {
+pub(crate) fn unusable(path: &Path, error: &io::Error) -> Failure {
     let cure = match error.kind() {
         io::ErrorKind::PermissionDenied => ": run as root",
         _ => "",
@@ -403,40 +403,6 @@ fn device_opener(_config: &Config, _umem: &Umem) -> OpenDevice {
     })
 }
 
-/// Takes netback's program off an interface and puts its settings back as they were; for `netback uninstall`.
-pub fn uninstall(daemon: &Daemon, ifname: &str) -> Result<(), Failure> {
-    xsk_bridge::xdp::uninstall(ifname, &daemon.bpf_dir)
-        .map_err(|error| Failure::Runtime(error.to_string()))?;
-    nic::put_back(ifname, &daemon.run_dir).map_err(|error| Failure::Runtime(error.to_string()))?;
-    // Ours too, once the last device's directory is gone from it.
-    let _ = std::fs::remove_dir(&daemon.bpf_dir);
-    Ok(())
-}
-
-/// Interfaces that have something of netback's: its program, pinned, or settings that were noted to be put back.
-pub fn installed(daemon: &Daemon) -> Result<BTreeSet<String>, Failure> {
-    let pinned = names(&daemon.bpf_dir)?;
-    let recorded = names(&daemon.run_dir)?;
-    let recorded = recorded
-        .iter()
-        .filter_map(|file| file.strip_prefix("nic-")?.strip_suffix(".json"))
-        .map(str::to_owned);
-    Ok(pinned.into_iter().chain(recorded).collect())
-}
-
-/// Names in a directory; none where it is not there.
-fn names(directory: &Path) -> Result<Vec<String>, Failure> {
-    let list = || -> io::Result<Vec<String>> {
-        let name =
-            |entry: io::Result<DirEntry>| Ok(entry?.file_name().to_string_lossy().into_owned());
-        std::fs::read_dir(directory)?.map(name).collect()
-    };
-    match list() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        other => other.map_err(|error| unusable(directory, &error)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -460,27 +426,6 @@ mod tests {
         assert_eq!((refused.line(), refused.status()), (&*line, 2));
         drop(first);
         drop(lock(&dir.join("run")).unwrap());
-        std::fs::remove_dir_all(dir).unwrap();
-    }
-
-    #[test]
-    fn an_interface_is_known_by_its_pins_or_by_its_record() {
-        let dir = dir("installed");
-        let daemon = Daemon {
-            run_dir: dir.join("run"),
-            control_socket: dir.join("run/control"),
-            bpf_dir: dir.join("bpf"),
-        };
-        assert!(installed(&daemon).unwrap().is_empty());
-        std::fs::create_dir_all(dir.join("bpf/eth1")).unwrap();
-        std::fs::create_dir_all(dir.join("run")).unwrap();
-        for file in ["nic-eth0.json", "nic-eth1.json", "nic-eth2.new", "lock"] {
-            std::fs::write(dir.join("run").join(file), "").unwrap();
-        }
-        assert_eq!(
-            Vec::from_iter(installed(&daemon).unwrap()),
-            ["eth0", "eth1"]
-        );
         std::fs::remove_dir_all(dir).unwrap();
     }
 

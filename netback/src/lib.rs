@@ -12,5 +12,6 @@ pub mod life;
 pub mod observe;
 pub(crate) mod path;
 pub mod queue;
+pub mod uninstall;
 pub mod vif;
 pub mod worker;

@@ -8,6 +8,7 @@ use crate::daemon::{self, Failure};
 use crate::doctor::{View, examine};
 use crate::observe::status::Status;
 use crate::observe::table::explanation;
+use crate::uninstall;
 use crate::vif::id::VifId;
 use clap::{Args, Parser, Subcommand};
 use serde_json::Value;
@@ -235,7 +236,7 @@ fn uninstall(cli: &Cli, interface: Option<&str>) -> Result<(), Failure> {
             "netback is running: stop it first (systemctl stop netback)".into(),
         ));
     }
-    let mut installed = daemon::installed(&daemon)?;
+    let mut installed = uninstall::installed(&daemon)?;
     if let Some(interface) = interface {
         if !installed.contains(interface) {
             return nothing_installed(interface);
@@ -246,7 +247,7 @@ fn uninstall(cli: &Cli, interface: Option<&str>) -> Result<(), Failure> {
         return say("no interface has anything of netback's");
     }
     for interface in installed {
-        daemon::uninstall(&daemon, &interface)?;
+        uninstall::take_off(&daemon, &interface)?;
         say(&format!(
             "{interface}: netback's program is off, settings are as before"
         ))?;

@@ -1,0 +1,68 @@
+//! What netback leaves on interfaces when it ends, found and taken off again.
+use crate::config::Daemon;
+use crate::daemon::{Failure, unusable};
+use std::collections::BTreeSet;
+use std::fs::DirEntry;
+use std::io;
+use std::path::Path;
+use xsk_bridge::nic;
+
+/// Takes netback's program off an interface and puts its settings back as they were; for `netback uninstall`.
+pub fn take_off(daemon: &Daemon, ifname: &str) -> Result<(), Failure> {
+    xsk_bridge::xdp::uninstall(ifname, &daemon.bpf_dir)
+        .map_err(|error| Failure::Runtime(error.to_string()))?;
+    nic::put_back(ifname, &daemon.run_dir).map_err(|error| Failure::Runtime(error.to_string()))?;
+    // Ours too, once the last device's directory is gone from it.
+    let _ = std::fs::remove_dir(&daemon.bpf_dir);
+    Ok(())
+}
+
+/// Interfaces that have something of netback's: its program, pinned, or settings that were noted to be put back.
+pub fn installed(daemon: &Daemon) -> Result<BTreeSet<String>, Failure> {
+    let pinned = names(&daemon.bpf_dir)?;
+    let recorded = names(&daemon.run_dir)?;
+    let recorded = recorded
+        .iter()
+        .filter_map(|file| file.strip_prefix("nic-")?.strip_suffix(".json"))
+        .map(str::to_owned);
+    Ok(pinned.into_iter().chain(recorded).collect())
+}
+
+/// Names in a directory; none where it is not there.
+fn names(directory: &Path) -> Result<Vec<String>, Failure> {
+    let list = || -> io::Result<Vec<String>> {
+        let name =
+            |entry: io::Result<DirEntry>| Ok(entry?.file_name().to_string_lossy().into_owned());
+        std::fs::read_dir(directory)?.map(name).collect()
+    };
+    match list() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        other => other.map_err(|error| unusable(directory, &error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interface_is_known_by_its_pins_or_by_its_record() {
+        let dir = std::env::temp_dir().join(format!("netback-installed-{}", std::process::id()));
+        let daemon = Daemon {
+            run_dir: dir.join("run"),
+            control_socket: dir.join("run/control"),
+            bpf_dir: dir.join("bpf"),
+        };
+        assert!(installed(&daemon).unwrap().is_empty());
+        std::fs::create_dir_all(dir.join("bpf/eth1")).unwrap();
+        std::fs::create_dir_all(dir.join("run")).unwrap();
+        for file in ["nic-eth0.json", "nic-eth1.json", "nic-eth2.new", "lock"] {
+            std::fs::write(dir.join("run").join(file), "").unwrap();
+        }
+        assert_eq!(
+            Vec::from_iter(installed(&daemon).unwrap()),
+            ["eth0", "eth1"]
+        );
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}
