@@ -15,9 +15,7 @@ fn main() -> ExitCode {
         Ok(wanted) => match EnvFilter::try_new(&wanted) {
             Ok(filter) => filter,
             Err(error) => {
-                return refused(&format!(
-                    "NETBACK_LOG={wanted}: {error}; say error, warn, info, debug or trace"
-                ));
+                return refused(&format!("NETBACK_LOG={wanted}: {error}"));
             }
         },
         Err(_) => EnvFilter::new("info"),

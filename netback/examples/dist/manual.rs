@@ -59,7 +59,7 @@ pub fn pages() -> io::Result<Vec<(String, Vec<u8>)>> {
 
 /// The page of one command; `whole` for that of the program.
 fn page(command: &Command, whole: bool) -> io::Result<(String, Vec<u8>)> {
-    let man = Man::new(command.clone());
+    let man = Man::new(command.clone()).section("8");
     let name = command.get_display_name().unwrap_or(command.get_name());
     let usage = command.clone().render_usage().to_string();
     let title = format!(
@@ -163,6 +163,23 @@ mod tests {
             }
             let widest = shown.lines().max_by_key(|line| line.len()).unwrap();
             assert!(widest.len() <= 80, "{name}: {widest}");
+        }
+    }
+
+    #[test]
+    fn every_page_that_the_pages_refer_to_is_one_of_them() {
+        let pages = pages().unwrap();
+        for (name, page) in &pages {
+            let shown = rendered(page);
+            let words = shown.split(|c: char| c.is_whitespace() || c == ',');
+            let referred = words.filter(|word| word.starts_with("netback") && word.ends_with(')'));
+            for word in referred {
+                let file = word.trim_end_matches(')').replace('(', ".");
+                assert!(
+                    pages.iter().any(|(page, _)| *page == file),
+                    "{name}: {word}"
+                );
+            }
         }
     }
 

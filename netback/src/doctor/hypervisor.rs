@@ -1,4 +1,4 @@
-//! Xen itself: are we in a domain, and are its doors there?
+//! Xen itself: whether this is a domain of Xen, and whether the device nodes that netback opens are there.
 
 use super::view::View;
 use super::{Finding, Severity};
@@ -6,14 +6,14 @@ use crate::bounds::STAGING_PAGES;
 use crate::config::Config;
 
 /// A device node that netback opens.
-struct Door {
+struct Node {
     /// Below /dev/xen.
     node: &'static str,
     /// The kernel module that makes it; none where it is built in.
     module: Option<&'static str>,
-    /// The finding's name where it is not there.
+    /// Name of the finding that it is missing.
     check: &'static str,
-    /// What goes without it.
+    /// What does not work without it.
     loss: &'static str,
     /// How much that matters.
     severity: Severity,
@@ -21,8 +21,8 @@ struct Door {
     then: &'static str,
 }
 
-const DOORS: [Door; 4] = [
-    Door {
+const NODES: [Node; 4] = [
+    Node {
         node: "gntdev",
         module: Some("xen-gntdev"),
         check: "no-gntdev",
@@ -30,7 +30,7 @@ const DOORS: [Door; 4] = [
         severity: Severity::Error,
         then: "",
     },
-    Door {
+    Node {
         node: "evtchn",
         module: Some("xen-evtchn"),
         check: "no-evtchn",
@@ -38,7 +38,7 @@ const DOORS: [Door; 4] = [
         severity: Severity::Error,
         then: "",
     },
-    Door {
+    Node {
         node: "xenbus",
         module: None,
         check: "no-xenbus",
@@ -46,7 +46,7 @@ const DOORS: [Door; 4] = [
         severity: Severity::Error,
         then: "",
     },
-    Door {
+    Node {
         node: "gntalloc",
         module: Some("xen-gntalloc"),
         check: "no-gntalloc",
@@ -74,9 +74,9 @@ pub(super) fn check(view: &View) -> Vec<Finding> {
         let cure = "run netback in a domain of a Xen host; to try it without one: cargo xtask demo";
         return vec![Finding::error("no-xen", what, cure)];
     }
-    let mut findings: Vec<Finding> = DOORS
+    let mut findings: Vec<Finding> = NODES
         .iter()
-        .filter_map(|door| missing_door(view, door).or_else(|| closed_door(view, door)))
+        .filter_map(|node| missing(view, node).or_else(|| unreadable(view, node)))
         .collect();
     if let Err(why) = &view.backends
         && view.exists("/dev/xen/xenbus")
@@ -88,28 +88,28 @@ pub(super) fn check(view: &View) -> Vec<Finding> {
     findings
 }
 
-fn missing_door(view: &View, door: &Door) -> Option<Finding> {
-    let node = door.node;
+fn missing(view: &View, wanted: &Node) -> Option<Finding> {
+    let node = wanted.node;
     if view.exists(format!("/dev/xen/{node}")) {
         return None;
     }
-    let what = format!("/dev/xen/{node} is not there: {}", door.loss);
+    let what = format!("/dev/xen/{node} is not there: {}", wanted.loss);
     // The kernel has the device, and somebody removed its node.
     let known = format!("/sys/class/misc/xen!{node}/dev");
-    let cure = match (view.exists(&known), door.module) {
+    let cure = match (view.exists(&known), wanted.module) {
         (true, _) => format!("`mknod -m 600 /dev/xen/{node} c $(tr : ' ' < '{known}')`"),
         (false, Some(module)) => {
             format!("`modprobe {module}`, which the package's modules-load.d does at every boot")
         }
         (false, None) => "boot a kernel that is built for domains of Xen".into(),
     };
-    let cure = cure + door.then;
-    Some(Finding::new(door.severity, door.check, what, cure))
+    let cure = cure + wanted.then;
+    Some(Finding::new(wanted.severity, wanted.check, what, cure))
 }
 
 /// The unit has no capability to pass over a file's permissions.
-fn closed_door(view: &View, door: &Door) -> Option<Finding> {
-    let path = format!("/dev/xen/{}", door.node);
+fn unreadable(view: &View, wanted: &Node) -> Option<Finding> {
+    let path = format!("/dev/xen/{}", wanted.node);
     let mode = view.mode(&path)?;
     if mode & OWNER_READS_WRITES == OWNER_READS_WRITES {
         return None;
@@ -118,8 +118,8 @@ fn closed_door(view: &View, door: &Door) -> Option<Finding> {
         "{path} has mode {:03o}: its owner may not read and write",
         mode & 0o777
     );
-    let cure = format!("`chmod 600 {path}`{}", door.then);
-    Some(Finding::new(door.severity, "door-closed", what, cure))
+    let cure = format!("`chmod 600 {path}`{}", wanted.then);
+    Some(Finding::new(wanted.severity, "door-closed", what, cure))
 }
 
 /// Whether gntalloc has a worker's pages for each worker.

@@ -25,7 +25,7 @@ fn names_a_machine_without_xen() {
 }
 
 #[test]
-fn names_each_missing_door() {
+fn names_each_missing_device_node() {
     for (severity, node, check, cure) in [
         (Error, "gntdev", "no-gntdev", "modprobe xen-gntdev"),
         (Error, "evtchn", "no-evtchn", "modprobe xen-evtchn"),
@@ -42,7 +42,7 @@ fn names_each_missing_door() {
 }
 
 #[test]
-fn a_door_that_netback_does_without_takes_effect_by_a_restart() {
+fn a_device_node_that_netback_does_without_takes_effect_by_a_restart() {
     let restart = "then `systemctl try-restart netback`";
     let machine = Machine::healthy();
     machine.remove("/dev/xen/gntalloc");
@@ -80,7 +80,7 @@ fn the_package_s_limit_of_gntalloc_is_enough_for_as_many_workers_as_it_says() {
 }
 
 #[test]
-fn names_a_door_that_its_owner_may_not_open() {
+fn names_a_device_node_that_its_owner_may_not_open() {
     use std::os::unix::fs::PermissionsExt;
     let machine = Machine::healthy();
     let node = machine.path("/dev/xen/gntdev");
