@@ -34,6 +34,9 @@ pub const PACKAGING: &[&str] = &["dpkg-dev"];
 /// To judge the package and to show its manual pages.
 pub const CHECKING: &[&str] = &["dpkg-dev", "groff-base", "lintian"];
 
+/// To count instructions.
+pub const COUNTING: &[&str] = &["valgrind"];
+
 /// Install those of `lists` that are missing. Progress goes to stderr; nothing is asked.
 pub fn ensure(lists: &[&[&str]]) -> Result<()> {
     let wanted: Vec<&str> = lists.concat();

@@ -31,6 +31,8 @@ enum Step {
     Unit,
     /// Every interleaving of the ring's notification protocol (loom).
     Loom,
+    /// Instructions a packet of a worker, by path, against their limits (callgrind).
+    Instructions,
     /// The daemon with simulated guests in network namespaces.
     Integration,
     /// The Debian package, judged by lintian.
@@ -54,7 +56,7 @@ impl Step {
     fn limit(self) -> Duration {
         let minutes = match self {
             Step::Fmt => 2,
-            Step::Clippy | Step::Unit | Step::Loom => 20,
+            Step::Clippy | Step::Unit | Step::Loom | Step::Instructions => 20,
             Step::Integration | Step::Package => 25,
             Step::Xen => 40,
         };
@@ -102,6 +104,15 @@ impl Step {
                     .env("CARGO_TARGET_DIR", build::target_dir()?.join("loom"));
                 vec![loom]
             }
+            Step::Instructions => vec![cargo(&[
+                "bench",
+                "-p",
+                "benches",
+                "--bench",
+                "instructions",
+                "--",
+                "--check",
+            ])],
             Step::Integration => {
                 let mut test = cargo(&["test", "-p", "tests", "--no-fail-fast"]);
                 test.args(ONE_AT_A_TIME);
@@ -149,7 +160,12 @@ pub fn soak(rounds: u32) -> Result<ExitCode> {
 /// Run the chosen steps; the closing line is the sum, and a failure anywhere is exit status 1.
 pub fn run(options: &Options) -> Result<ExitCode> {
     host::require_root("the test suite")?;
-    packages::ensure(&[packages::BUILD, packages::LAB, packages::CHECKING])?;
+    packages::ensure(&[
+        packages::BUILD,
+        packages::LAB,
+        packages::CHECKING,
+        packages::COUNTING,
+    ])?;
     let chosen: Vec<Step> = Step::value_variants()
         .iter()
         .copied()
@@ -213,7 +229,7 @@ fn perform(step: Step) -> Result<Tally> {
             return Ok(sum);
         }
     }
-    // fmt and clippy have no tests to count: the step itself is the check.
+    // fmt, clippy and instructions have no tests to count: the step itself is the check.
     if sum == Tally::default() {
         sum = Tally::check(true);
     }

@@ -196,7 +196,7 @@ impl VifFile {
     }
 
     /// The multicast list.
-    pub(crate) fn multicast(&self) -> Words {
+    pub fn multicast(&self) -> Words {
         Words::of(&self.0, MULTICAST, crate::vif::multicast::WORDS)
     }
 

@@ -2,6 +2,8 @@
 //!
 //! The life of a packet in it is [`crate::path`].
 pub(crate) mod channels;
+#[cfg(feature = "bench-harness")]
+pub mod driver;
 mod inbox;
 pub mod mailbox;
 pub mod messages;

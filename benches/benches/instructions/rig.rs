@@ -1,0 +1,269 @@
+//! One worker with two guests and a device, in this thread, over the fake hypervisor. Every round is alike: the source has a burst
+//! ready, the worker turns, the receiver takes what came.
+use crate::guest::Guest;
+use crate::wire::{Traffic, Wire};
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+use netback::bounds::STAGING_PAGES;
+use netback::hypervisor::Hypervisor;
+use netback::queue::setup::QueueSetup;
+use netback::vif::features::Features;
+use netback::vif::file::{Identity, RingIdentity, VifFile};
+use netback::vif::multicast::Multicast;
+use netback::worker::driver::{Driver, ServedBy};
+use netback::worker::messages::ToWorker;
+use netback::worker::wake::Waker;
+use netback::worker::{WorkerSetup, mesh};
+use serde::{Deserialize, Serialize};
+use sim::guest::generator::{Generator, Stream};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+use xen::fake::{Events, Grants, OwnPages};
+use xsk_bridge::frame::Umem;
+use xsk_bridge::switch::{Bridge, PortId, PortKind};
+
+/// The fake hypervisor.
+pub enum Fake {}
+
+impl Hypervisor for Fake {
+    type Grants = Grants;
+    type Events = Events;
+}
+
+/// What is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+pub enum Path {
+    /// A guest's Tx ring to another's Rx ring.
+    #[serde(rename = "guest -> guest")]
+    GuestToGuest,
+    /// A guest's Tx ring to a device.
+    #[serde(rename = "guest -> wire")]
+    GuestToWire,
+    /// A device to a guest's Rx ring.
+    #[serde(rename = "wire -> guest")]
+    WireToGuest,
+}
+
+impl Path {
+    /// As printed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::GuestToGuest => "guest -> guest",
+            Self::GuestToWire => "guest -> wire",
+            Self::WireToGuest => "wire -> guest",
+        }
+    }
+
+    /// Bytes of the frames that are counted. A device carries none of 4096 bytes: a UMEM frame has room for 3840.
+    pub fn sizes(self) -> &'static [usize] {
+        match self {
+            Self::GuestToGuest => &[64, 1500, 4096],
+            _ => &[64, 1500],
+        }
+    }
+}
+
+/// Packets that the source has ready each turn.
+const BURST: usize = 64;
+/// Turns before the ones that are counted: caches of the worker's are filled, its lists have grown.
+const WARM_UP: usize = 100;
+/// Turns that are counted.
+const COUNTED: usize = 400;
+
+const UPLINK: PortId = PortId(1);
+const OUTSIDE: [u8; 6] = [2, 0, 0, 0, 0, 0xff];
+
+struct Rig {
+    driver: Driver<Fake>,
+    grants: Arc<Grants>,
+    events: Arc<Events>,
+    bridge: Arc<Bridge>,
+    guests: [Guest; 2],
+    traffic: Arc<Traffic>,
+    directory: PathBuf,
+    path: Path,
+    size: usize,
+    turned: usize,
+}
+
+/// Turns a worker; how many packets passed it in the turns that are counted.
+pub fn run(path: Path, size: usize) -> Result<usize> {
+    let mut rig = Rig::new(path, size)?;
+    for _ in 0..WARM_UP {
+        rig.prepare();
+        rig.driver.turn();
+        rig.receive()?;
+    }
+    let mut packets = 0;
+    for _ in 0..COUNTED {
+        rig.prepare();
+        counted_turn(&mut rig);
+        packets += rig.receive()?;
+    }
+    ensure!(rig.turned == COUNTED && packets > 0, "no packet passed");
+    Ok(packets)
+}
+
+/// What callgrind counts: this function alone, and what it calls.
+#[inline(never)]
+fn counted_turn(rig: &mut Rig) {
+    rig.driver.turn();
+    rig.turned += 1;
+}
+
+impl Rig {
+    fn new(path: Path, size: usize) -> Result<Self> {
+        let (umem, frames) = Umem::new(4096)?;
+        let (grants, events) = (Arc::new(Grants::default()), Arc::new(Events::default()));
+        let mesh = mesh(1)?.into_iter().next().context("one worker")?;
+        let driver = Driver::new(WorkerSetup {
+            index: 0,
+            mesh,
+            grants: grants.clone(),
+            events: events.clone(),
+            granted: Some(Box::new(OwnPages::new(&grants, 1, STAGING_PAGES))),
+            umem: umem.clone(),
+            frames,
+            poll: Duration::ZERO,
+            core: None,
+            stats: Arc::default(),
+            control: Arc::new(Waker::new()?),
+        })?;
+        let directory = std::env::temp_dir().join(format!("netback-bench-{}", std::process::id()));
+        std::fs::create_dir_all(&directory)?;
+        let guests = [1, 2].map(|number| Guest::new(number, &grants));
+        let mut rig = Self {
+            driver,
+            grants,
+            events,
+            bridge: Arc::new(Bridge::new("xenbr0")),
+            guests,
+            traffic: Arc::default(),
+            directory,
+            path,
+            size,
+            turned: 0,
+        };
+        rig.connect(umem)?;
+        Ok(rig)
+    }
+
+    /// Gives the worker its device and its guests.
+    fn connect(&mut self, umem: Umem) -> Result<()> {
+        let [first, second] = self.guests.each_ref().map(Guest::mac);
+        let arriving = frame(self.size, OUTSIDE, second);
+        let device = Wire::new(umem, arriving, self.traffic.clone());
+        self.bridge.add_port(UPLINK, PortKind::Uplink);
+        self.driver.send(ToWorker::AddUplink {
+            port_id: UPLINK,
+            bridge: self.bridge.clone(),
+            device: Box::new(device),
+            stats: Arc::default(),
+        });
+        self.driver
+            .send(ToWorker::SetPort(UPLINK, ServedBy::Uplink(vec![0])));
+        for guest in &self.guests {
+            let setup = self.queue(guest)?;
+            self.bridge
+                .add_port(guest.port(), PortKind::Guest(guest.mac()));
+            self.driver.send(ToWorker::AddQueue(Box::new(setup)));
+            self.driver
+                .send(ToWorker::SetPort(guest.port(), ServedBy::Guest(vec![0])));
+        }
+        // The switch has heard of who is outside.
+        self.bridge
+            .decide(UPLINK, &frame(64, OUTSIDE, [0xff; 6]), 0);
+        let to = match self.path {
+            Path::GuestToWire => OUTSIDE,
+            _ => second,
+        };
+        self.guests[0].load(&self.grants, &frame(self.size, first, to));
+        Ok(())
+    }
+
+    fn queue(&self, guest: &Guest) -> Result<QueueSetup<Fake>> {
+        let [tx_gref, rx_gref] = Guest::RINGS;
+        let identity = Identity {
+            vif: guest.id().vif,
+            queues: vec![RingIdentity {
+                tx_gref,
+                rx_gref,
+                tx_port: guest.event().0,
+                rx_port: guest.event().0,
+            }],
+        };
+        let file = VifFile::create(&self.directory, &identity)?;
+        let [tx_page, rx_page] = guest.map(&self.grants)?;
+        Ok(QueueSetup {
+            id: guest.id(),
+            port_id: guest.port(),
+            bridge: self.bridge.clone(),
+            mac: guest.mac(),
+            features: Features {
+                sg: true,
+                csum_ipv4: true,
+                csum_ipv6: true,
+                rx_notify: true,
+                ..Features::default()
+            },
+            tx_page,
+            rx_page,
+            tx_port: guest.event(),
+            rx_port: guest.event(),
+            multicast: Arc::new(Multicast::new(file.multicast(), false)),
+            file: file.queue(0),
+            take_over: false,
+            stats: Arc::default(),
+            backlog: Default::default(),
+        })
+    }
+
+    /// Has the source send a burst, and the receiver post buffers for it.
+    fn prepare(&mut self) {
+        let [sender, receiver] = &mut self.guests;
+        if receiver.post() {
+            self.events.fire(receiver.event());
+        }
+        match self.path {
+            Path::WireToGuest => self.traffic.arriving.store(BURST, Relaxed),
+            _ => {
+                if sender.send(BURST, self.size) {
+                    self.events.fire(sender.event());
+                }
+            }
+        }
+    }
+
+    /// Has the receiver take what came; how many packets.
+    fn receive(&mut self) -> Result<usize> {
+        let [sender, receiver] = &mut self.guests;
+        let answers = sender.read_answers()?;
+        let received = receiver.receive(self.size)?;
+        let sent = self.traffic.sent.swap(0, Relaxed);
+        let packets = match self.path {
+            Path::GuestToWire => sent,
+            _ => received,
+        };
+        let whole = self.path == Path::WireToGuest || answers == packets;
+        ensure!(whole, "{answers} answers for {packets} packets");
+        Ok(packets)
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+fn frame(size: usize, source: [u8; 6], dst_mac: [u8; 6]) -> Vec<u8> {
+    let stream = Stream {
+        size,
+        rate: 0,
+        count: None,
+        dst_mac,
+    };
+    Generator::new(stream, source).next_frame().to_vec()
+}
