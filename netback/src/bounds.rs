@@ -19,8 +19,12 @@ pub const TURN_BYTES: usize = TURN_CHAINS * PACKET_COST;
 /// Bytes that a queue may consume in one turn before the others have had theirs (deficit round robin), counted as [`TURN_BYTES`].
 pub const QUEUE_QUANTUM: usize = TURN_BYTES / 2;
 
-/// Frames taken in one turn from one device, and packets from one other worker.
+/// Frames taken in one turn from one device.
 pub const TURN_RECEIVED: usize = 64;
+/// Packets taken in one turn from all other workers.
+pub const TURN_PARCELS: usize = 256;
+/// Packets of one kind taken in one turn from one other worker.
+pub const LANE_PARCELS: usize = 32;
 
 /// Packets placed on Rx rings in one turn over all queues.
 pub const TURN_PLACED: usize = 256;

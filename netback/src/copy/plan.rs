@@ -137,7 +137,7 @@ mod tests {
 
     /// Staging memory by address, and the memory of its plan.
     fn memory() -> (Staging, UmemMemory) {
-        let (umem, frames) = Umem::new(18).unwrap();
+        let (umem, frames) = Umem::new(72).unwrap();
         let mut pool = FramePool::new(&umem);
         pool.extend(frames);
         (Staging::new(None, &mut pool), UmemMemory(umem))

@@ -3,7 +3,7 @@
 //! Where a copy names our side by address, the kernel looks that page up and pins it, for every operation (drivers/xen/gntdev.c,
 //! `gntdev_get_page`), which takes longer than moving a small packet once more. So every copy names our side by reference: by pages
 //! that the kernel granted to ourselves. Where there is no gntalloc, frames of the UMEM serve, by address.
-use crate::bounds::STAGING_PAGES;
+use crate::bounds::{STAGING_KEPT, STAGING_PAGES};
 use xen::grant::{DomId, GrantRef, GrantedMemory, PAGE_SIZE, Side};
 use xsk_bridge::frame::{FRAME_SIZE, Frame, FramePool, Umem};
 
@@ -58,7 +58,8 @@ impl Piece {
 }
 
 impl Staging {
-    /// Staging memory in pages granted to ourselves, or, without those, in [`STAGING_PAGES`] frames out of `pool`.
+    /// Staging memory in pages granted to ourselves, or, without those, in [`STAGING_PAGES`] frames out of `pool`, but no
+    /// more than a quarter of it.
     pub fn new(granted: Option<Box<dyn GrantedMemory>>, pool: &mut FramePool) -> Self {
         let memory = match granted {
             Some(pages) => Memory::Granted {
@@ -67,7 +68,9 @@ impl Staging {
                 pages,
             },
             None => Memory::Frames {
-                frames: (0..STAGING_PAGES).map_while(|_| pool.take()).collect(),
+                frames: (0..STAGING_PAGES.min(pool.len() / 4))
+                    .map_while(|_| pool.take())
+                    .collect(),
                 umem: pool.umem().clone(),
             },
         };
@@ -81,6 +84,13 @@ impl Staging {
             reserved: 0,
             size: pages * PAGE_SIZE,
         }
+    }
+
+    /// Whether the heads of more chains may be fetched in this turn: the rest is kept for what lies behind them, and for packets towards
+    /// guests.
+    #[inline]
+    pub fn takes_heads(&self) -> bool {
+        self.left() > STAGING_KEPT.min(self.size / 2)
     }
 
     /// Frames of the UMEM that are staging memory.
@@ -200,7 +210,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn in_frames(pages: usize) -> Staging {
-        let (umem, frames) = Umem::new(pages as u32).unwrap();
+        // A quarter of the pool is staging memory.
+        let (umem, frames) = Umem::new(4 * pages as u32).unwrap();
         let mut pool = FramePool::new(&umem);
         pool.extend(frames);
         Staging::new(None, &mut pool)

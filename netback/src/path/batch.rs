@@ -2,7 +2,7 @@
 //! pages. Allocated once.
 use super::job::{Job, Places};
 use crate::bounds::{
-    HEAD_FETCH, PACKET_OPERATIONS, STAGING_KEPT, TURN_CHAINS, TURN_PLACED, TURN_RECEIVED,
+    HEAD_FETCH, PACKET_OPERATIONS, TURN_CHAINS, TURN_PARCELS, TURN_PLACED, TURN_RECEIVED,
     WHOLE_FETCH,
 };
 use crate::copy::memory::UmemMemory;
@@ -71,7 +71,7 @@ pub(crate) struct Batch {
 
 impl Batch {
     pub fn new(staging: Staging, umem: &Umem) -> Self {
-        let jobs = TURN_CHAINS + 4 * TURN_RECEIVED;
+        let jobs = TURN_CHAINS + TURN_PARCELS + 8 * TURN_RECEIVED;
         let plan = |operations| CopyPlan::with_capacity(UmemMemory(umem.clone()), operations);
         Self {
             bursts: Vec::with_capacity(TURN_CHAINS),
@@ -106,7 +106,13 @@ impl Batch {
     /// Whether another chain can be taken out of a Tx ring, whatever it is.
     #[inline]
     pub fn takes_chain(&self) -> bool {
-        self.staging.left() > STAGING_KEPT && self.heads.room() > MAX_DATA_SLOTS
+        self.staging.takes_heads() && self.heads.room() > MAX_DATA_SLOTS
+    }
+
+    /// Whether all that one look at a device brings can be taken in.
+    #[inline]
+    pub fn takes_received(&self) -> bool {
+        self.jobs.capacity() - self.jobs.len() >= TURN_RECEIVED
     }
 
     /// Ends the burst that began at `first`, if it brought anything.

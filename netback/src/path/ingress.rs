@@ -3,7 +3,10 @@ use super::batch::Source;
 use super::fabric::live;
 use super::job::Job;
 use super::ports::Destination;
-use crate::bounds::{HOLD, PACKET_COST, QUEUE_QUANTUM, TURN_BYTES, TURN_CHAINS, TURN_RECEIVED};
+use crate::bounds::{
+    HOLD, LANE_PARCELS, PACKET_COST, QUEUE_QUANTUM, TURN_BYTES, TURN_CHAINS, TURN_PARCELS,
+    TURN_RECEIVED,
+};
 use crate::crash_point;
 use crate::hypervisor::Hypervisor;
 use crate::worker::Worker;
@@ -156,10 +159,16 @@ impl<H: Hypervisor> Worker<H> {
 
     /// Receives frames from every device.
     pub(crate) fn receive(&mut self) {
-        for slot in 0..self.fabric.uplinks.len() {
+        let count = self.fabric.uplinks.len();
+        for n in 0..count {
+            // A different one first each turn, for the turn may have no room for all.
+            let slot = (self.turn_number as usize + n) % count;
             let Some(uplink) = &mut self.fabric.uplinks[slot] else {
                 continue;
             };
+            if !self.batch.takes_received() {
+                break;
+            }
             let (batch, pool) = (&mut self.batch, &mut self.fabric.pool);
             let first = batch.jobs.len();
             if uplink.receive(pool, &mut batch.received, TURN_RECEIVED) > 0 {
@@ -177,12 +186,17 @@ impl<H: Hypervisor> Worker<H> {
         let mut uplinks = self.fabric.uplinks.iter().flatten();
         let holds = uplinks.any(|uplink| uplink.holds(now));
         let first = self.batch.jobs.len();
-        for worker in 0..self.fabric.mesh.workers() {
+        let workers = self.fabric.mesh.workers();
+        for n in 0..workers {
+            let worker = (self.turn_number as usize + n) % workers;
             for kind in [ParcelFor::Queue, ParcelFor::Uplink] {
                 if kind == ParcelFor::Uplink && holds {
                     continue;
                 }
-                for _ in 0..TURN_RECEIVED / 2 {
+                for _ in 0..LANE_PARCELS {
+                    if self.batch.jobs.len() - first == TURN_PARCELS {
+                        break;
+                    }
                     let Some(parcel) = self.fabric.mesh.take(worker, kind) else {
                         break;
                     };

@@ -146,8 +146,11 @@ impl<H: Hypervisor> Worker<H> {
         let Some(queue) = live(&mut fabric.queues, slot) else {
             return Handed::Refused(DropReason::PortGone);
         };
+        let placed = self.batch.placed.len();
         let handed = queue.take_in(slot, n, &mut self.batch, &mut turn, Pass::Second);
-        self.touch(slot);
+        if self.batch.placed.len() > placed {
+            self.touch(slot);
+        }
         handed
     }
 

@@ -99,3 +99,21 @@ fn a_head_that_could_not_be_fetched_goes_nowhere() {
     assert!(b.receive().is_empty() && rig.sent_to_wire().is_empty());
     assert_eq!(a.take_statuses(), [0, ring::wire::NETIF_RSP_ERROR]);
 }
+
+#[test]
+fn a_worker_with_little_memory_and_no_gntalloc_still_carries_packets() {
+    let mut rig = Rig::with(1, 256, 1024);
+    let worker = &mut rig.workers[0];
+    worker.batch.staging = Staging::new(None, &mut worker.fabric.pool);
+    let (mut a, mut b) = (rig.guest(1), rig.guest(2));
+    for round in 0..20 {
+        b.post(4);
+        a.push(&frame(OUTSIDE, a.mac(), 3000, round), &[1000, 2000], 0);
+        a.push(&frame(b.mac(), a.mac(), 9000, round), &[4096, 4096, 808], 0);
+        let _ = a.tx.publish();
+        rig.settle();
+        assert_eq!((rig.sent_to_wire().len(), b.receive().len()), (1, 1));
+        assert_eq!(a.take_statuses(), [0; 5]);
+    }
+    assert_eq!(rig.frames_found(), rig.frames);
+}
