@@ -136,27 +136,31 @@ impl Batch {
             debug_assert!(false, "asked before the chain was taken");
             return;
         };
-        let mut job = Job::new(len as u32, offload(chain));
-        job.staged = staged as u32;
-        job.head = head;
-        job.direct = direct;
-        job.fixup = chain.checksum_fixup;
-        job.domid = domid;
-        job.slots = chain.slots;
-        job.fragments = Places {
-            first: self.fragments.len() as u32,
-            count: chain.fragments().len() as u16,
-        };
-        job.fetches[0] = self.heads.copy(
+        let fetch = self.heads.copy(
             InFragments::new(domid, chain.fragments()),
             InPieces::new(&self.staging, head, &[]),
             0..staged,
         );
+        let fragments = Places {
+            first: self.fragments.len() as u32,
+            count: chain.fragments().len() as u16,
+        };
         // One by one: most chains have one fragment, which a call to copy memory costs more than.
         for &fragment in chain.fragments() {
             self.fragments.push(fragment);
         }
-        self.jobs.push(job);
+        // Made where it stays: what is made first and then moved costs twice.
+        self.jobs.push(Job {
+            staged: staged as u32,
+            head,
+            direct,
+            fixup: chain.checksum_fixup,
+            domid,
+            slots: chain.slots,
+            fragments,
+            fetches: [fetch, Span::default()],
+            ..Job::new(len as u32, offload(chain))
+        });
     }
 
     /// Plans to fetch what is behind the head of job `n`, an operation for each fragment. False: there is no room in this turn.

@@ -42,6 +42,7 @@ enum Ended {
 impl<H: Hypervisor> Worker<H> {
     /// Takes chains out of the Tx rings by deficit round robin: each queue's share is in bytes, and a turn begins where the last one's
     /// budget ended.
+    #[inline(never)] // A profile tells the stages apart.
     pub(crate) fn collect(&mut self) {
         let mut budget = Budget {
             chains: TURN_CHAINS,
@@ -150,6 +151,7 @@ impl<H: Hypervisor> Worker<H> {
     }
 
     /// Fetches heads, and all of small packets: the first copy call.
+    #[inline(never)] // A profile tells the stages apart.
     pub(crate) fn fetch_heads(&mut self) {
         let jobs = self.batch.jobs.len();
         self.count_copies(self.batch.heads.len(), jobs);
@@ -158,6 +160,7 @@ impl<H: Hypervisor> Worker<H> {
     }
 
     /// Receives frames from every device.
+    #[inline(never)] // A profile tells the stages apart.
     pub(crate) fn receive(&mut self) {
         let count = self.fabric.uplinks.len();
         for n in 0..count {
@@ -181,6 +184,7 @@ impl<H: Hypervisor> Worker<H> {
     }
 
     /// Takes in what other workers sent here. A full device holds what is for devices, for [`HOLD`] at most, and nothing else.
+    #[inline(never)] // A profile tells the stages apart.
     pub(crate) fn take_parcels(&mut self) {
         let now = self.fabric.now;
         let mut uplinks = self.fabric.uplinks.iter().flatten();
