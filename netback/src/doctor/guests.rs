@@ -9,9 +9,15 @@ use std::collections::BTreeMap;
 /// What libxl means where it writes no `bridge` (xl-network-configuration(5)).
 pub(super) const DEFAULT_BRIDGE: &str = "xenbr0";
 
+/// xenstore nodes that a domain may have unless dom0 allows more (xenstored's --entry-nb, quota-maxentity in oxenstored.conf).
+const NODES: usize = 1000;
+/// Nodes that count for us of each vif: libxl's directory with its keys, the frontend's mtu, and what we advertise.
+const NODES_A_VIF: usize = 20;
+
 pub(super) fn check(view: &View, config: Option<&Config>) -> Vec<Finding> {
     let vifs: &[Backend] = view.backends.as_deref().unwrap_or_default();
     let mut findings = duplicate_addresses(vifs);
+    findings.extend(quota(vifs));
     for vif in vifs {
         if let Some(error) = &vif.hotplug_error {
             let what = format!("a hotplug script failed for vif {}: {error}", vif.name());
@@ -31,6 +37,24 @@ pub(super) fn check(view: &View, config: Option<&Config>) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// More vifs than xenstore has room for where nobody raised the quota.
+fn quota(vifs: &[Backend]) -> Option<Finding> {
+    let nodes = vifs.len() * NODES_A_VIF;
+    if nodes <= NODES {
+        return None;
+    }
+    let what = format!(
+        "{} vifs take about {nodes} xenstore nodes, and a domain may have {NODES} by default: further ones wait",
+        vifs.len()
+    );
+    let cure = format!(
+        "in dom0, unless it was done: `xl xenstore-quota-set` (Xen 4.22); else quota-maxentity = {0} in /etc/xen/oxenstored.conf, \
+         or XENSTORED_ARGS=\"--entry-nb {0}\" in /etc/default/xencommons, which count from the next boot of dom0 on",
+        nodes * 2
+    );
+    Some(Finding::warning("xenstore-quota", what, cure))
 }
 
 /// What takes the vif from its guest, typed in dom0.
