@@ -100,6 +100,13 @@ impl Hypervisor {
         }
     }
 
+    /// `xl xenstore-quota-set -g`: what each domain may have from now on, nodes that it owns and watches of a connection.
+    pub fn set_quota(&self, nodes: u32, watches: u32) -> io::Result<()> {
+        self.control
+            .call(Operation::Quota, [nodes, watches, 0], "")
+            .map(drop)
+    }
+
     /// `xl destroy`.
     pub fn destroy(&self, domid: DomId) -> io::Result<()> {
         self.control

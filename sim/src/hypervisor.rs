@@ -315,6 +315,10 @@ impl Hypervisor {
             Operation::Create => self.create(id, a, text).map_err(errno),
             Operation::Attach => self.attach(id, a),
             Operation::Counts => Ok(self.counts(a)),
+            Operation::Quota => {
+                self.store.set_quota(a as usize, b as usize);
+                Ok(Reply::default())
+            }
             Operation::Destroy => {
                 let domid = number(a)?;
                 self.domains.get(domid).ok_or(Errno::SRCH)?;

@@ -54,10 +54,12 @@ pub enum Operation {
     Counts,
     /// Destroy domain `a`.
     Destroy,
+    /// Allow each domain `a` xenstore nodes and `b` watches.
+    Quota,
 }
 
 impl Operation {
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 16] = [
         Self::Create,
         Self::Attach,
         Self::Open,
@@ -73,6 +75,7 @@ impl Operation {
         Self::OpenStore,
         Self::Counts,
         Self::Destroy,
+        Self::Quota,
     ];
 }
 

@@ -9,7 +9,8 @@ use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use xen::store::wire::{self, HEADER, Header, Inbox, Kind, PAYLOAD_MAX};
 
-/// Watches and open transactions of a domain's connection (oxenstored.conf: quota-maxwatch, quota-transaction).
+/// Watches and open transactions of a domain's connection, unless the toolstack says otherwise (oxenstored.conf: quota-maxwatch,
+/// quota-transaction).
 const WATCHES_MAX: usize = 100;
 const TRANSACTIONS_MAX: usize = 10;
 /// Replies not yet taken by a client before its next requests wait; events not yet taken before it is cut off.
@@ -21,6 +22,7 @@ pub struct Store {
     tree: Tree,
     connections: BTreeMap<u32, Connection>,
     transactions: u32,
+    watches_max: usize,
 }
 
 struct Watch {
@@ -57,7 +59,14 @@ impl Store {
             tree: Tree::new(),
             connections: BTreeMap::new(),
             transactions: 0,
+            watches_max: WATCHES_MAX,
         }
+    }
+
+    /// Sets what each domain may have from now on (`xl xenstore-quota-set -g`): nodes that it owns, watches of a connection.
+    pub fn set_quota(&mut self, nodes: usize, watches: usize) {
+        self.tree.set_quota(nodes);
+        self.watches_max = watches;
     }
 
     /// A client came; the stream is non-blocking.
@@ -275,6 +284,7 @@ impl Store {
             Kind::TransactionStart => self.begin(id),
             Kind::TransactionEnd => self.end(id, transaction, payload).map(|()| ok()),
             Kind::Watch | Kind::Unwatch => {
+                let most = self.watches_max;
                 let connection = self.connections.get_mut(&id).ok_or("EINVAL")?;
                 let mut strings = wire::strings(payload);
                 let (path, token) = (
@@ -283,7 +293,7 @@ impl Store {
                 );
                 let token = String::from_utf8_lossy(token).into_owned();
                 if kind == Kind::Watch {
-                    connection.watch(path, token)
+                    connection.watch(path, token, most)
                 } else {
                     connection.unwatch(path, &token)
                 }
@@ -417,7 +427,7 @@ impl Connection {
         }
     }
 
-    fn watch(&mut self, path: &[u8], token: String) -> Result<(), Refusal> {
+    fn watch(&mut self, path: &[u8], token: String, most: usize) -> Result<(), Refusal> {
         let absolute = absolute(self.domid, path)?;
         if self
             .watches
@@ -426,7 +436,7 @@ impl Connection {
         {
             return Err("EEXIST");
         }
-        if self.domid != 0 && self.watches.len() >= WATCHES_MAX {
+        if self.domid != 0 && self.watches.len() >= most {
             return Err("EQUOTA");
         }
         let prefix = absolute.len() - path.len();

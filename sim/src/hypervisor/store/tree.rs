@@ -6,7 +6,7 @@ use xen::store::wire::ABS_PATH_MAX;
 /// An error name as it goes over the wire.
 pub type Refusal = &'static str;
 
-/// Nodes a domain may own, and bytes of a value (oxenstored.conf: quota-maxentity, quota-maxsize).
+/// Nodes a domain may own unless the toolstack says otherwise, and bytes of a value (oxenstored.conf: quota-maxentity, quota-maxsize).
 const NODES_MAX: usize = 1000;
 const VALUE_MAX: usize = 2048;
 
@@ -98,6 +98,7 @@ pub struct Tree {
     nodes: HashMap<Rc<str>, Rc<Node>>,
     owned: HashMap<u16, usize>,
     generation: u64,
+    nodes_max: usize,
 }
 
 /// The path with its relative form resolved against the domain's home, or why it is none.
@@ -152,7 +153,13 @@ impl Tree {
             nodes: HashMap::from([("/".into(), Rc::new(root))]),
             owned: HashMap::new(),
             generation: 1,
+            nodes_max: NODES_MAX,
         }
+    }
+
+    /// Sets how many nodes a domain may own from now on.
+    pub fn set_quota(&mut self, nodes: usize) {
+        self.nodes_max = nodes;
     }
 
     /// Nodes in all.
@@ -346,7 +353,7 @@ impl Tree {
             && self
                 .owned
                 .get(&owner)
-                .is_some_and(|count| *count >= NODES_MAX)
+                .is_some_and(|count| *count >= self.nodes_max)
         {
             return Err("EQUOTA");
         }
