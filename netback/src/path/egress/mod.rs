@@ -52,11 +52,12 @@ impl<H: Hypervisor> Worker<H> {
         }
         if !self.batch.deferred.is_empty() {
             self.fetch_tails();
-            for at in 0..self.batch.deferred.len() {
-                let n = usize::from(self.batch.deferred[at]);
-                if self.batch.jobs[n].outcome == Outcome::Pending {
-                    self.hand_over(n..n + 1, Pass::Second);
-                }
+        }
+        crash_point!("fetched");
+        for at in 0..self.batch.deferred.len() {
+            let n = usize::from(self.batch.deferred[at]);
+            if self.batch.jobs[n].outcome == Outcome::Pending {
+                self.hand_over(n..n + 1, Pass::Second);
             }
         }
         crash_point!("forwarded");
@@ -96,7 +97,6 @@ impl<H: Hypervisor> Worker<H> {
         }
         self.batch.staging.end_reserve();
         self.count_copies(operations, packets);
-        crash_point!("fetched");
     }
 }
 
