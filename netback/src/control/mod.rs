@@ -14,6 +14,7 @@ pub mod socket;
 mod suspects;
 mod uplinks;
 mod vif;
+mod watch;
 
 pub use uplinks::{OpenDevice, OpenUplink};
 
@@ -37,6 +38,7 @@ use suspects::Trial;
 use tracing::{info, warn};
 use uplinks::{Returned, Uplink};
 use vif::Vif;
+use watch::Watch;
 use xen::grant::DomId;
 use xen::store::{StoreError, XenStore};
 use xsk_bridge::frame::{Frame, Umem};
@@ -46,7 +48,7 @@ use xsk_bridge::switch::Bridge;
 /// What is watched: every domain's home, our own with the backend directory and those of the frontends. We hear of the nodes that
 /// we may read, and one watch does for any number of vifs, where xenstore allows a domain about a hundred.
 const DOMAINS: &str = "/local/domain";
-/// How often bridges forget what is too old.
+/// How often bridges forget what is too old, and counters are looked at.
 const SWEEP: Duration = Duration::from_secs(10);
 /// Rounds of listening before vifs are looked at all the same, and the control socket served.
 const LISTENS: usize = 4;
@@ -135,6 +137,7 @@ pub struct Control<H: Hypervisor, S> {
     waker: Arc<Waker>,
     clients: Clients,
     signals: Arc<Signals>,
+    watch: Watch,
     started: Instant,
     swept: Instant,
 }
@@ -177,6 +180,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             waker,
             clients: Clients::new(setup.listener),
             signals: setup.signals,
+            watch: Watch::default(),
             started: Instant::now(),
             swept: Instant::now(),
             config: setup.config,
@@ -253,6 +257,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             // The workers' clocks began when this one did, to within a second.
             let now = self.started.elapsed().as_secs() as u32;
             self.bridges.iter().for_each(|bridge| bridge.sweep(now));
+            self.watch_counters(self.swept);
         }
         Ok(())
     }

@@ -4,12 +4,13 @@ use super::uplinks::{LinkState, Uplink as Device};
 use super::vif::{self, Vif};
 use crate::hypervisor::Hypervisor;
 use crate::observe::status::{Bridge, Frames, Queue, Status, Uplink, UplinkQueue, Worker};
-use crate::vif::id::VifId;
+use crate::vif::id::{QueueId, VifId};
 use crate::vif::state::State;
 use std::collections::BTreeMap;
 #[cfg(feature = "af-xdp")]
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
+use std::time::Instant;
 use xen::store::XenStore;
 
 impl<H: Hypervisor, S: XenStore> Control<H, S> {
@@ -45,6 +46,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
                     Bridge {
                         name: bridge.name().into(),
                         uplink: device.map(|device| device.ifname.clone()),
+                        ports: bridge.ports().len(),
                         learnt: stats.learnt,
                         not_learnt: stats.not_learnt,
                     }
@@ -54,9 +56,23 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             vifs: self
                 .vifs
                 .iter()
-                .map(|(id, vif)| describe(*id, vif))
+                .map(|(id, vif)| crate::observe::status::Vif {
+                    stalled_seconds: self.stalled(*id, vif),
+                    ..describe(*id, vif)
+                })
                 .collect(),
         }
+    }
+
+    /// For how long the vif's guest has taken no packets on one of its queues.
+    fn stalled(&self, id: VifId, vif: &Vif) -> Option<u64> {
+        let queues = vif
+            .service
+            .as_ref()
+            .map_or(0, |service| service.queues.len());
+        let ids = (0..queues as u16).map(|queue| QueueId { vif: id, queue });
+        let stalled = ids.filter_map(|id| self.watch.stalled(id, Instant::now()));
+        stalled.max().map(|stalled| stalled.as_secs())
     }
 
     fn frames(&self, uplinks: &[Uplink]) -> Frames {
@@ -145,6 +161,7 @@ fn describe(id: VifId, vif: &Vif) -> crate::observe::status::Vif {
             .own
             .map_or("Gone".into(), |state| state.to_string()),
         frontend_state: vif::name(vif.world.frontend),
+        stalled_seconds: None,
         features: vif.service.as_ref().map(|service| service.features),
         queues: queues
             .map(|(number, queue)| Queue {

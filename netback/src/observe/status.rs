@@ -65,7 +65,9 @@ pub struct Bridge {
     pub name: String,
     /// Interface of the bridge's uplink, if it has one.
     pub uplink: Option<String>,
-    /// Addresses learnt.
+    /// Ports: uplinks and vifs.
+    pub ports: usize,
+    /// Addresses in the forwarding database that were learnt.
     pub learnt: usize,
     /// Times an address was not learnt for lack of room.
     pub not_learnt: u64,
@@ -127,6 +129,9 @@ pub struct Vif {
     pub frontend_state: String,
     /// The features negotiated with the frontend; none where the interface is not served.
     pub features: Option<Features>,
+    /// For how many seconds the guest has taken none of the packets that wait for it on one of its queues; none where it takes
+    /// them, or has not failed to for a minute.
+    pub stalled_seconds: Option<u64>,
     /// Queues in service.
     pub queues: Vec<Queue>,
 }

@@ -3,6 +3,7 @@ use super::counters::{DropReason, QueueStats, UplinkStats, WorkerStats};
 use super::declare::Declared;
 use super::status::{Bridge, Frames, Queue, Status, Uplink, UplinkQueue, Vif, Worker};
 use crate::config::NO_BRIDGE;
+use crate::vif::features::Features;
 use std::fmt::{self, Formatter, Write as _};
 
 /// Counters of a vif's queue that the queue's first line shows.
@@ -83,8 +84,8 @@ impl fmt::Display for Bridge {
         let uplink = self.uplink.as_deref().unwrap_or("no uplink");
         writeln!(
             f,
-            "bridge   {}: {uplink}, {} addresses learnt",
-            self.name, self.learnt
+            "bridge   {}: {uplink}, {} ports, {} addresses learnt, {} not learnt for lack of room",
+            self.name, self.ports, self.learnt, self.not_learnt
         )
     }
 }
@@ -129,16 +130,20 @@ impl fmt::Display for Vif {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "vif      {} on {}: {}, mac {}, backend {}, frontend {}",
+            "vif      {} on {}: {}{}, mac {}, backend {}, frontend {}",
             self.vif,
             self.bridge.as_deref().unwrap_or("-"),
             self.service,
+            stalled(self.stalled_seconds),
             self.mac.as_deref().unwrap_or("-"),
             self.backend_state,
             self.frontend_state
         )?;
         if let Some(reason) = &self.reason {
             writeln!(f, "  because {reason}")?;
+        }
+        if let Some(features) = &self.features {
+            writeln!(f, "  features {}", names(features))?;
         }
         self.queues.iter().try_for_each(|queue| queue.fmt(f))
     }
@@ -176,6 +181,27 @@ fn others(texts: impl Iterator<Item = (&'static str, String)>, shown: &[&str]) -
         .map(|(name, text)| format!("{name} {text}"))
         .collect();
     texts.join("  ")
+}
+
+/// ` but STALLED: ...`, or nothing.
+fn stalled(seconds: Option<u64>) -> String {
+    seconds.map_or(String::new(), |seconds| {
+        format!(" but STALLED: takes no packets for {seconds} s")
+    })
+}
+
+/// The names of the features that were negotiated, as in the JSON.
+fn names(features: &Features) -> String {
+    let features = serde_json::to_value(features).unwrap_or_default();
+    let features = features.as_object().into_iter().flatten();
+    let names: Vec<&str> = features
+        .filter(|(_, on)| **on == true)
+        .map(|(name, _)| &**name)
+        .collect();
+    match names.is_empty() {
+        true => "none".into(),
+        false => names.join(" "),
+    }
 }
 
 /// A line that belongs to the queue above it, unless there is nothing in it.
@@ -281,6 +307,28 @@ mod tests {
                 "{reason:?}"
             );
         }
+    }
+
+    #[test]
+    fn the_text_has_a_vifs_features_and_a_bridges_numbers() {
+        let features = Features {
+            sg: true,
+            csum_ipv4: true,
+            ..Features::default()
+        };
+        assert_eq!(super::names(&features), "csum_ipv4 sg");
+        assert_eq!(super::names(&Features::default()), "none");
+        let bridge = Bridge {
+            name: "xenbr0".into(),
+            uplink: None,
+            ports: 3,
+            learnt: 20,
+            not_learnt: 4,
+        };
+        assert_eq!(
+            bridge.to_string(),
+            "bridge   xenbr0: no uplink, 3 ports, 20 addresses learnt, 4 not learnt for lack of room\n"
+        );
     }
 
     #[test]

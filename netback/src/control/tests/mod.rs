@@ -6,6 +6,7 @@ mod reload;
 mod socket;
 mod suspects;
 mod take_over;
+mod watch;
 mod xenstore;
 
 use super::socket::Request;

@@ -1,0 +1,227 @@
+//! What shows only over time: guests that take no packets, and drops that go on.
+use super::Control;
+use crate::hypervisor::Hypervisor;
+use crate::observe::counters::{DropReason, Drops, QueueStats};
+use crate::vif::id::{QueueId, VifId};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::{Duration, Instant};
+use tracing::{info, warn};
+use xen::store::XenStore;
+
+/// For how long packets wait for a guest that takes none before it counts as stalled.
+const STALL: Duration = Duration::from_secs(60);
+/// Pause between two log lines about the drops of one place.
+const LINES: Duration = Duration::from_secs(60);
+
+/// Reasons for which a bridge drops packets by rule: they say nothing about its health.
+const BY_RULE: [DropReason; 4] = [
+    DropReason::SamePort,
+    DropReason::LinkLocal,
+    DropReason::NoPort,
+    DropReason::MulticastFiltered,
+];
+
+/// What the control thread remembers of counters it looked at.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    stalls: BTreeMap<QueueId, Stall>,
+    trails: BTreeMap<Place, Trail>,
+}
+
+/// How a queue's guest takes its packets.
+#[derive(Debug)]
+struct Stall {
+    /// Rx slots answered so far.
+    answered: u64,
+    /// Packets so far that the guest's backlog had no room for, or that waited in it for too long.
+    lost: u64,
+    /// When the guest last took a packet, or had none to take.
+    moved: Instant,
+    /// It was logged that the guest takes no packets.
+    logged: bool,
+}
+
+impl Stall {
+    /// Looks at the queue's counters. Returns the log's line, if there is something to say.
+    fn sample(&mut self, id: QueueId, stats: &QueueStats, now: Instant) -> Option<String> {
+        let (answered, lost) = (answered(stats), lost(stats));
+        let waits = stats.backlog_packets.get() > 0 || lost != self.lost;
+        if answered != self.answered || !waits {
+            self.moved = now;
+        }
+        (self.answered, self.lost) = (answered, lost);
+        let stalled = now.saturating_duration_since(self.moved) >= STALL;
+        if std::mem::replace(&mut self.logged, stalled) == stalled {
+            return None;
+        }
+        let QueueId { vif, queue } = id;
+        Some(match stalled {
+            true => format!(
+                "vif {vif}: the guest takes no packets on queue {queue}, though some wait for it: is it paused or hung?"
+            ),
+            false => format!("vif {vif}: the guest takes packets on queue {queue} again"),
+        })
+    }
+}
+
+fn answered(stats: &QueueStats) -> u64 {
+    stats.rx_packets.get() + stats.rx_errors.get()
+}
+
+fn lost(stats: &QueueStats) -> u64 {
+    stats.rx_drops.get(DropReason::BacklogFull) + stats.rx_drops.get(DropReason::BacklogExpired)
+}
+
+/// Where packets are dropped.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    FromGuest(VifId),
+    ForGuest(VifId),
+    FromWire(String),
+    ForWire(String),
+    BetweenWorkers(usize),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::FromGuest(vif) => write!(f, "vif {vif}: packets from the guest"),
+            Self::ForGuest(vif) => write!(f, "vif {vif}: packets for the guest"),
+            Self::FromWire(ifname) => write!(f, "uplink {ifname}: frames from the wire"),
+            Self::ForWire(ifname) => write!(f, "uplink {ifname}: frames for the wire"),
+            Self::BetweenWorkers(worker) => write!(f, "worker {worker}: packets of other workers"),
+        }
+    }
+}
+
+/// Drops of one place, by reason in the order of [`DropReason::ALL`].
+type Counts = Vec<u64>;
+
+/// The drops of one place over time.
+#[derive(Debug, Default)]
+struct Trail {
+    /// The counts at the last look.
+    last: Counts,
+    /// The counts that the log knows of.
+    logged: Counts,
+    /// Some packets had been dropped at the last look since the one before.
+    grew: bool,
+    /// When the last line was logged.
+    at: Option<Instant>,
+}
+
+impl Trail {
+    /// Takes in the counts of now. Returns how many were dropped, by reason, where drops go on and the log may have a line.
+    fn sample(&mut self, counts: Counts, now: Instant) -> Option<String> {
+        let began_anew = counts.iter().zip(&self.last).any(|(now, then)| now < then);
+        if self.last.is_empty() || began_anew {
+            (self.last, self.logged) = (vec![0; counts.len()], vec![0; counts.len()]);
+        }
+        let grows = counts != self.last;
+        let goes_on = grows && std::mem::replace(&mut self.grew, grows);
+        if !grows {
+            (self.grew, self.logged) = (false, counts.clone());
+        }
+        self.last = counts;
+        let too_early = |at: Instant| now.saturating_duration_since(at) < LINES;
+        if !goes_on || self.at.is_some_and(too_early) {
+            return None;
+        }
+        self.at = Some(now);
+        let logged = std::mem::replace(&mut self.logged, self.last.clone());
+        let news = self.last.iter().zip(logged).zip(DropReason::ALL);
+        let news = news
+            .filter(|((now, then), _)| *now > then)
+            .map(|((now, then), reason)| format!("{} {}", now - then, reason.name()));
+        Some(news.collect::<Vec<_>>().join(", "))
+    }
+}
+
+/// The drops of several counters together, but for those by rule.
+fn sum<'a>(drops: impl Iterator<Item = &'a Drops>) -> Counts {
+    let mut sums = vec![0; DropReason::ALL.len()];
+    for drops in drops {
+        for (reason, count) in drops.nonzero() {
+            if !BY_RULE.contains(&reason) {
+                sums[reason as usize] += count;
+            }
+        }
+    }
+    sums
+}
+
+impl Watch {
+    /// For how long the guest of a queue has taken none of the packets that wait for it, where that makes it stalled.
+    pub fn stalled(&self, id: QueueId, now: Instant) -> Option<Duration> {
+        let stall = self.stalls.get(&id)?;
+        let stalled = now.saturating_duration_since(stall.moved);
+        stall.logged.then_some(stalled)
+    }
+
+    fn queue(&mut self, id: QueueId, stats: &QueueStats, now: Instant) {
+        let new = || Stall {
+            answered: answered(stats),
+            lost: lost(stats),
+            moved: now,
+            logged: false,
+        };
+        let stall = self.stalls.entry(id).or_insert_with(new);
+        if let Some(line) = stall.sample(id, stats, now) {
+            match stall.logged {
+                true => warn!("{line}"),
+                false => info!("{line}"),
+            }
+        }
+    }
+
+    fn drops<'a>(&mut self, place: Place, drops: impl Iterator<Item = &'a Drops>, now: Instant) {
+        let line = self.trails.entry(place.clone()).or_default();
+        if let Some(dropped) = line.sample(sum(drops), now) {
+            warn!(
+                "{place} are being dropped: {dropped} (`netback status --explain` says what that means)"
+            );
+        }
+    }
+}
+
+impl<H: Hypervisor, S: XenStore> Control<H, S> {
+    /// Looks at every counter that tells something over time; to be called every few seconds.
+    pub(super) fn watch_counters(&mut self, now: Instant) {
+        let Self { watch, vifs, .. } = self;
+        for (&vif, state) in vifs.iter() {
+            let queues = state.service.iter().flat_map(|service| &service.queues);
+            for (number, queue) in queues.clone().enumerate() {
+                let queue_id = QueueId {
+                    vif,
+                    queue: number as u16,
+                };
+                watch.queue(queue_id, &queue.stats, now);
+            }
+            let stats = queues.map(|queue| &*queue.stats);
+            let sent = stats.clone().map(|stats| &stats.tx_drops);
+            watch.drops(Place::FromGuest(vif), sent, now);
+            let received = stats.map(|stats| &stats.rx_drops);
+            watch.drops(Place::ForGuest(vif), received, now);
+        }
+        for uplink in &self.uplinks {
+            let stats = uplink.queues.iter().map(|queue| &*queue.stats);
+            let received = stats.clone().map(|stats| &stats.recv_drops);
+            watch.drops(Place::FromWire(uplink.ifname.clone()), received, now);
+            let sent = stats.map(|stats| &stats.send_drops);
+            watch.drops(Place::ForWire(uplink.ifname.clone()), sent, now);
+        }
+        for (worker, member) in self.pool.0.iter().enumerate() {
+            let drops = std::iter::once(&member.stats.drops);
+            watch.drops(Place::BetweenWorkers(worker), drops, now);
+        }
+        watch.stalls.retain(|id, _| {
+            let service = vifs.get(&id.vif).and_then(|vif| vif.service.as_ref());
+            service.is_some_and(|service| usize::from(id.queue) < service.queues.len())
+        });
+        watch.trails.retain(|place, _| match place {
+            Place::FromGuest(vif) | Place::ForGuest(vif) => vifs.contains_key(vif),
+            _ => true,
+        });
+    }
+}
