@@ -12,7 +12,7 @@ pub fn take_off(daemon: &Daemon, ifname: &str) -> Result<(), Failure> {
     xsk_bridge::xdp::uninstall(ifname, &daemon.bpf_dir)
         .map_err(|error| Failure::Runtime(error.to_string()))?;
     nic::put_back(ifname, &daemon.run_dir).map_err(|error| Failure::Runtime(error.to_string()))?;
-    // Ours too, once the last device's directory is gone from it.
+    // netback made this directory; it goes once the last interface's directory is gone from it.
     let _ = std::fs::remove_dir(&daemon.bpf_dir);
     Ok(())
 }

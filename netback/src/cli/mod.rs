@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use xsk_bridge::link::Link;
 use xsk_bridge::nic;
 
-/// How long guests may take to be disconnected.
+/// How long `netback disconnect` waits for guests to be disconnected.
 const DISCONNECT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A Xen network backend and switch in user space.
@@ -79,7 +79,7 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Disconnect guests: their vifs are closed, and connect again when their drivers do.
+    /// Disconnect guests: their vifs are closed, and connect again when the guests' drivers ask for it.
     Disconnect(Disconnected),
     /// Take netback's program off a network card and put the card back as it was.
     ///
@@ -174,7 +174,7 @@ fn control_socket(cli: &Cli) -> Result<PathBuf, Failure> {
 }
 
 fn ask(cli: &Cli, request: &Request) -> Result<Value, Failure> {
-    // What the daemon refuses is what was typed.
+    // What the daemon refuses is a mistake in what was typed.
     socket::ask(&control_socket(cli)?, request)
         .map_err(Failure::Runtime)?
         .map_err(Failure::Input)
@@ -255,7 +255,7 @@ fn uninstall(cli: &Cli, interface: Option<&str>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Nothing is to be done on an interface that is there; one that is not was misspelt.
+/// `netback uninstall` of an interface that has nothing of netback's: done where the interface exists, an error where it does not.
 fn nothing_installed(interface: &str) -> Result<(), Failure> {
     let links = Link::all().map_err(|error| Failure::Runtime(error.to_string()))?;
     let mut names: Vec<String> = links.into_iter().map(|link| link.name).collect();

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use table::Text;
 use xsk_bridge::frame::Rings;
 
-/// Where the configuration is when nobody says otherwise.
+/// Path of the configuration where `--config` is not given.
 pub const DEFAULT_PATH: &str = "/etc/netback/netback.toml";
 
 /// What a configuration without a bridge means, and what to write: for the log, `status` and `run --check`.
@@ -58,8 +58,8 @@ impl Default for Daemon {
 }
 
 impl Daemon {
-    /// `[daemon]` of the configuration `path` alone, which is what commands beside the daemon need: what is wrong in other tables
-    /// keeps nobody from asking a daemon that runs. The defaults where nobody has written the file of [`DEFAULT_PATH`].
+    /// Reads `[daemon]` of `path` alone, for the commands beside the daemon: mistakes in other tables do not matter to them. Where
+    /// there is no file [`DEFAULT_PATH`], the defaults.
     ///
     /// # Errors
     /// There is no such file, it is not TOML, or `[daemon]` is wrong.
@@ -102,7 +102,7 @@ pub struct Vif {
 /// `[umem]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Umem {
-    /// Frames of 4096 bytes for the whole process; `None`: what a handful of guest queues a worker can fill.
+    /// Frames of 4096 bytes for the whole process; `None`: as many as workers, uplinks and backlogs need.
     pub frames: Option<u32>,
 }
 

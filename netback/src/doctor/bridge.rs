@@ -29,7 +29,7 @@ pub(super) fn missing(view: &View, config: &Config) -> Option<Finding> {
         .partition(|nic| !view.addresses(nic).is_empty());
     for nic in &addressed {
         what += &format!(
-            "; {nic} is left out: it has the address {} of this domain, which netback would make deaf",
+            "; {nic} is left out: it has the address {} of this domain, which would receive nothing any more",
             view.addresses(nic).join(", ")
         );
     }

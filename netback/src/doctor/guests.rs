@@ -31,7 +31,7 @@ pub(super) fn check(view: &View, config: Option<&Config>) -> Vec<Finding> {
         let wanted = vif.bridge.as_deref().unwrap_or(DEFAULT_BRIDGE);
         match config.bridges.iter().find(|bridge| bridge.name == wanted) {
             Some(bridge) => findings.extend(size(view, vif, bridge)),
-            // Where there is no bridge at all that is one finding.
+            // A configuration without any bridge is a finding of its own.
             None if config.bridges.is_empty() => {}
             None => findings.push(unknown_bridge(view, vif, wanted, config)),
         }
@@ -57,7 +57,7 @@ fn quota(vifs: &[Backend]) -> Option<Finding> {
     Some(Finding::warning("xenstore-quota", what, cure))
 }
 
-/// What takes the vif from its guest, typed in dom0.
+/// The command, typed in dom0, that takes the vif from its guest.
 fn detach(vif: &Backend) -> String {
     format!("xl network-detach {} {}", vif.domid, vif.devid)
 }
@@ -80,7 +80,7 @@ fn unknown_bridge(view: &View, vif: &Backend, wanted: &str, config: &Config) -> 
     Finding::error("bridge-unknown", what, cure)
 }
 
-/// A guest that was promised more than the wire takes.
+/// A vif whose MTU is larger than that of its uplink.
 fn size(view: &View, vif: &Backend, bridge: &Bridge) -> Option<Finding> {
     let promised: u64 = vif.mtu.as_deref()?.parse().ok()?;
     let uplink = bridge.uplink.as_deref()?;
@@ -99,7 +99,7 @@ fn size(view: &View, vif: &Backend, bridge: &Bridge) -> Option<Finding> {
     let cure = if promised > MTU_LIMIT {
         smaller
     } else {
-        // Drivers refuse some changes of it under XDP.
+        // Some drivers refuse to change the MTU under XDP.
         format!(
             "`systemctl stop netback && netback uninstall {uplink} && ip link set dev {uplink} mtu {promised} && systemctl start netback`, \
              guests keep their connections; or {smaller}"
@@ -108,7 +108,7 @@ fn size(view: &View, vif: &Backend, bridge: &Bridge) -> Option<Finding> {
     Some(Finding::warning("guest-mtu", what, cure))
 }
 
-/// The switch gives a guest's address to one port for good: of two guests with one address, one is deaf.
+/// Vifs of one bridge with the same address: the switch gives an address to one port, so that the other guest receives nothing.
 fn duplicate_addresses(vifs: &[Backend]) -> Vec<Finding> {
     let mut holders: BTreeMap<(String, String), Vec<&Backend>> = BTreeMap::new();
     for vif in vifs {

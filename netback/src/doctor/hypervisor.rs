@@ -56,12 +56,12 @@ const NODES: [Node; 4] = [
     },
 ];
 
-/// Guests do not notice it.
+/// What makes a running netback look again; guests do not notice a restart.
 const RESTART: &str = ", then `systemctl try-restart netback`";
-/// How many pages the driver grants for all who ask.
+/// Holds the number of pages that xen-gntalloc grants to all programs together.
 const GNTALLOC_LIMIT: &str = "/sys/module/xen_gntalloc/parameters/limit";
 
-/// Bits of a file's mode by which its owner reads and writes. The unit leaves root nothing beyond them.
+/// Bits of a file's mode by which its owner reads and writes; under the unit root has no rights beyond them.
 const OWNER_READS_WRITES: u32 = 0o600;
 
 pub(super) fn check(view: &View) -> Vec<Finding> {
@@ -107,7 +107,7 @@ fn missing(view: &View, wanted: &Node) -> Option<Finding> {
     Some(Finding::new(wanted.severity, wanted.check, what, cure))
 }
 
-/// The unit has no capability to pass over a file's permissions.
+/// A device node whose mode keeps its owner out: the unit has no capability to override a file's mode.
 fn unreadable(view: &View, wanted: &Node) -> Option<Finding> {
     let path = format!("/dev/xen/{}", wanted.node);
     let mode = view.mode(&path)?;

@@ -26,7 +26,7 @@ pub(super) fn major_minor(release: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-/// Floors: BPF links 5.9 and one UMEM for several devices 5.10.
+/// A kernel that is too old: BPF links need Linux 5.9, one UMEM for several devices 5.10.
 fn version(view: &View) -> Option<Finding> {
     let release = view.read("/proc/sys/kernel/osrelease")?;
     let found = major_minor(&release)?;
@@ -41,7 +41,8 @@ fn version(view: &View) -> Option<Finding> {
     None
 }
 
-/// Two backends cannot serve one vif, and the kernel's loads itself as soon as the first vif appears.
+/// The kernel's own xen-netback, in service, loaded, or not kept from loading: two backends cannot serve one vif, and the kernel
+/// loads its own with the first vif.
 fn kernel_netback(view: &View) -> Option<Finding> {
     let bound: Vec<String> = view
         .list("/sys/bus/xen-backend/drivers/vif")
@@ -75,7 +76,7 @@ fn kernel_netback(view: &View) -> Option<Finding> {
     None
 }
 
-/// modprobe.d(5): a `blacklist` line, or an `install` line that runs something else instead.
+/// Whether modprobe.d(5) keeps the module from being loaded: a `blacklist` line, or an `install` line that runs something else instead.
 fn blacklisted(view: &View, module: &str) -> bool {
     const DIRECTORIES: [&str; 4] = [
         "/etc/modprobe.d",

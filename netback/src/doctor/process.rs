@@ -1,4 +1,4 @@
-//! What the process may do, where it keeps its files, and who else is about.
+//! The rights of the process, its directories, and other programs that serve vifs.
 
 use super::Finding;
 use super::view::{Backend, View};
@@ -112,7 +112,7 @@ fn others(view: &View) -> Vec<Finding> {
     let mut findings = Vec::new();
     let network = |pid: &str| view.link(format!("/proc/{pid}/ns/net"));
     let own = network("self");
-    // One whose namespace cannot be read counts.
+    // A daemon whose namespace cannot be read counts as one of this namespace.
     let is_beside_us = |pid: &str| network(pid).is_none_or(|theirs| Some(theirs) == own);
     let daemons: Vec<String> = view
         .processes("netback")
@@ -138,7 +138,7 @@ fn others(view: &View) -> Vec<Finding> {
     findings
 }
 
-/// Guests have been promised a network and nobody is there.
+/// Vifs that wait while no netback runs.
 fn nobody_serves(view: &View) -> Option<Finding> {
     let vifs: Vec<String> = view.backends.iter().flatten().map(Backend::name).collect();
     if vifs.is_empty() {

@@ -1,4 +1,4 @@
-//! A NIC: is it there, free, up, and fit for XDP?
+//! The uplink of a bridge: whether it is there, free, up, and fit for XDP.
 
 use super::Finding;
 use super::drivers::driver;
@@ -79,7 +79,7 @@ impl Nic<'_> {
                     .into()
             }
             others => match self.view.nics().as_slice() {
-                // The only one: it was meant.
+                // There is one NIC: the configuration must have meant it.
                 [nic] => format!(
                     "`sed -i 's/^uplink = \"{}\"/uplink = \"{nic}\"/' {} && systemctl restart netback`; or pass the NIC through",
                     self.name,
@@ -196,7 +196,7 @@ impl Nic<'_> {
         Some(Finding::warning("uplink-mtu", what, cure))
     }
 
-    /// netback brings it up at the start; something may have taken it down since.
+    /// The uplink is down although netback has brought it up, or it has no carrier.
     fn down(&self) -> Option<Finding> {
         let flags = self.view.number(self.file("flags"))?;
         if flags & IFF_UP == 0 {
@@ -214,7 +214,7 @@ impl Nic<'_> {
         None
     }
 
-    /// Devices that stand on others carry no XDP program of their own.
+    /// A bridge or a bond, which carries no XDP program of its own.
     fn stacked(&self) -> Option<Finding> {
         let kinds = ["bridge", "bonding"];
         let kind = kinds
@@ -225,7 +225,7 @@ impl Nic<'_> {
         Some(Finding::error("uplink-stacked", what, cure))
     }
 
-    /// What a virtual function's host lets it do cannot be seen from here.
+    /// A virtual function: what its host lets it do cannot be seen from this domain.
     fn virtual_function(&self) -> Option<Finding> {
         if !self.view.exists(self.file("device/physfn")) {
             return None;
@@ -239,7 +239,7 @@ impl Nic<'_> {
         Some(Finding::warning("virtual-function", what, cure))
     }
 
-    /// netback sets it at the start; something may have taken it away since.
+    /// The uplink is not promiscuous although netback has made it so.
     fn promiscuous(&self) -> Option<Finding> {
         let flags = self.view.number(self.file("flags"))?;
         if !self.ours_attached() || flags & IFF_PROMISC != 0 {
@@ -256,7 +256,7 @@ impl Nic<'_> {
         ))
     }
 
-    /// netback switches them off at the start; something may have switched them on since.
+    /// Offloads that netback has switched off are on again.
     fn offloads(&self) -> Option<Finding> {
         let on = self
             .view
@@ -273,14 +273,14 @@ impl Nic<'_> {
         ))
     }
 
-    /// Every frame goes to netback: the host's own address on the NIC hears nothing.
+    /// An address of this domain on the uplink, which receives nothing because every frame goes to netback.
     fn addressed(&self) -> Option<Finding> {
         let addresses = self.view.addresses(self.name);
         if addresses.is_empty() {
             return None;
         }
         let what = format!(
-            "{} has the address {} of this domain, which netback makes deaf: it takes every frame",
+            "{} has the address {} of this domain, which receives nothing while netback runs: netback takes every frame",
             self.name,
             addresses.join(", ")
         );
