@@ -4,7 +4,7 @@
 use rustix::mount::MountFlags;
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -13,7 +13,6 @@ const MAP_UPDATE_ELEM: i32 = 2;
 const PROG_LOAD: i32 = 5;
 const OBJ_PIN: i32 = 6;
 const OBJ_GET: i32 = 7;
-const PROG_GET_FD_BY_ID: i32 = 13;
 const OBJ_GET_INFO_BY_FD: i32 = 15;
 const LINK_CREATE: i32 = 28;
 const LINK_UPDATE: i32 = 29;
@@ -233,37 +232,6 @@ pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
         program_id: info.program_id,
         ifindex: info.ifindex,
     })
-}
-
-/// Hash of a program's instructions, the same for two programs that differ in their maps only.
-pub(super) fn program_tag(program: BorrowedFd<'_>) -> io::Result<[u8; 8]> {
-    /// First members of struct bpf_prog_info.
-    #[repr(C)]
-    #[derive(Default)]
-    struct Info {
-        kind: u32,
-        id: u32,
-        tag: [u8; 8],
-    }
-    let mut info = Info::default();
-    object_info(program, &mut info)?;
-    Ok(info.tag)
-}
-
-/// [`program_tag`] of the program with this number.
-pub(super) fn tag_of(program_id: u32) -> io::Result<[u8; 8]> {
-    #[repr(C)]
-    struct Attributes {
-        id: u32,
-        next_id: u32,
-        open_flags: u32,
-    }
-    let mut attributes = Attributes {
-        id: program_id,
-        next_id: 0,
-        open_flags: 0,
-    };
-    program_tag(bpf_fd(PROG_GET_FD_BY_ID, &mut attributes)?.as_fd())
 }
 
 /// Fills `info`, the first members of the object's struct bpf_*_info.
