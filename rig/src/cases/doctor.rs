@@ -116,10 +116,14 @@ const TABLE: &[Broken] = &[
     broken(
         "gntalloc-limit",
         "gntalloc-limit",
-        &[(HERE, "echo 1 > /sys/module/xen_gntalloc/parameters/limit")],
+        // What the package had set is put back: later cases look at it.
         &[(
             HERE,
-            "echo 4096 > /sys/module/xen_gntalloc/parameters/limit",
+            "cd /sys/module/xen_gntalloc/parameters && cat limit > /run/gntalloc-limit && echo 1 > limit",
+        )],
+        &[(
+            HERE,
+            "cat /run/gntalloc-limit > /sys/module/xen_gntalloc/parameters/limit",
         )],
     ),
     broken(
