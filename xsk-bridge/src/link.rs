@@ -22,10 +22,13 @@ const IFLA_VF_TRUST: u16 = 9;
 const IFLA_EXT_MASK: u16 = 29;
 const RTEXT_FILTER_VF: u32 = 1;
 const IFLA_CARRIER: u16 = 33;
+const IFLA_GSO_MAX_SEGS: u16 = 40;
+const IFLA_GSO_MAX_SIZE: u16 = 41;
 const IFLA_XDP: u16 = 43;
 const IFLA_XDP_ATTACHED: u16 = 2;
 const IFLA_XDP_PROG_ID: u16 = 4;
 const XDP_ATTACHED_SKB: u8 = 2;
+const IFLA_GSO_IPV4_MAX_SIZE: u16 = 63;
 const NLA_TYPE_MASK: u16 = 0x3fff;
 
 /// A program on a device.
@@ -62,6 +65,10 @@ pub struct Link {
     pub slave_kind: Option<String>,
     /// The XDP program on it.
     pub xdp: Option<XdpProgram>,
+    /// Bytes from which on it segments no packet itself.
+    pub gso_max_size: u32,
+    /// Most segments into which it cuts a packet itself.
+    pub gso_max_segments: u32,
 }
 
 impl Link {
@@ -277,6 +284,8 @@ fn parse(body: &[u8]) -> Option<Link> {
         kind: None,
         slave_kind: None,
         xdp: None,
+        gso_max_size: u32::MAX,
+        gso_max_segments: u32::MAX,
     };
     for (kind, value) in Attributes(body.get(IFINFO..)?) {
         match kind {
@@ -287,6 +296,11 @@ fn parse(body: &[u8]) -> Option<Link> {
             IFLA_CARRIER => link.carrier = value.first() != Some(&0),
             IFLA_LINKINFO => parse_kinds(value, &mut link),
             IFLA_XDP => link.xdp = parse_xdp(value),
+            // Since Linux 6.3 there is one for each version of IP.
+            IFLA_GSO_MAX_SIZE | IFLA_GSO_IPV4_MAX_SIZE => {
+                link.gso_max_size = link.gso_max_size.min(u32_at(value, 0)?);
+            }
+            IFLA_GSO_MAX_SEGS => link.gso_max_segments = u32_at(value, 0)?,
             _ => {}
         }
     }

@@ -9,9 +9,22 @@ mod vnet;
 use std::time::Instant;
 use support::{Namespace, PATIENCE, run};
 use tcp::{ACK, CWR, ECE, FIN, PSH, RST, SYN, Tcp, URG, payload};
-use vnet::{NEEDS_CSUM, TCPV4, TCPV6, VnetHeader, VnetSocket};
+use vnet::VnetSocket;
+use xsk_bridge::device::vnet::VnetHeader;
 use xsk_bridge::offload::segment::{Cutter, GsoHead, Slices};
 use xsk_bridge::packet::{Checksum, Gso};
+
+/// What a sender says of a packet to be cut, even of one that we would not cut.
+fn asks_for_segments(tcp: &Tcp, size: u16) -> VnetHeader {
+    VnetHeader {
+        flags: 1,
+        gso_type: if tcp.ipv6 { 4 } else { 1 },
+        header_len: tcp.header() as u16,
+        gso_size: size,
+        checksum_start: tcp.l4() as u16,
+        checksum_offset: 16,
+    }
+}
 
 /// Two ends of a cable: what is sent with a vnet header at the near one, the kernel segments.
 struct Kernel {
@@ -39,14 +52,7 @@ impl Kernel {
     }
 
     fn segments(&self, tcp: &Tcp, packet: &[u8], size: u16, count: usize) -> Vec<Vec<u8>> {
-        let header = VnetHeader {
-            flags: NEEDS_CSUM,
-            gso_type: if tcp.ipv6 { TCPV6 } else { TCPV4 },
-            header: tcp.header() as u16,
-            segment: size,
-            checksum_start: tcp.l4() as u16,
-            checksum_offset: 16,
-        };
+        let header = asks_for_segments(tcp, size);
         self.near.send(header, packet).unwrap();
         let segments = self.receive(count);
         assert!(
@@ -286,14 +292,7 @@ fn what_linux_does_not_segment_is_refused() {
         // An atomic fragment, and an authentication header of four words.
         packet[55..58].fill(0);
         packet[55] = if tcp.extensions[0].0 == 51 { 2 } else { 0 };
-        let header = VnetHeader {
-            flags: NEEDS_CSUM,
-            gso_type: TCPV6,
-            header: tcp.header() as u16,
-            segment: 1448,
-            checksum_start: tcp.l4() as u16,
-            checksum_offset: 16,
-        };
+        let header = asks_for_segments(&tcp, 1448);
         let _ = kernel.near.send(header, &packet);
         let gso = Gso {
             segment: 1448,

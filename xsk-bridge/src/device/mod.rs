@@ -2,6 +2,8 @@
 //! one; the cable and the fault injector are for tests.
 mod cable;
 mod fault;
+pub mod packet_socket;
+pub mod vnet;
 #[cfg(feature = "af-xdp")]
 pub mod xsk;
 

@@ -6,7 +6,6 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 const ETHTOOL_GDRVINFO: u32 = 0x03;
-#[cfg(feature = "af-xdp")]
 const ETHTOOL_GLINK: u32 = 0x0a;
 const ETHTOOL_GSTRINGS: u32 = 0x1b;
 const ETHTOOL_GRXRINGS: u32 = 0x2d;
@@ -89,7 +88,6 @@ impl Handle {
 
     /// True while the device is up and has a carrier; false also where it is gone. The flags of a device tell of a lost carrier up to
     /// a second later, so they are asked only where the driver does not say.
-    #[cfg(feature = "af-xdp")]
     pub(crate) fn link_is_up(&self) -> bool {
         let mut words = [ETHTOOL_GLINK, 0]; // struct ethtool_value
         match self.ethtool(&mut words) {

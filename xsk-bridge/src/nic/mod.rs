@@ -5,9 +5,13 @@
 //! the process: they outlive a death and a restart, and [`put_back`] undoes them.
 mod ioctl;
 mod record;
+mod segmentation;
+mod send_queues;
 mod virtual_function;
 
 pub(crate) use ioctl::Handle;
+pub use segmentation::Segmentation;
+pub use send_queues::{SendQueues, Unpredictable};
 
 use crate::frame::DATA_CAPACITY;
 use crate::link::Link;

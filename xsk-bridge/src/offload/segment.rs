@@ -156,7 +156,31 @@ impl GsoHead {
         }
     }
 
-    fn transport(&self) -> Transport {
+    /// Its TCP header follows the IP header at once, and there is no VLAN tag: a packet that every device with TSO takes. Linux cuts one
+    /// with IPv6 extension headers in software (net/core/dev.c, `gso_features_check`).
+    pub fn is_plain(&self) -> bool {
+        let behind = match self.ip {
+            IpVersion::V4 => self.l4,
+            IpVersion::V6 => self.l3 + IPV6_LEN as u16,
+        };
+        !self.tagged && self.l4 == behind
+    }
+
+    /// The segmentation that was asked for.
+    pub fn gso(&self) -> Gso {
+        Gso {
+            segment: self.segment,
+            ipv6: self.ip == IpVersion::V6,
+        }
+    }
+
+    /// The packet has CWR set, which only its first segment may have. `head`: what it was judged from.
+    pub fn has_cwr(&self, head: &[u8]) -> bool {
+        head[usize::from(self.l4) + 13] & CWR != 0
+    }
+
+    /// Where its TCP segment is.
+    pub(crate) fn transport(&self) -> Transport {
         Transport {
             ip: self.ip,
             protocol: Protocol::Tcp,

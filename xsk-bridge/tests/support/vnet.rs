@@ -4,50 +4,7 @@
 use crate::support::PacketSocket;
 use std::io;
 use std::os::fd::AsRawFd;
-
-/// `struct virtio_net_hdr` (linux/virtio_net.h), as legacy devices have it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct VnetHeader {
-    pub flags: u8,
-    pub gso_type: u8,
-    pub header: u16,
-    pub segment: u16,
-    pub checksum_start: u16,
-    pub checksum_offset: u16,
-}
-
-pub const NEEDS_CSUM: u8 = 1;
-pub const TCPV4: u8 = 1;
-pub const TCPV6: u8 = 4;
-const LEN: usize = 10;
-
-impl VnetHeader {
-    fn bytes(self) -> [u8; LEN] {
-        let mut bytes = [self.flags, self.gso_type, 0, 0, 0, 0, 0, 0, 0, 0];
-        let words = [
-            self.header,
-            self.segment,
-            self.checksum_start,
-            self.checksum_offset,
-        ];
-        for (to, word) in bytes[2..].chunks_mut(2).zip(words) {
-            to.copy_from_slice(&word.to_ne_bytes());
-        }
-        bytes
-    }
-
-    fn parse(bytes: &[u8; LEN]) -> Self {
-        let word = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
-        Self {
-            flags: bytes[0],
-            gso_type: bytes[1],
-            header: word(2),
-            segment: word(4),
-            checksum_start: word(6),
-            checksum_offset: word(8),
-        }
-    }
-}
+use xsk_bridge::device::vnet::VnetHeader;
 
 const ETH_P_ALL: u16 = 3;
 
@@ -79,7 +36,7 @@ impl VnetSocket {
     }
 
     pub fn send(&self, header: VnetHeader, packet: &[u8]) -> io::Result<()> {
-        let bytes = [header.bytes().as_slice(), packet].concat();
+        let bytes = [header.to_bytes().as_slice(), packet].concat();
         // SAFETY: a buffer of ours.
         let n = unsafe { libc::send(self.0.0.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), 0) };
         if n == bytes.len() as isize {
@@ -111,8 +68,8 @@ impl VnetSocket {
             return None;
         }
         bytes.truncate(n as usize);
-        let header = VnetHeader::parse(bytes.first_chunk().unwrap());
-        let mut packet = bytes.split_off(LEN);
+        let header = VnetHeader::from_bytes(bytes.first_chunk().unwrap());
+        let mut packet = bytes.split_off(VnetHeader::LEN);
         if let Some((ethertype, tci)) = tag(&message) {
             let tag = [ethertype.to_be_bytes(), tci.to_be_bytes()].concat();
             packet.splice(12..12, tag);

@@ -20,6 +20,8 @@ pub fn link(index: u32, name: &str) -> Link {
         kind: None,
         slave_kind: None,
         xdp: None,
+        gso_max_size: 65_536,
+        gso_max_segments: 65_535,
     }
 }
 

@@ -1,0 +1,156 @@
+//! Which of a device's send queues the kernel takes for packets of a packet socket that bypasses the queueing discipline
+//! (net/packet/af_packet.c, `packet_pick_tx_queue`): the one that the sending core's transmit packet steering says (XPS,
+//! net/core/dev.c, `get_xps_queue`), else the core's number modulo the number of queues.
+use super::{Handle, supported};
+use std::io;
+use std::path::Path;
+
+/// Drivers that leave the choice to the kernel; others may choose by the packet (`ndo_select_queue`).
+const LEAVE_THE_CHOICE: &[&str] = &[
+    "bnxt_en",
+    "igb",
+    "igc",
+    "ixgbe",
+    "ixgbevf",
+    "tg3",
+    "veth",
+    "virtio_net",
+    "vmxnet3",
+];
+
+/// The send queues of a device, as they are now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SendQueues {
+    driver: String,
+    /// By queue: what it is configured for.
+    queues: Vec<SendQueue>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct SendQueue {
+    /// The cores that are steered to it.
+    cores: Vec<usize>,
+    /// It is for a traffic class of its own (mqprio).
+    classed: bool,
+}
+
+/// Why it is not known which queue the kernel takes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum Unpredictable {
+    #[error("its driver {0} may choose a send queue of its own for each packet")]
+    Driver(String),
+    #[error("its send queues are split into traffic classes (mqprio)")]
+    Classes,
+    #[error("core {0} is steered to several of its send queues (xps_cpus)")]
+    Steering(usize),
+}
+
+impl SendQueues {
+    /// Looks at the device's queues below `sys` (`/sys`), which shows the devices of the namespace that it was mounted in.
+    pub fn read(sys: &Path, ifname: &str) -> io::Result<Self> {
+        let driver = supported(Handle::open(ifname)?.driver())?.unwrap_or_default();
+        let directory = sys.join("class/net").join(ifname).join("queues");
+        let mut queues = Vec::new();
+        loop {
+            let queue = directory.join(format!("tx-{}", queues.len()));
+            if !queue.exists() {
+                break;
+            }
+            let text = |file: &str| std::fs::read_to_string(queue.join(file)).unwrap_or_default();
+            queues.push(SendQueue {
+                cores: cores(text("xps_cpus").trim()),
+                classed: !matches!(text("traffic_class").trim(), "" | "0"),
+            });
+        }
+        match queues.is_empty() {
+            true => Err(io::ErrorKind::NotFound.into()),
+            false => Ok(Self { driver, queues }),
+        }
+    }
+
+    /// Whether a packet takes the same queue wherever it is sent from: there is only one.
+    pub fn is_one(&self) -> bool {
+        self.queues.len() == 1
+    }
+
+    /// The queue of packets that are sent on `core`.
+    pub fn of_core(&self, core: usize) -> Result<usize, Unpredictable> {
+        if self.is_one() {
+            return Ok(0);
+        }
+        if !LEAVE_THE_CHOICE.contains(&&*self.driver) {
+            return Err(Unpredictable::Driver(self.driver.clone()));
+        }
+        if self.queues.iter().any(|queue| queue.classed) {
+            return Err(Unpredictable::Classes);
+        }
+        let mut steered = (0..self.queues.len()).filter(|&n| self.queues[n].cores.contains(&core));
+        match (steered.next(), steered.next()) {
+            (None, _) => Ok(core % self.queues.len()),
+            (Some(queue), None) => Ok(queue),
+            (Some(_), Some(_)) => Err(Unpredictable::Steering(core)),
+        }
+    }
+}
+
+/// The cores of a mask as the kernel prints it: words of 32 bits in hexadecimal, the highest first, with commas between them.
+fn cores(mask: &str) -> Vec<usize> {
+    let words = mask.rsplit(',').map(|word| u32::from_str_radix(word, 16));
+    let bits = words.enumerate().flat_map(|(n, word)| {
+        let word = word.unwrap_or(0);
+        (0..32).filter_map(move |bit| (word >> bit & 1 == 1).then_some(n * 32 + bit))
+    });
+    bits.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queues(driver: &str, masks: &[&str]) -> SendQueues {
+        let queue = |mask: &&str| SendQueue {
+            cores: cores(mask),
+            classed: false,
+        };
+        SendQueues {
+            driver: driver.into(),
+            queues: masks.iter().map(queue).collect(),
+        }
+    }
+
+    #[test]
+    fn a_mask_has_its_lowest_cores_in_its_last_word() {
+        assert_eq!(cores("5"), [0, 2]);
+        assert_eq!(cores("00000001,00000000,80000000"), [31, 64]);
+        assert!(cores("").is_empty());
+        assert!(cores("0,nonsense").is_empty());
+    }
+
+    #[test]
+    fn a_core_has_the_queue_it_is_steered_to_or_that_of_its_number() {
+        let plain = queues("veth", &["0", "0"]);
+        assert_eq!(
+            [0, 1, 2].map(|core| plain.of_core(core)),
+            [Ok(0), Ok(1), Ok(0)]
+        );
+        let steered = queues("igb", &["2", "1", "0"]);
+        assert_eq!(
+            [0, 1, 5].map(|core| steered.of_core(core)),
+            [Ok(1), Ok(0), Ok(2)]
+        );
+    }
+
+    #[test]
+    fn a_queue_that_somebody_else_chooses_is_not_predicted() {
+        let several = queues("veth", &["1", "1"]);
+        assert_eq!(several.of_core(0), Err(Unpredictable::Steering(0)));
+        let driver = queues("hv_netvsc", &["0", "0"]);
+        let chooses = Unpredictable::Driver("hv_netvsc".into());
+        assert_eq!(driver.of_core(0), Err(chooses));
+        assert_eq!(queues("hv_netvsc", &["0"]).of_core(7), Ok(0));
+        let mut classed = queues("igb", &["0", "0"]);
+        classed.queues[1].classed = true;
+        assert_eq!(classed.of_core(0), Err(Unpredictable::Classes));
+    }
+}
