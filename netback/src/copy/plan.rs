@@ -1,7 +1,7 @@
 //! The copies of one call, planned as runs of bytes.
 use super::runs::Runs;
 use std::ops::Range;
-use xen::grant::{CopyList, CopyStatus, GrantTable, LocalMemory};
+use xen::grant::{CopyList, CopyStatus, DomId, GrantRef, GrantTable, LocalMemory, Side};
 
 /// Part of a plan: the copies of one packet.
 #[derive(Debug, Clone, Copy, Default)]
@@ -70,6 +70,23 @@ impl<M: LocalMemory> CopyPlan<M> {
         }
     }
 
+    /// Plan the copy of a whole packet of `len` bytes to the beginning of a guest's page.
+    #[inline]
+    pub fn copy_page(&mut self, source: Side, domid: DomId, gref: GrantRef, len: usize) -> Span {
+        let first = self.list.len() as u32;
+        let dest = Side::Foreign {
+            domid,
+            gref,
+            offset: 0,
+        };
+        self.list.push(source, dest, len as u16);
+        Span {
+            first,
+            count: 1,
+            start: 0,
+        }
+    }
+
     #[inline(never)]
     fn copy_rest(&mut self, mut source: impl Runs, mut dest: impl Runs, mut rest: Range<usize>) {
         while !rest.is_empty() {
@@ -132,7 +149,7 @@ mod tests {
     use proptest::prelude::*;
     use ring::packet::Fragment;
     use xen::fake::{Access, Grants};
-    use xen::grant::{DomId, PAGE_SIZE, Side};
+    use xen::grant::PAGE_SIZE;
     use xsk_bridge::frame::{FramePool, Umem};
 
     /// Staging memory by address, and the memory of its plan.

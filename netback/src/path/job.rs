@@ -149,6 +149,13 @@ impl Job {
         self.staged == self.len || self.packet.is_some()
     }
 
+    /// The packet as one piece of staging memory, where it is one, and not to be segmented.
+    #[inline]
+    pub fn one_page(&self) -> Option<Piece> {
+        let whole = self.head.len() == self.len as usize && self.staged == self.len;
+        (whole && self.offload.gso.is_none()).then_some(self.head)
+    }
+
     /// The packet's first bytes, all headers among them.
     #[inline]
     pub fn head_bytes<'a>(&'a self, staging: &'a Staging, umem: &'a Umem) -> &'a [u8] {

@@ -116,6 +116,15 @@ impl<H: Hypervisor> RxSide<H> {
         crash_point!("consumed");
     }
 
+    /// Takes the one request for a packet of at most a page that is not to be segmented: its grant. [`Self::has_posted`] was asked.
+    #[inline]
+    pub fn take_page(&mut self) -> u32 {
+        let gref = self.ring.look(0).gref;
+        self.ring.consume(1);
+        crash_point!("consumed");
+        gref
+    }
+
     /// The grants of the pages that were taken last, where a packet's data goes.
     #[inline]
     pub fn pages(&self) -> &[u32] {
@@ -125,8 +134,11 @@ impl<H: Hypervisor> RxSide<H> {
     /// Write the responses of the oldest placed packet; true where all of it was copied.
     #[inline]
     pub fn respond(&mut self, placed: &Placed, plan: &CopyPlan<UmemMemory>) -> bool {
-        if placed.spans.iter().all(|&span| plan.succeeded(span)) {
-            self.respond_with(placed.len, &placed.offload, |_| None);
+        if plan.all_succeeded() || placed.spans.iter().all(|&span| plan.succeeded(span)) {
+            match placed.offload.gso {
+                None if placed.len as usize <= PAGE_SIZE => self.respond_page(placed),
+                _ => self.respond_with(placed.len, &placed.offload, |_| None),
+            }
             return true;
         }
         let mut failed = [None; MAX_DATA_SLOTS];
@@ -138,8 +150,20 @@ impl<H: Hypervisor> RxSide<H> {
         false
     }
 
-    /// `failed` says with which error a data slot is answered, if with one.
+    /// Writes the one response of a packet of at most a page that is not to be segmented.
     #[inline]
+    fn respond_page(&mut self, placed: &Placed) {
+        let id = self.ring.consumed_request(self.ring.next_response()).id;
+        self.ring.respond(RxResponse {
+            id,
+            offset: 0,
+            flags: first_flags(&placed.offload),
+            status: placed.len as i16,
+        });
+        crash_point!("rx-response");
+    }
+
+    /// `failed` says with which error a data slot is answered, if with one.
     fn respond_with(&mut self, len: u32, offload: &Offload, failed: impl Fn(usize) -> Option<i16>) {
         let len = len as usize;
         let mut flags = first_flags(offload);

@@ -1,6 +1,7 @@
 //! Packets towards a guest's queue that this worker serves: into posted pages, or into the backlog.
 use super::{Handed, Pass};
 use crate::copy::runs::{InFragments, InPages, InPieces};
+use crate::copy::staging::Piece;
 use crate::hypervisor::Hypervisor;
 use crate::observe::counters::DropReason;
 use crate::path::batch::{Batch, Placed};
@@ -9,8 +10,9 @@ use crate::queue::Queue;
 use crate::worker::Worker;
 use std::ops::Range;
 use std::time::Instant;
+use xen::grant::GrantRef;
 use xsk_bridge::frame::{FramePool, Umem};
-use xsk_bridge::packet::Checksum;
+use xsk_bridge::packet::{Checksum, Offload};
 
 /// What handing a packet to a queue needs beside the two.
 pub(super) struct Turn<'a> {
@@ -133,7 +135,7 @@ impl<H: Hypervisor> Queue<H> {
 
     /// Takes posted requests for a packet and plans its copies: what is here out of our memory, the rest from page to page. `Ok(false)`: the
     /// guest has not posted enough, or the packet may not go from page to page.
-    #[inline]
+    #[inline(always)] // There is one caller: called, its result would go by memory.
     fn place(
         &mut self,
         slot: u16,
@@ -152,6 +154,10 @@ impl<H: Hypervisor> Queue<H> {
             return Ok(false);
         }
         let job = &batch.jobs[n];
+        if let Some(piece) = job.one_page() {
+            self.place_page(slot, piece, job.offload, batch);
+            return Ok(true);
+        }
         self.rx.take(job.len, &job.offload);
         let dest = || InPages {
             domid: self.domid,
@@ -176,5 +182,24 @@ impl<H: Hypervisor> Queue<H> {
             offload: job.offload,
         });
         Ok(true)
+    }
+
+    /// Takes one posted request for a packet that is one piece of staging memory, and plans its copy, which is one operation.
+    #[inline]
+    fn place_page(&mut self, slot: u16, piece: Piece, offload: Offload, batch: &mut Batch) {
+        let gref = self.rx.take_page();
+        let span = batch.rx.copy_page(
+            batch.staging.side(piece, 0),
+            self.domid,
+            GrantRef(gref),
+            piece.len(),
+        );
+        batch.placed.push(Placed {
+            queue: slot,
+            sender: None,
+            spans: [span, Default::default()],
+            len: piece.len() as u32,
+            offload,
+        });
     }
 }
