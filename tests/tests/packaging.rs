@@ -151,9 +151,12 @@ fn the_vif_script_says_connected_or_why_not() -> Result<()> {
         Ok((ok, std::fs::read_to_string(&written).unwrap_or_default()))
     };
     program("netback", "exit 0")?;
+    program("xenstore-read", "exit 1")?;
     ensure!(run("online", "vif")? == (true, "backend/vif/3/0/hotplug-status connected\n".into()));
     ensure!(run("offline", "vif")? == (true, String::new()));
     ensure!(run("online", "tap")? == (true, String::new()));
+    program("xenstore-read", "echo error")?;
+    ensure!(run("online", "vif")? == (false, String::new()));
     program("netback", "exit 1")?;
     let (ok, said) = run("online", "vif")?;
     ensure!(

@@ -1,4 +1,5 @@
 //! What xenstore and the workers say, and what follows for vifs.
+use super::policy::is_key;
 use super::{Control, DOMAINS, Error};
 use crate::hypervisor::Hypervisor;
 use crate::vif::handshake;
@@ -16,7 +17,14 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             let mut parts = below.split('/').skip(1);
             return match (parts.next(), parts.next()) {
                 (Some(domid), Some(devid)) => match handshake::parse_id(domid, devid) {
-                    Some(id) => self.found(id),
+                    Some(id) => {
+                        if is_key(parts.next())
+                            && let Some(vif) = self.vifs.get_mut(&id)
+                        {
+                            vif.keys_changed = true;
+                        }
+                        self.found(id)
+                    }
                     None => Ok(()),
                 },
                 _ => self.scan(),

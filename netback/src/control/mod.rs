@@ -1,6 +1,7 @@
 //! The control thread: xenstore, workers, uplinks, the control socket and signals. It may block; packets do not pass here.
 mod clients;
 mod events;
+mod policy;
 mod pool;
 mod ports;
 mod queues;

@@ -1,4 +1,5 @@
 //! A vif's queues on their way to workers and back.
+use super::policy::Guest;
 use super::pool::Pool;
 use super::vif::{Queue, Service, Vif, broken};
 use super::{Control, Error};
@@ -11,9 +12,10 @@ use crate::queue::backlog::BacklogBounds;
 use crate::queue::setup::QueueSetup;
 use crate::vif::features::Features;
 use crate::vif::file::{Identity, RingIdentity, Unusable, VifFile};
-use crate::vif::handshake::{self, Wanted};
+use crate::vif::handshake;
 use crate::vif::id::{QueueId, VifId};
 use crate::vif::multicast::Multicast;
+use crate::vif::policy::Policy;
 use crate::vif::state::Xenbus;
 use crate::worker::messages::ToWorker;
 use std::io;
@@ -83,21 +85,23 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         take_over: bool,
     ) -> Result<Result<(), Obstacle>, Error> {
         let paths = self.vifs[&id].paths.clone();
-        let read = handshake::wanted(&mut self.store, &paths).and_then(|wanted| {
-            Ok((
-                wanted,
-                handshake::offer(&mut self.store, &paths, self.max_queues)?,
-            ))
-        });
-        let (wanted, offer) = match read {
-            Ok(read) => read,
+        let guest = match take_over {
+            true => Guest::IsConnected,
+            false => Guest::Connects,
+        };
+        let policy = match self.read_policy(id, guest)? {
+            Ok(policy) => policy,
+            Err(unhonoured) => return Ok(Err(unhonoured.to_string().into())),
+        };
+        self.vif(id).policy = Some(policy.clone());
+        let offer = match handshake::offer(&mut self.store, &paths, self.max_queues) {
+            Ok(offer) => offer,
             Err(handshake::Refusal::Store(StoreError::Io(error))) => {
                 return Err(StoreError::Io(error).into());
             }
             Err(refusal) => return Ok(Err(refusal.to_string().into())),
         };
-        self.vif(id).wanted = Some(wanted.clone());
-        let bridge = match self.choose_bridge(&wanted) {
+        let bridge = match self.choose_bridge(&policy) {
             Ok(bridge) => bridge,
             Err(reason) => return Ok(Err(reason.into())),
         };
@@ -115,7 +119,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         match prepared {
             Ok(prepared) => {
                 crash_point!("connected");
-                self.hand_out(id, &wanted, bridge, offer.features, opened, prepared);
+                self.hand_out(id, &policy, bridge, offer.features, opened, prepared);
                 crash_point!("handed-out");
                 Ok(Ok(()))
             }
@@ -130,8 +134,8 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
     }
 
     /// The bridge a vif asks for.
-    fn choose_bridge(&self, wanted: &Wanted) -> Result<Arc<Bridge>, String> {
-        let bridge = match (&*wanted.bridge, &*self.bridges) {
+    fn choose_bridge(&self, policy: &Policy) -> Result<Arc<Bridge>, String> {
+        let bridge = match (&*policy.bridge, &*self.bridges) {
             ("", [only]) => Some(only),
             (name, bridges) => bridges.iter().find(|bridge| bridge.name() == name),
         };
@@ -143,7 +147,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
                 .join(", ")
         };
         bridge.cloned().ok_or_else(|| {
-            format!("there is no bridge {:?} (there are: {}); add a [[bridge]] of this name and reload netback", wanted.bridge, there())
+            format!("there is no bridge {:?} (there are: {}); add a [[bridge]] of this name and reload netback", policy.bridge, there())
         })
     }
 
@@ -202,7 +206,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
     fn hand_out(
         &mut self,
         id: VifId,
-        wanted: &Wanted,
+        policy: &Policy,
         bridge: Arc<Bridge>,
         features: Features,
         opened: Vec<Opened<H>>,
@@ -231,7 +235,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
                 },
                 port_id,
                 bridge: bridge.clone(),
-                mac: wanted.mac,
+                mac: policy.mac,
                 features,
                 tx_page: opened.tx_page,
                 rx_page: opened.rx_page,
@@ -252,7 +256,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         }
         self.pool
             .send_all(|| ToWorker::SetPort(port_id, ServedBy::Guest(place.clone())));
-        bridge.add_port(port_id, PortKind::Guest(wanted.mac));
+        bridge.add_port(port_id, PortKind::Guest(policy.mac));
         self.vif(id).service = Some(Service {
             port_id,
             bridge,

@@ -134,6 +134,7 @@ fn uplink(device: &Device) -> Uplink {
 
 fn describe(id: VifId, vif: &Vif) -> crate::observe::status::Vif {
     let service = match vif.state {
+        State::InitWait { .. } if vif.reason.is_some() => "refused",
         State::Fresh | State::InitWait { .. } | State::TakingOver => "waiting",
         State::Refused(_) => "refused",
         State::Connected => "served",
@@ -150,10 +151,10 @@ fn describe(id: VifId, vif: &Vif) -> crate::observe::status::Vif {
         domid: id.domid.0,
         devid: id.devid,
         mac: vif
-            .wanted
+            .policy
             .as_ref()
-            .map(|wanted| wanted.mac.map(|byte| format!("{byte:02x}")).join(":")),
-        bridge: vif.wanted.as_ref().map(|wanted| wanted.bridge.clone()),
+            .map(|policy| policy.mac.map(|byte| format!("{byte:02x}")).join(":")),
+        bridge: vif.policy.as_ref().map(|policy| policy.bridge.clone()),
         service: service.into(),
         reason: vif.reason.clone(),
         backend_state: vif

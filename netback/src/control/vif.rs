@@ -1,4 +1,5 @@
 //! A vif as the control thread keeps it, and the driver of its state machine.
+use super::policy::Guest;
 use super::queues::{Lasts, Obstacle};
 use super::rate::Rate;
 use super::retry::{Pauses, Retry};
@@ -6,9 +7,10 @@ use super::{Control, Error};
 use crate::hypervisor::Hypervisor;
 use crate::observe::counters::QueueStats;
 use crate::vif::features::Features;
-use crate::vif::handshake::{self, Paths, Refusal, Wanted};
+use crate::vif::handshake::{self, Paths, Refusal};
 use crate::vif::id::VifId;
 use crate::vif::multicast::Multicast;
+use crate::vif::policy::{Keys, Policy};
 use crate::vif::state::{self, Action, Frontend, Observation, State, World, Xenbus};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -48,8 +50,12 @@ pub struct Vif {
     pub state: State,
     /// xenstore as last seen.
     pub world: World,
-    /// What the toolstack wants, once it was read.
-    pub wanted: Option<Wanted>,
+    /// The toolstack's keys as last read.
+    pub keys: Keys,
+    /// One of the toolstack's keys may have changed.
+    pub keys_changed: bool,
+    /// How the vif is served, once its guest has connected.
+    pub policy: Option<Policy>,
     /// Why it is refused or disabled.
     pub reason: Option<String>,
     /// Its queues and port, from the hand-out to the last queue's return.
@@ -99,7 +105,9 @@ impl Vif {
             paths,
             state: State::Fresh,
             world,
-            wanted: None,
+            keys: Keys::default(),
+            keys_changed: false,
+            policy: None,
             reason: None,
             service: None,
             dirty: true,
@@ -145,7 +153,9 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             }
         }
         // Those that are no longer there are noticed by a look.
-        self.vifs.values_mut().for_each(|vif| vif.dirty = true);
+        for vif in self.vifs.values_mut() {
+            (vif.dirty, vif.keys_changed) = (true, true);
+        }
         Ok(())
     }
 
@@ -267,7 +277,8 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             self.vif(id).world = world;
             let acted = self.observe(id, Observation::World(world))?;
             if !acted && self.vifs.get(&id).is_none_or(|vif| vif.state == before) {
-                return self.sample_multicast(id);
+                self.sample_multicast(id)?;
+                return self.sample_policy(id);
             }
         }
         warn!(vif = %id, "its state does not come to rest: looked at again later");
@@ -335,12 +346,18 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             return Ok(false);
         }
         let paths = vif.paths.clone();
-        let advertised = handshake::advertise(&mut self.store, &paths, self.max_queues);
+        let obstacle = self.read_policy(id, Guest::Connects)?.err();
+        let max_queues = self.max_queues;
+        let advertised =
+            handshake::advertise(&mut self.store, &paths, max_queues, obstacle.as_ref());
         match broken(advertised)? {
             None => {
                 let vif = self.vif(id);
                 vif.settles = Some(now + SETTLE);
                 (vif.retry, vif.reason) = (Retry::default(), None);
+                if let Some(obstacle) = obstacle {
+                    self.refuse(id, obstacle.to_string(), false)?;
+                }
                 self.observe(id, Observation::Advertised)?;
                 Ok(true)
             }
@@ -389,9 +406,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         match self.connect(id, take_over)? {
             Ok(()) => {
                 self.vif(id).retry = Retry::default();
-                if self.vif(id).reason.take().is_some() {
-                    self.tell(id, "")?;
-                }
+                self.clear_reason(id)?;
                 self.observe(id, Observation::Connected)?;
             }
             Err(obstacle) if obstacle.lasts == Lasts::Briefly => {
@@ -422,12 +437,20 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         }
         vif.reason = Some(reason.clone());
         if news && tell {
-            self.tell(id, &reason)?;
+            self.tell(id, Some(&reason))?;
         }
         Ok(())
     }
 
-    fn tell(&mut self, id: VifId, reason: &str) -> Result<(), Error> {
+    /// Forgets why the vif is not served, and says so in xenstore.
+    pub(super) fn clear_reason(&mut self, id: VifId) -> Result<(), Error> {
+        match self.vif(id).reason.take() {
+            Some(_) => self.tell(id, None),
+            None => Ok(()),
+        }
+    }
+
+    fn tell(&mut self, id: VifId, reason: Option<&str>) -> Result<(), Error> {
         let paths = self.vif(id).paths.clone();
         let written = handshake::write_reason(&mut self.store, &paths, reason);
         self.written(id, "write the reason", written)

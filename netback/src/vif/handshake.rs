@@ -1,5 +1,6 @@
 //! What a frontend says of its vif in xenstore (xen/include/public/io/netif.h), read strictly: a number is plain decimal or the
 //! handshake is refused with a reason.
+use super::policy::{self, Unhonoured};
 use super::state::{Frontend, World, Xenbus};
 use crate::vif::features::Features;
 use crate::vif::file::RingIdentity;
@@ -15,15 +16,6 @@ pub struct Paths {
     pub backend: String,
     /// The frontend's directory.
     pub frontend: String,
-}
-
-/// What the toolstack wrote for us.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
-    /// The guest's MAC.
-    pub mac: [u8; 6],
-    /// Name of the bridge.
-    pub bridge: String,
 }
 
 /// What the frontend wrote.
@@ -85,7 +77,7 @@ pub fn read(store: &mut impl XenStore, path: &str) -> Result<Option<String>, Sto
 
 /// Whether there is a node of this name. Its value is read and its children are not listed: a guest can have more of them than
 /// one answer of xenstore holds.
-fn exists(store: &mut impl XenStore, path: &str) -> Result<bool, StoreError> {
+pub(super) fn exists(store: &mut impl XenStore, path: &str) -> Result<bool, StoreError> {
     Ok(read(store, path)?.is_some())
 }
 
@@ -158,12 +150,16 @@ fn look_at_frontend(store: &mut impl XenStore, directory: &str) -> Result<Fronte
     })
 }
 
-/// Writes what we offer, and that the vif may be connected, in one transaction. What netif.h says of an absent key is not written:
-/// a domain may have 1000 nodes, and each vif takes about twenty.
+/// Writes what we offer, and that the vif may be connected or (`obstacle`) why it may not, in one transaction. What netif.h says of an
+/// absent key is not written: a domain may have 1000 nodes, and each vif takes about twenty.
+///
+/// `xl devd` runs the vif's script once it sees InitWait, and finds ours there: the stock one fails for want of an interface, and would
+/// write over `hotplug-status`.
 pub fn advertise(
     store: &mut impl XenStore,
     paths: &Paths,
     max_queues: u16,
+    obstacle: Option<&Unhonoured>,
 ) -> Result<(), StoreError> {
     let max_queues = max_queues.to_string();
     let mut keys = vec![
@@ -180,11 +176,16 @@ pub fn advertise(
     if max_queues != "1" {
         keys.push(("multi-queue-max-queues", &max_queues));
     }
-    keys.extend([("hotplug-status", "connected"), ("state", "2")]);
+    keys.push(("state", "2"));
+    if obstacle.is_none_or(|obstacle| obstacle.key != "script") {
+        keys.push(("script", policy::SCRIPT));
+    }
+    let error = obstacle.map(|obstacle| obstacle.to_string());
     store.transact(|store, t| {
         for &(key, value) in &keys {
             store.write(t, &format!("{}/{key}", paths.backend), value)?;
         }
+        write_hotplug(store, t, paths, error.as_deref())?;
         // A predecessor with more queues may have left it.
         if max_queues == "1" {
             return remove_key(
@@ -198,7 +199,11 @@ pub fn advertise(
 }
 
 /// Removes a key; one that is not there is fine.
-fn remove_key(store: &mut impl XenStore, t: Transaction, path: &str) -> Result<(), StoreError> {
+fn remove_key<S: XenStore + ?Sized>(
+    store: &mut S,
+    t: Transaction,
+    path: &str,
+) -> Result<(), StoreError> {
     match store.remove(t, path) {
         Err(StoreError::Missing(_)) => Ok(()),
         result => result,
@@ -233,20 +238,35 @@ pub fn write_state(
     })
 }
 
-/// Say in xenstore why the vif is not served, or (empty) that it is.
+/// Says in xenstore why the vif is not served, or (`None`) that it may be, as a hotplug script would.
 pub fn write_reason(
     store: &mut impl XenStore,
     paths: &Paths,
-    reason: &str,
+    reason: Option<&str>,
 ) -> Result<(), StoreError> {
-    let key = format!("{}/hotplug-error", paths.backend);
     store.transact(|store, t| {
         store.read(t, &format!("{}/frontend", paths.backend))?;
-        match reason {
-            "" => store.remove(t, &key),
-            _ => store.write(t, &key, reason),
-        }
+        write_hotplug(store, t, paths, reason)
     })
+}
+
+fn write_hotplug<S: XenStore + ?Sized>(
+    store: &mut S,
+    t: Transaction,
+    paths: &Paths,
+    error: Option<&str>,
+) -> Result<(), StoreError> {
+    let key = |name: &str| format!("{}/{name}", paths.backend);
+    match error {
+        None => {
+            remove_key(store, t, &key("hotplug-error"))?;
+            store.write(t, &key("hotplug-status"), "connected")
+        }
+        Some(error) => {
+            store.write(t, &key("hotplug-error"), error)?;
+            store.write(t, &key("hotplug-status"), "error")
+        }
+    }
 }
 
 /// Removes our node where its state is Closed (another of the same name may be there by now), and the one of the domain where
@@ -271,37 +291,6 @@ pub fn remove_node(store: &mut impl XenStore, paths: &Paths) -> Result<(), Store
         Err(StoreError::Io(error)) => Err(error.into()),
         _ => Ok(()),
     }
-}
-
-/// What the toolstack wants of us.
-pub fn wanted(store: &mut impl XenStore, paths: &Paths) -> Result<Wanted, Refusal> {
-    let mac = read(store, &format!("{}/mac", paths.backend))?;
-    let mac = match mac.as_deref().and_then(parse_mac) {
-        Some(mac) => mac,
-        None => {
-            return Err(refusal(
-                "mac",
-                mac,
-                "a unicast address as 00:16:3e:00:00:01",
-            ));
-        }
-    };
-    // libxl always writes one; XAPI does not, and has one network a backend.
-    let bridge = read(store, &format!("{}/bridge", paths.backend))?.unwrap_or_default();
-    Ok(Wanted { mac, bridge })
-}
-
-/// Six bytes in hexadecimal; a guest's address is unicast and not zero.
-pub fn parse_mac(text: &str) -> Option<[u8; 6]> {
-    let mut mac = [0; 6];
-    let mut parts = text.split(':');
-    for byte in &mut mac {
-        let part = parts
-            .next()
-            .filter(|part| part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit()))?;
-        *byte = u8::from_str_radix(part, 16).ok()?;
-    }
-    (parts.next().is_none() && mac[0] & 1 == 0 && mac != [0; 6]).then_some(mac)
 }
 
 /// What the frontend offers. At most `max_queues` queues, and no more than a predecessor advertised.

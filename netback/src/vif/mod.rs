@@ -1,4 +1,5 @@
-//! A vif: its name, what its frontend says of it in xenstore, its life, and what outlives a process.
+//! A vif: its name, what toolstack and frontend say of it in xenstore, its life, and what outlives a process.
+pub mod bandwidth;
 pub mod deaths;
 pub mod features;
 pub mod file;
@@ -6,4 +7,5 @@ pub mod handshake;
 pub mod id;
 pub(crate) mod mapping;
 pub mod multicast;
+pub mod policy;
 pub mod state;

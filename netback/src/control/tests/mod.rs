@@ -2,6 +2,7 @@
 mod links;
 mod log;
 mod machine;
+mod policy;
 mod reload;
 mod socket;
 mod suspects;
@@ -722,23 +723,4 @@ fn a_handshake_may_be_flat_or_by_queue_with_one_event_channel_or_two() {
     assert_eq!((flat.queues[0].tx_gref, flat.queues[0].rx_gref), (0, 9));
     assert_eq!((flat.queues[0].tx_port, flat.queues[0].rx_port), (7, 7));
     assert!(!flat.features.split_event_channels && !flat.features.csum_ipv4);
-}
-
-#[test]
-fn a_mac_is_six_bytes_of_a_unicast_address() {
-    assert_eq!(
-        handshake::parse_mac("00:16:3E:00:00:0a"),
-        Some([0, 0x16, 0x3e, 0, 0, 0x0a])
-    );
-    for wrong in [
-        "",
-        "00:16:3e:00:00",
-        "00:16:3e:00:00:0a:00",
-        "01:16:3e:00:00:0a",
-        "00:00:00:00:00:00",
-        "0:16:3e:00:00:0a",
-        "00:16:3e:00:00:+a",
-    ] {
-        assert_eq!(handshake::parse_mac(wrong), None, "{wrong:?}");
-    }
 }

@@ -1,0 +1,116 @@
+//! What the toolstack's keys say of a vif, looked at when it is made, when its guest connects, and when a key changes.
+use super::{Control, Error};
+use crate::hypervisor::Hypervisor;
+use crate::vif::id::VifId;
+use crate::vif::policy::{KEYS, Keys, Policy, Unhonoured};
+use crate::vif::state::{Observation, State};
+use tracing::{info, warn};
+use xen::store::{StoreError, XenStore};
+
+/// For whom the keys are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Guest {
+    /// One that connects: every key is honoured, or it does not.
+    Connects,
+    /// One that is connected already.
+    IsConnected,
+}
+
+impl<H: Hypervisor, S: XenStore> Control<H, S> {
+    /// Reads a vif's keys; the inner error is why it cannot be served as they ask.
+    pub(super) fn read_policy(
+        &mut self,
+        id: VifId,
+        guest: Guest,
+    ) -> Result<Result<Policy, Unhonoured>, Error> {
+        let keys = match self.read_keys(id)? {
+            Ok(keys) => keys,
+            Err(error) => return Ok(Err(error.into())),
+        };
+        let policy = match guest {
+            Guest::Connects => Policy::of(&keys).map(|policy| (policy, None)),
+            Guest::IsConnected => Policy::of_connected(&keys),
+        };
+        self.vif(id).keys = keys;
+        Ok(policy.map(|(policy, left_out)| {
+            if let Some(error) = left_out {
+                warn!(vif = %id, "the guest is connected, and served without this: {error}");
+            }
+            policy
+        }))
+    }
+
+    fn read_keys(&mut self, id: VifId) -> Result<Result<Keys, StoreError>, Error> {
+        let vif = self.vif(id);
+        vif.keys_changed = false;
+        let backend = vif.paths.backend.clone();
+        match Keys::read(&mut self.store, &backend) {
+            Err(StoreError::Io(error)) => Err(StoreError::Io(error).into()),
+            keys => Ok(keys),
+        }
+    }
+
+    /// Looks at a vif's keys again where one of them may have changed.
+    pub(super) fn sample_policy(&mut self, id: VifId) -> Result<(), Error> {
+        let Some(vif) = self.vifs.get(&id).filter(|vif| vif.keys_changed) else {
+            return Ok(());
+        };
+        let (state, before) = (vif.state, vif.keys.clone());
+        let Ok(keys) = self.read_keys(id)? else {
+            return Ok(());
+        };
+        if keys == before {
+            return Ok(());
+        }
+        let policy = Policy::of(&keys);
+        self.vif(id).keys = keys;
+        match (state, policy) {
+            (State::InitWait { .. } | State::Refused(_), Err(error)) => {
+                self.refuse(id, error.to_string(), true)
+            }
+            (State::InitWait { .. }, Ok(_)) => self.clear_reason(id),
+            (State::Refused(_), Ok(_)) => {
+                self.vif(id).dirty = true;
+                self.observe(id, Observation::Retry).map(drop)
+            }
+            (State::Connected, Err(error)) => {
+                self.refuse(id, format!("served as before: {error}"), true)
+            }
+            (State::Connected, Ok(policy)) => self.change_policy(id, policy),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes on what has changed of a connected vif's keys.
+    fn change_policy(&mut self, id: VifId, policy: Policy) -> Result<(), Error> {
+        let Some(before) = &self.vif(id).policy else {
+            return Ok(());
+        };
+        let late = [
+            ("mac", before.mac != policy.mac),
+            ("bridge", before.bridge != policy.bridge),
+        ];
+        let late: Vec<&str> = late
+            .iter()
+            .filter(|(_, late)| *late)
+            .map(|(key, _)| *key)
+            .collect();
+        if !late.is_empty() {
+            let late = late.join(" and ");
+            let reason = format!(
+                "served as before: its new {late} counts from its next connection on (`netback disconnect {id}`)"
+            );
+            return self.refuse(id, reason, false);
+        }
+        if self.vif(id).may_log() {
+            info!(vif = %id, "the toolstack's keys have changed");
+        }
+        self.vif(id).policy = Some(policy);
+        self.clear_reason(id)
+    }
+}
+
+/// Whether a node of a vif's directory is one of the keys that say how the vif is served; the directory itself stands for all.
+pub(super) fn is_key(name: Option<&str>) -> bool {
+    name.is_none_or(|name| KEYS.contains(&name))
+}
