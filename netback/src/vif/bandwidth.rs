@@ -78,13 +78,14 @@ fn microseconds(text: &str) -> Option<u32> {
 }
 
 impl fmt::Display for Bandwidth {
-    /// Bits a second, rounded down, with the window where it is not the default.
+    /// Bits a second, with the window where it is not the default.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bits = u128::from(self.a_second()) * 8;
-        match bits {
-            0..1_000 => write!(f, "{bits}b/s")?,
-            1_000..1_000_000 => write!(f, "{}Kb/s", bits / 1_000)?,
-            _ => write!(f, "{}Mb/s", bits / 1_000_000)?,
+        // A window holds whole bytes, so that 250Kb/s is a little less.
+        let bits = u128::from(self.bytes) * 8_000_000 / u128::from(self.window);
+        match (bits + 500) / 1_000 {
+            _ if bits < 1_000 => write!(f, "{bits}b/s")?,
+            kilobits if kilobits % 1_000 == 0 => write!(f, "{}Mb/s", kilobits / 1_000)?,
+            kilobits => write!(f, "{kilobits}Kb/s")?,
         }
         match self.window {
             DEFAULT_WINDOW => Ok(()),

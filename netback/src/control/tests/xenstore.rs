@@ -205,6 +205,7 @@ fn only_what_differs_from_the_protocol_s_defaults_is_written() {
             "feature-split-event-channels",
             "hotplug-status",
             "multi-queue-max-queues",
+            "script",
             "state",
         ]
     );
