@@ -168,7 +168,7 @@ impl<D: Protocol, P: SharedPage, S: Shadow<D>> BackRing<D, P, S> {
     }
 
     /// The raw words behind [`Self::look`] (an extra slot is not a request).
-    #[inline]
+    #[inline(always)] // Most often it is a copy of three words.
     pub fn look_words(&mut self, n: u32) -> Words {
         debug_assert!(
             n < self.known(),
@@ -179,11 +179,17 @@ impl<D: Protocol, P: SharedPage, S: Shadow<D>> BackRing<D, P, S> {
         if index == self.looked {
             return self.copy_next();
         }
+        self.look_again(n)
+    }
+
+    /// A request that is in the shadow, or becomes so.
+    #[inline(never)]
+    fn look_again(&mut self, n: u32) -> Words {
         // Signed distance: after a take-over `looked` may be a whole ring ahead, never more.
         while self.looked.wrapping_sub(self.req_cons) <= n {
             self.copy_next();
         }
-        read_request(&self.shadow, index)
+        read_request(&self.shadow, self.req_cons.wrapping_add(n))
     }
 
     /// The one place where the page's request words are read.

@@ -46,7 +46,7 @@ impl<M: LocalMemory> CopyPlan<M> {
     }
 
     /// Plan the copy of the bytes at `range` of a packet.
-    #[inline]
+    #[inline(always)] // Called, it would take both ends apart: inlined, what kind they are is known.
     pub fn copy(
         &mut self,
         mut source: impl Runs,
@@ -95,7 +95,7 @@ impl<M: LocalMemory> CopyPlan<M> {
     }
 
     /// Plan the longest run from the beginning of `range` that neither side interrupts: its length.
-    #[inline]
+    #[inline(always)] // As `copy`.
     fn push(
         &mut self,
         source: &mut impl Runs,

@@ -19,6 +19,8 @@ pub(crate) struct Staging {
     /// Bytes that are promised to what lies behind heads.
     reserved: usize,
     size: usize,
+    /// Bytes given out and promised up to which heads are taken in.
+    heads: usize,
 }
 
 enum Memory {
@@ -78,11 +80,13 @@ impl Staging {
             Memory::Granted { grefs, .. } => grefs.len(),
             Memory::Frames { frames, .. } => frames.len(),
         };
+        let size = pages * PAGE_SIZE;
         Self {
             memory,
             free: 0,
             reserved: 0,
-            size: pages * PAGE_SIZE,
+            size,
+            heads: size - STAGING_KEPT.min(size / 2),
         }
     }
 
@@ -90,7 +94,7 @@ impl Staging {
     /// guests.
     #[inline]
     pub fn takes_heads(&self) -> bool {
-        self.left() > STAGING_KEPT.min(self.size / 2)
+        self.free + self.reserved < self.heads
     }
 
     /// Frames of the UMEM that are staging memory.
@@ -187,7 +191,7 @@ impl Staging {
     }
 
     /// How a copy names the byte at `position` of a piece.
-    #[inline]
+    #[inline(always)] // Called, its result would go by memory.
     pub fn side(&self, piece: Piece, position: usize) -> Side {
         let at = piece.start as usize + position;
         match &self.memory {

@@ -158,16 +158,14 @@ impl<H: Hypervisor> Queue<H> {
         }
     }
 
-    /// Why the guest cannot take a packet of this length with this head, if so.
+    /// Why the guest cannot take a packet of this length with this head, if so. The head is looked at where the guest filters multicast.
     #[inline]
-    pub fn refuses(&self, len: u32, head: &[u8]) -> Option<DropReason> {
+    pub fn refuses<'a>(&self, len: u32, head: impl FnOnce() -> &'a [u8]) -> Option<DropReason> {
         if let Some(reason) = self.rx.refuses(len) {
             return Some(reason);
         }
-        // Most packets are unicast, of which nobody asks the list.
-        let multicast = head.first().is_some_and(|first| first & 1 != 0);
-        let wanted = !multicast
-            || head
+        let wanted = !self.multicast.filters()
+            || head()
                 .first_chunk()
                 .is_none_or(|&destination| self.multicast.admits(destination));
         (!wanted).then_some(DropReason::MulticastFiltered)

@@ -94,7 +94,7 @@ impl<H: Hypervisor> RxSide<H> {
     }
 
     /// Whether the guest has posted the requests for a whole packet.
-    #[inline]
+    #[inline(always)] // Called, its result would go by memory.
     pub fn has_posted(&mut self, len: u32, offload: &Offload) -> Result<bool, Fatal> {
         let needed = slots(len, offload);
         Ok(self.ring.known() >= needed || self.ring.unconsumed()? >= needed)
@@ -117,7 +117,7 @@ impl<H: Hypervisor> RxSide<H> {
     }
 
     /// Takes the one request for a packet of at most a page that is not to be segmented: its grant. [`Self::has_posted`] was asked.
-    #[inline]
+    #[inline(always)] // There is one caller.
     pub fn take_page(&mut self) -> u32 {
         let gref = self.ring.look(0).gref;
         self.ring.consume(1);

@@ -38,11 +38,17 @@ impl Multicast {
         self.filters.store(filters, Ordering::Relaxed);
     }
 
+    /// Whether the list counts.
+    #[inline]
+    pub fn filters(&self) -> bool {
+        self.filters.load(Ordering::Relaxed)
+    }
+
     /// Whether a packet for this address may reach the guest: only multicast is filtered, and broadcast is none (netif.h).
     #[inline]
     pub fn admits(&self, destination: [u8; 6]) -> bool {
         destination[0] & 1 == 0
-            || !self.filters.load(Ordering::Relaxed)
+            || !self.filters()
             || destination == [0xff; 6]
             || self.contains(destination)
     }

@@ -62,9 +62,9 @@ impl<H: Hypervisor> Queue<H> {
         pass: Pass,
     ) -> Handed {
         let job = &batch.jobs[n];
-        let head = job.head_bytes(&batch.staging, turn.pool.umem());
+        let head = || job.head_bytes(&batch.staging, turn.pool.umem());
         if let Some(gso) = job.offload.gso
-            && !self.rx.takes_gso(gso, head)
+            && !self.rx.takes_gso(gso, head())
         {
             return self.take_segments(slot, n, batch, turn, pass);
         }
@@ -73,7 +73,7 @@ impl<H: Hypervisor> Queue<H> {
             return Handed::Taken;
         }
         let blank = job.offload.checksum == Checksum::Blank;
-        let completes = blank && !self.rx.takes_blank(head, job.len);
+        let completes = blank && !self.rx.takes_blank(head(), job.len);
         if pass == Pass::First {
             let deferred = self.rx.barrier == turn.number;
             if deferred || (completes && !job.is_whole()) {
@@ -150,7 +150,7 @@ impl<H: Hypervisor> Queue<H> {
         if !(whole || direct) || !self.rx.has_posted(job.len, &job.offload)? {
             return Ok(false);
         }
-        if !batch.stage(n, umem) {
+        if batch.jobs[n].packet.is_some() && !batch.stage(n, umem) {
             return Ok(false);
         }
         let job = &batch.jobs[n];
@@ -185,7 +185,7 @@ impl<H: Hypervisor> Queue<H> {
     }
 
     /// Takes one posted request for a packet that is one piece of staging memory, and plans its copy, which is one operation.
-    #[inline]
+    #[inline(always)] // There is one caller.
     fn place_page(&mut self, slot: u16, piece: Piece, offload: Offload, batch: &mut Batch) {
         let gref = self.rx.take_page();
         let span = batch.rx.copy_page(
