@@ -61,6 +61,8 @@ drop_reasons! {
     Runt = "runt",
     /// The source MAC belongs to another port, or is not the guest's own.
     SpoofedSource = "spoofed_source",
+    /// Sent by a guest with the source MAC of a host on the wire, heard there within the last minute.
+    WireSource = "wire_source",
     /// The source MAC is zero or multicast.
     BadSource = "bad_source",
     /// The destination is behind the port it came from.
@@ -108,6 +110,7 @@ impl From<xsk_bridge::switch::DropReason> for DropReason {
         match reason {
             Switch::Runt => Self::Runt,
             Switch::SpoofedSource => Self::SpoofedSource,
+            Switch::WireSource => Self::WireSource,
             Switch::BadSource => Self::BadSource,
             Switch::SamePort => Self::SamePort,
             Switch::LinkLocal => Self::LinkLocal,

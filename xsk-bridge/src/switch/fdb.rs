@@ -12,6 +12,10 @@ const WAYS: usize = 8;
 /// An entry that was not heard of for so long (seconds) is forgotten: the ageing time of IEEE 802.1Q, table 8-6.
 pub const AGEING: u32 = 300;
 
+/// For so long (seconds) after an address was heard on the wire no guest takes it over: a guest that sends from it would hear what is
+/// meant for its holder. A host that talks is heard more often; what moves from the wire to behind a guest may have to wait for so long.
+pub const WIRE_FRESH: u32 = 60;
+
 /// One way of a bucket: MAC in the upper 48 bits, port in the lower 16; 0 is free.
 type Word = u64;
 
@@ -38,6 +42,8 @@ pub enum Learnt {
     New(Option<PortId>),
     /// The table has no room: frames to the address are unknown unicast.
     Full,
+    /// It lives on the wire, and is not a guest's to have.
+    OnTheWire,
 }
 
 impl Fdb {
@@ -95,15 +101,21 @@ impl Fdb {
     /// The rare half of `learn`: the address moved here from another port, or is new.
     #[cold]
     fn insert(&self, bucket: usize, mac: u64, ingress: PortId, now: u32, ports: &Ports) -> Learnt {
-        if !ports.may_learn(ingress) {
-            self.not_learnt.fetch_add(1, Relaxed);
-            return Learnt::Full;
-        }
         let ways = || {
             let ways = self.words[bucket].iter().zip(&self.heard[bucket]);
             ways.map(|(word, heard)| (word, heard, word.load(Relaxed)))
         };
         let moved = ways().find(|&(_, _, old)| old != 0 && old >> 16 == mac);
+        if let Some((_, heard, old)) = moved
+            && is_within(WIRE_FRESH, heard.load(Relaxed), now)
+            && ports.protects(port(old), ingress)
+        {
+            return Learnt::OnTheWire;
+        }
+        if !ports.may_learn(ingress) {
+            self.not_learnt.fetch_add(1, Relaxed);
+            return Learnt::Full;
+        }
         let free =
             || ways().find(|(_, heard, old)| *old == 0 || !is_fresh(heard.load(Relaxed), now));
         let of_the_wire = || match ports.displaces_the_wire(ingress) {
@@ -175,9 +187,15 @@ pub(super) fn port(word: Word) -> PortId {
     PortId(word as u16)
 }
 
-/// Workers read the clock apart from each other, so `heard` may be a little ahead of `now`.
+/// Whether an entry counts still.
 fn is_fresh(heard: u32, now: u32) -> bool {
-    (now.wrapping_sub(heard) as i32) < AGEING as i32
+    is_within(AGEING, heard, now)
+}
+
+/// Whether an entry was heard of within the last `seconds`. Workers read the clock apart from each other, so `heard` may be a little
+/// ahead of `now`.
+fn is_within(seconds: u32, heard: u32, now: u32) -> bool {
+    (now.wrapping_sub(heard) as i32) < seconds as i32
 }
 
 #[cfg(test)]
@@ -255,6 +273,28 @@ mod tests {
         );
         fdb.forget(P);
         assert_eq!((fdb.len(), fdb.lookup(mac(full), 0, AGEING)), (1, Some(Q)));
+    }
+
+    #[test]
+    fn a_guest_takes_over_no_address_that_was_just_heard_on_the_wire() {
+        let port = |id, kind| Arc::new(Port::new(id, kind, None));
+        let (wire, guest) = (PortKind::Uplink, PortKind::Guest([2; 6]));
+        let ports = Ports::new(vec![port(P, wire), port(Q, guest)]);
+        let fdb = Fdb::new();
+        assert_eq!(fdb.learn(mac(1), 0, P, 100, &ports), Learnt::New(None));
+        let late = 100 + WIRE_FRESH;
+        for now in [100, late - 1] {
+            assert_eq!(fdb.learn(mac(1), 0, Q, now, &ports), Learnt::OnTheWire);
+        }
+        assert_eq!(fdb.lookup(mac(1), 0, late), Some(P));
+        // In another VLAN the address is another's.
+        assert_eq!(fdb.learn(mac(1), 7, Q, 100, &ports), Learnt::New(None));
+        assert_eq!(fdb.learn(mac(1), 0, Q, late, &ports), Learnt::New(Some(P)));
+        // The wire takes it back at once.
+        assert_eq!(fdb.learn(mac(1), 0, P, late, &ports), Learnt::New(Some(Q)));
+        // A wire that is gone protects nothing.
+        let ports = Ports::new(vec![port(Q, guest)]);
+        assert_eq!(fdb.learn(mac(1), 0, Q, late, &ports), Learnt::New(Some(P)));
     }
 
     /// A guest learns in a bucket full of the wire's addresses; the wire does not in one full of guests'.

@@ -1,6 +1,9 @@
 //! Where a frame goes: one learning bridge, its ports, and named reasons for a drop.
 mod fdb;
+pub mod filter;
 mod port;
+pub mod tag;
+pub mod vlan;
 
 use crate::header::{self, ETHERNET_LEN, Ethernet};
 use arc_swap::{ArcSwap, Cache};
@@ -9,7 +12,7 @@ use port::{Port, Ports};
 use std::ops::Deref;
 use std::sync::Arc;
 
-pub use fdb::AGEING;
+pub use fdb::{AGEING, WIRE_FRESH};
 pub use port::{MAX_LEARNT, PortId, PortKind};
 
 /// What the bridge says of one frame.
@@ -40,6 +43,8 @@ pub enum DropReason {
     Runt,
     /// Source MAC belongs to a guest on another port.
     SpoofedSource,
+    /// From a guest, with a source MAC that was heard on the wire within the last [`WIRE_FRESH`] seconds.
+    WireSource,
     /// Multicast or zero source.
     BadSource,
     /// To the port it came from.
@@ -139,7 +144,7 @@ impl Bridge {
         }
     }
 
-    /// Refuses a source that may not come from `ingress`, and learns it where it is no guest's own.
+    /// Refuses a source that may not come from `ingress`, and learns it where it is no port's own.
     #[inline]
     fn admit(
         &self,
@@ -157,13 +162,17 @@ impl Bridge {
             Some(_) => return Err(DropReason::SpoofedSource),
             None => {}
         }
-        if let Learnt::New(from) = self.fdb.learn(source, ethernet.vlan, ingress, now, ports)
-            && ports.moved(from, ingress)
-        {
-            // At most once a port and sweep.
-            self.change(|_| ());
+        match self.fdb.learn(source, ethernet.vlan, ingress, now, ports) {
+            Learnt::New(from) => {
+                if ports.moved(from, ingress) {
+                    // At most once a port and sweep.
+                    self.change(|_| ());
+                }
+                Ok(())
+            }
+            Learnt::OnTheWire => Err(DropReason::WireSource),
+            Learnt::Known | Learnt::Full => Ok(()),
         }
-        Ok(())
     }
 
     /// The ports of the bridge now.

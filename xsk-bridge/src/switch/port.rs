@@ -144,6 +144,12 @@ impl Ports {
             .is_some_and(|port| port.kind != PortKind::Uplink)
     }
 
+    /// True where an address of port `of`, as long as it is fresh, is not for port `from` to take over: the wire's for a guest.
+    pub fn protects(&self, of: PortId, from: PortId) -> bool {
+        let kind = |id| self.port(id).map(|port| port.kind);
+        kind(of) == Some(PortKind::Uplink) && matches!(kind(from), Some(PortKind::Guest(_)))
+    }
+
     /// True where the entries of port `id` may be displaced: those of the wire, and of ports that are gone.
     pub fn is_wire(&self, id: PortId) -> bool {
         self.port(id)

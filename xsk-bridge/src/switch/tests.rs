@@ -83,6 +83,26 @@ fn every_drop_has_its_reason() {
     assert_eq!(decide(A, [0x01, 0x80, 0xc2, 0, 0, 0x10], MAC_A), GROUP);
 }
 
+/// The address of a host on the wire is not for a guest that sends from it, and a guest that moved here has its own at once.
+#[test]
+fn a_guest_hears_nothing_of_a_host_whose_address_it_sends_from() {
+    let bridge = bridge();
+    let decide = |port, to, from, now| bridge.decide(port, &frame(to, from, None), now);
+    for second in 0..200 {
+        if second % 30 == 0 {
+            assert_eq!(decide(WIRE, BROADCAST, PEER, second), GROUP);
+        }
+        let spoofed = decide(B, BROADCAST, PEER, second);
+        assert_eq!(spoofed, Verdict::Drop(DropReason::WireSource));
+        assert_eq!(decide(A, PEER, MAC_A, second), Verdict::Unicast(WIRE));
+    }
+    // A guest is migrated to this machine: its address was the wire's until now.
+    let here = PortId(9);
+    bridge.add_port(here, PortKind::Guest(PEER));
+    assert_eq!(decide(A, PEER, MAC_A, 200), Verdict::Unicast(here));
+    assert_eq!(decide(here, MAC_A, PEER, 200), Verdict::Unicast(A));
+}
+
 #[test]
 fn a_port_that_goes_is_forgotten_and_a_shared_mac_falls_back() {
     let bridge = bridge();
@@ -219,6 +239,19 @@ impl Model {
             .find(|(_, kind)| *kind == PortKind::Guest(mac))
             .map(|(id, _)| *id)
     }
+    fn is(&self, port: PortId, is: impl Fn(PortKind) -> bool) -> bool {
+        let mut ports = self.ports.iter();
+        ports.any(|&(id, kind)| id == port && is(kind))
+    }
+    /// A guest sends from an address that lives on the wire.
+    fn on_the_wire(&self, ingress: PortId, from: Mac, vlan: u16, now: u32) -> bool {
+        let entry = self.fdb.get(&(from, vlan));
+        entry.is_some_and(|&(port, heard)| {
+            now < heard + WIRE_FRESH
+                && self.is(port, |kind| kind == PortKind::Uplink)
+                && self.is(ingress, |kind| matches!(kind, PortKind::Guest(_)))
+        })
+    }
     fn decide(&mut self, ingress: PortId, to: Mac, from: Mac, vlan: u16, now: u32) -> Verdict {
         if from[0] & 1 == 1 || from == [0; 6] {
             return Verdict::Drop(DropReason::BadSource);
@@ -226,6 +259,9 @@ impl Model {
         match self.owner(from) {
             Some(owner) if owner != ingress => return Verdict::Drop(DropReason::SpoofedSource),
             Some(_) => {}
+            None if self.on_the_wire(ingress, from, vlan, now) => {
+                return Verdict::Drop(DropReason::WireSource);
+            }
             None if self.ports.iter().any(|(id, _)| *id == ingress) => {
                 self.fdb.insert((from, vlan), (ingress, now));
                 self.listed.insert(ingress);
@@ -309,7 +345,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(bridge, ingress, to, from, vlan)| Step::Frame { bridge, ingress, to, from, vlan }),
         2 => (0..2usize, 1..6u16, proptest::option::of(4..10u8)).prop_map(|(bridge, port, guest)| Step::Attach { bridge, port, guest }),
         1 => (0..2usize, 1..6u16).prop_map(|(bridge, port)| Step::Detach { bridge, port }),
-        1 => prop_oneof![Just(1), Just(100), Just(AGEING)].prop_map(Step::Later),
+        1 => prop_oneof![Just(1), Just(WIRE_FRESH), Just(100), Just(AGEING)].prop_map(Step::Later),
         1 => Just(Step::Sweep),
     ]
 }
