@@ -67,6 +67,24 @@ drop_reasons! {
     BadSource = "bad_source",
     /// The destination is behind the port it came from.
     SamePort = "same_port",
+    /// With the tag of a VLAN that the port it came in by is not in, or sent by a guest with two tags.
+    Vlan = "vlan",
+    /// Between two guests of which one is isolated (`[vif] isolated`).
+    Isolated = "isolated",
+    /// Sent by a guest whose MAC is locked (`[vif] mac_lock`) with another source MAC.
+    FilterMac = "filter_mac",
+    /// ARP that a guest sent for an address which is not its own.
+    FilterArp = "filter_arp",
+    /// IPv4 that a guest sent from an address which is not its own.
+    FilterIpv4 = "filter_ipv4",
+    /// IPv6 that a guest sent from an address which is not its own, or with headers that end before one can tell.
+    FilterIpv6 = "filter_ipv6",
+    /// Neighbour discovery that a guest sent for an address which is not its own.
+    FilterNd = "filter_nd",
+    /// A router advertisement or a redirect that a guest sent.
+    FilterRa = "filter_ra",
+    /// Sent by a guest whose addresses are filtered, with more VLAN tags than the filter looks behind.
+    FilterTags = "filter_tags",
     /// 01:80:c2:00:00:0x, which a bridge never forwards.
     LinkLocal = "link_local",
     /// The bridge has no other port to flood to.
@@ -112,8 +130,25 @@ impl From<xsk_bridge::switch::DropReason> for DropReason {
             Switch::SpoofedSource => Self::SpoofedSource,
             Switch::WireSource => Self::WireSource,
             Switch::BadSource => Self::BadSource,
+            Switch::Vlan => Self::Vlan,
+            Switch::Isolated => Self::Isolated,
             Switch::SamePort => Self::SamePort,
             Switch::LinkLocal => Self::LinkLocal,
+        }
+    }
+}
+
+impl From<xsk_bridge::switch::filter::Broken> for DropReason {
+    fn from(broken: xsk_bridge::switch::filter::Broken) -> Self {
+        use xsk_bridge::switch::filter::Broken;
+        match broken {
+            Broken::Mac => Self::FilterMac,
+            Broken::Arp => Self::FilterArp,
+            Broken::Ipv4 => Self::FilterIpv4,
+            Broken::Ipv6 => Self::FilterIpv6,
+            Broken::NeighborDiscovery => Self::FilterNd,
+            Broken::RouterAdvertisement => Self::FilterRa,
+            Broken::Tags => Self::FilterTags,
         }
     }
 }

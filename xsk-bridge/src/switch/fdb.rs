@@ -201,14 +201,21 @@ fn is_within(seconds: u32, heard: u32, now: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::super::port::{Port, PortKind};
+    use super::super::rules::Rules;
     use super::*;
     use std::sync::Arc;
 
     const P: PortId = PortId(1);
     const Q: PortId = PortId(2);
+    fn port(id: PortId, kind: PortKind) -> Arc<Port> {
+        Arc::new(Port::new(id, kind, Rules::default(), None))
+    }
+    fn snapshot(list: Vec<Arc<Port>>) -> Ports {
+        Ports::new(list, false)
+    }
     fn uplinks(count: u16) -> Ports {
-        let uplink = |n| Arc::new(Port::new(PortId(n), PortKind::Uplink, None));
-        Ports::new((1..=count).map(uplink).collect())
+        let uplink = |n| port(PortId(n), PortKind::Uplink);
+        snapshot((1..=count).map(uplink).collect())
     }
     fn mac(n: u32) -> u64 {
         2 << 40 | u64::from(n)
@@ -220,7 +227,7 @@ mod tests {
         let now = u32::MAX - 10; // the clock may wrap
         assert_eq!(fdb.learn(mac(1), 0, P, now, &ports), Learnt::New(None));
         assert_eq!(
-            fdb.learn(mac(1), 0, P, now, &Ports::new(Vec::new())),
+            fdb.learn(mac(1), 0, P, now, &snapshot(Vec::new())),
             Learnt::Known
         );
         assert_eq!(fdb.lookup(mac(1), 0, now.wrapping_add(AGEING - 1)), Some(P));
@@ -277,9 +284,8 @@ mod tests {
 
     #[test]
     fn a_guest_takes_over_no_address_that_was_just_heard_on_the_wire() {
-        let port = |id, kind| Arc::new(Port::new(id, kind, None));
         let (wire, guest) = (PortKind::Uplink, PortKind::Guest([2; 6]));
-        let ports = Ports::new(vec![port(P, wire), port(Q, guest)]);
+        let ports = snapshot(vec![port(P, wire), port(Q, guest)]);
         let fdb = Fdb::new();
         assert_eq!(fdb.learn(mac(1), 0, P, 100, &ports), Learnt::New(None));
         let late = 100 + WIRE_FRESH;
@@ -293,16 +299,15 @@ mod tests {
         // The wire takes it back at once.
         assert_eq!(fdb.learn(mac(1), 0, P, late, &ports), Learnt::New(Some(Q)));
         // A wire that is gone protects nothing.
-        let ports = Ports::new(vec![port(Q, guest)]);
+        let ports = snapshot(vec![port(Q, guest)]);
         assert_eq!(fdb.learn(mac(1), 0, Q, late, &ports), Learnt::New(Some(P)));
     }
 
     /// A guest learns in a bucket full of the wire's addresses; the wire does not in one full of guests'.
     #[test]
     fn guests_displace_the_wire_and_the_wire_displaces_nobody() {
-        let port = |id, kind| Arc::new(Port::new(id, kind, None));
         let guest = PortKind::Guest([2; 6]);
-        let ports = Ports::new(vec![port(P, PortKind::Uplink), port(Q, guest)]);
+        let ports = snapshot(vec![port(P, PortKind::Uplink), port(Q, guest)]);
         let fdb = Fdb::new();
         // Addresses of one bucket.
         let bucket = fdb.bucket(mac(0), 0);

@@ -1,7 +1,8 @@
-//! Where a frame goes: one learning bridge, its ports, and named reasons for a drop.
+//! Where a frame goes: one learning switch, its ports, and named reasons for a drop.
 mod fdb;
 pub mod filter;
 mod port;
+mod rules;
 pub mod tag;
 pub mod vlan;
 
@@ -11,9 +12,11 @@ use fdb::{Fdb, Learnt};
 use port::{Port, Ports};
 use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 pub use fdb::{AGEING, WIRE_FRESH};
 pub use port::{MAX_LEARNT, PortId, PortKind};
+pub use rules::{Receiver, Rules, Ruling};
 
 /// What the bridge says of one frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +52,10 @@ pub enum DropReason {
     BadSource,
     /// To the port it came from.
     SamePort,
+    /// With the tag of a VLAN that its port is not in with a tag, or from a guest with two tags.
+    Vlan,
+    /// Between two guests of which one is isolated.
+    Isolated,
     /// 01:80:c2:00:00:0x, which IEEE 802.1Q table 8-1 keeps to one link.
     LinkLocal,
 }
@@ -69,6 +76,8 @@ pub struct Bridge {
     name: String,
     /// Written by the control thread, looked at by workers for each frame.
     ports: Arc<ArcSwap<Ports>>,
+    /// VLANs are told apart whatever ports are in.
+    vlans: AtomicBool,
     fdb: Fdb,
 }
 
@@ -77,9 +86,17 @@ impl Bridge {
     pub fn new(name: &str) -> Self {
         Self {
             name: name.into(),
-            ports: Arc::new(ArcSwap::from_pointee(Ports::new(Vec::new()))),
+            ports: Arc::new(ArcSwap::from_pointee(Ports::new(Vec::new(), false))),
+            vlans: AtomicBool::new(false),
             fdb: Fdb::new(),
         }
+    }
+
+    /// Control thread: tells VLANs apart from now on, before any port is in one. Where nobody asks for that, and no port is in any VLAN,
+    /// tags are payload.
+    pub fn tell_vlans_apart(&self) {
+        self.vlans.store(true, Relaxed);
+        self.change(|_| ());
     }
 
     /// The name that vifs choose it by.
@@ -90,10 +107,16 @@ impl Bridge {
     /// Control thread: attaches a port, or changes what it is. Where two guests have one MAC the later port has it, as the toolstack set it up
     /// last, and the earlier one again when the later goes.
     pub fn add_port(&self, port: PortId, kind: PortKind) {
+        self.add_port_with(port, kind, &Rules::default());
+    }
+
+    /// Control thread: as [`Self::add_port`], with rules.
+    pub fn add_port_with(&self, port: PortId, kind: PortKind, rules: &Rules) {
         self.change(|ports| {
             let before = ports.iter().position(|other| other.id == port);
             let before = before.map(|at| ports.remove(at));
-            ports.push(Arc::new(Port::new(port, kind, before.as_deref())));
+            let port = Port::new(port, kind, rules.clone(), before.as_deref());
+            ports.push(Arc::new(port));
         });
     }
 
@@ -107,7 +130,7 @@ impl Bridge {
         self.ports.rcu(|ports| {
             let mut list = ports.list.clone();
             change(&mut list);
-            Ports::new(list)
+            Ports::new(list, self.vlans.load(Relaxed))
         });
     }
 
@@ -119,19 +142,25 @@ impl Bridge {
 
     #[inline]
     fn decide_among(&self, ports: &Ports, ingress: PortId, header: &[u8], now: u32) -> Verdict {
+        if ports.ruled {
+            return self.decide_by_rules(ports, ingress, header, now).verdict;
+        }
         let Ok(ethernet) = Ethernet::parse(header) else {
             return Verdict::Drop(DropReason::Runt);
         };
-        if let Err(reason) = self.admit(ports, ingress, &ethernet, now) {
+        let Ethernet {
+            source,
+            destination,
+            vlan,
+        } = ethernet;
+        let owner = ports.owner(source);
+        if let Err(reason) = self.admit(ports, ingress, owner, source, vlan, now) {
             return Verdict::Drop(reason);
         }
-        let Ethernet {
-            destination, vlan, ..
-        } = ethernet;
         if is_group(destination) {
-            return match destination >> 4 {
-                LINK_LOCAL => Verdict::Drop(DropReason::LinkLocal),
-                _ => Verdict::Flood(Flood::Group),
+            return match is_link_local(destination) {
+                true => Verdict::Drop(DropReason::LinkLocal),
+                false => Verdict::Flood(Flood::Group),
             };
         }
         match ports
@@ -144,25 +173,26 @@ impl Bridge {
         }
     }
 
-    /// Refuses a source that may not come from `ingress`, and learns it where it is no port's own.
+    /// Refuses a source, the address of `owner` if it is a port's own, that may not come from `ingress`, and learns it where it is no port's own.
     #[inline]
     fn admit(
         &self,
         ports: &Ports,
         ingress: PortId,
-        ethernet: &Ethernet,
+        owner: Option<PortId>,
+        source: u64,
+        vlan: u16,
         now: u32,
     ) -> Result<(), DropReason> {
-        let source = ethernet.source;
         if is_group(source) || source == 0 {
             return Err(DropReason::BadSource);
         }
-        match ports.owner(source) {
+        match owner {
             Some(owner) if owner == ingress => return Ok(()),
             Some(_) => return Err(DropReason::SpoofedSource),
             None => {}
         }
-        match self.fdb.learn(source, ethernet.vlan, ingress, now, ports) {
+        match self.fdb.learn(source, vlan, ingress, now, ports) {
             Learnt::New(from) => {
                 if ports.moved(from, ingress) {
                     // At most once a port and sweep.
@@ -291,6 +321,10 @@ impl Recent {
 
 /// The addresses of one link, 01:80:c2:00:00:00 to :0f, without their last four bits.
 const LINK_LOCAL: u64 = 0x0180_c200_0000 >> 4;
+
+fn is_link_local(mac: u64) -> bool {
+    mac >> 4 == LINK_LOCAL
+}
 
 /// Multicast or broadcast: the lowest bit of the first byte.
 #[inline]

@@ -1,5 +1,7 @@
 //! A bridge's ports: which there are, whose addresses they are, and which of them unknown unicast goes to.
 use super::fdb;
+use super::rules::Rules;
+use super::vlan::{Form, NATIVE};
 use crate::header::{Mac, number};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed, Ordering::SeqCst};
@@ -25,6 +27,7 @@ pub const MAX_LEARNT: u32 = 64;
 pub(super) struct Port {
     pub id: PortId,
     pub kind: PortKind,
+    pub rules: Rules,
     learning: Arc<Learning>,
 }
 
@@ -39,9 +42,29 @@ struct Learning {
 
 impl Port {
     /// A port that takes over what was learnt behind `before`.
-    pub fn new(id: PortId, kind: PortKind, before: Option<&Port>) -> Self {
+    pub fn new(id: PortId, kind: PortKind, rules: Rules, before: Option<&Port>) -> Self {
         let learning = before.map_or_else(Arc::default, |port| port.learning.clone());
-        Self { id, kind, learning }
+        Self {
+            id,
+            kind,
+            rules,
+            learning,
+        }
+    }
+
+    /// True for a guest's port.
+    pub fn is_guest(&self) -> bool {
+        matches!(self.kind, PortKind::Guest(_))
+    }
+
+    /// How frames of a VLAN go out by the port; `None`: it is not in that VLAN. The wire is in every one.
+    #[inline]
+    pub fn form(&self, vid: u16) -> Option<Form> {
+        match (&self.rules.vlans, self.kind) {
+            (Some(vlans), _) => vlans.form(vid),
+            (None, PortKind::Uplink) if vid != NATIVE => Some(Form::Tagged),
+            (None, _) => (vid == NATIVE).then_some(Form::Untagged),
+        }
     }
 
     fn may_learn(&self) -> bool {
@@ -52,7 +75,7 @@ impl Port {
     }
 
     /// A guest is known by its own address; only what is bridged behind it can have an address that the FDB has forgotten.
-    fn takes_unknown(&self) -> bool {
+    pub fn takes_unknown(&self) -> bool {
         match self.kind {
             PortKind::Uplink => true,
             PortKind::Guest(_) => self.learning.listed.load(SeqCst),
@@ -96,40 +119,77 @@ pub(super) struct Ports {
     pub all: Arc<[PortId]>,
     /// Those that unknown unicast goes to.
     pub unknown: Arc<[PortId]>,
-    /// Guests' MACs and their ports: words as in the FDB, open addressing, at most half full, a power of two in length. 0 is free.
+    /// Guests' MACs and their ports: words as in the FDB, open addressing, at most half full, a power of two in length. 0 is free. Of
+    /// ports with one MAC the one that was attached last comes first.
     owners: Box<[u64]>,
+    /// By number: the place in `list`, and one on top; 0: there is no such port.
+    places: Box<[u16]>,
+    /// The switch tells VLANs apart: a port is in some of them.
+    pub vlans: bool,
+    /// Ports have rules: frames are not decided by addresses alone.
+    pub ruled: bool,
 }
 
 impl Ports {
-    pub fn new(list: Vec<Arc<Port>>) -> Self {
+    /// The snapshot of these ports; `vlans`: VLANs are told apart whatever ports are in.
+    pub fn new(list: Vec<Arc<Port>>, vlans: bool) -> Self {
         let all = list.iter().map(|port| port.id).collect();
         let takes_unknown = list.iter().filter(|port| port.takes_unknown());
         let unknown = takes_unknown.map(|port| port.id).collect();
         let mut owners = vec![0; (list.len() * 2).next_power_of_two().max(2)].into_boxed_slice();
-        for port in &list {
+        for port in list.iter().rev() {
             if let PortKind::Guest(mac) = port.kind {
-                let mac = number(mac);
-                let (at, _) = find(&owners, mac);
-                owners[at] = fdb::entry(mac, port.id);
+                insert(&mut owners, number(mac), port.id);
             }
         }
+        let ids = list.iter().map(|port| usize::from(port.id.0));
+        let mut places = vec![0; ids.clone().max().map_or(0, |id| id + 1)].into_boxed_slice();
+        // Fewer ports than numbers.
+        ids.zip(1..).for_each(|(id, place)| places[id] = place);
+        let vlans = vlans || list.iter().any(|port| port.rules.vlans.is_some());
+        let ruled = vlans || list.iter().any(|port| port.rules.isolated);
         Self {
             list,
             all,
             unknown,
             owners,
+            places,
+            vlans,
+            ruled,
         }
     }
 
     /// The guest port that `mac` belongs to.
     #[inline]
     pub fn owner(&self, mac: u64) -> Option<PortId> {
-        let (_, word) = find(&self.owners, mac);
-        (word != 0).then(|| fdb::port(word))
+        self.owners(mac).next()
     }
 
+    /// The guest ports with this MAC, the one that was attached last first.
+    #[inline]
+    pub fn owners(&self, mac: u64) -> impl Iterator<Item = PortId> + '_ {
+        let mask = self.owners.len() - 1;
+        let mut at = place(mac);
+        // Ends, for at least half of the places are free.
+        std::iter::from_fn(move || {
+            loop {
+                let word = self.owners[at & mask];
+                at += 1;
+                if word == 0 {
+                    return None;
+                }
+                if word >> 16 == mac {
+                    return Some(fdb::port(word));
+                }
+            }
+        })
+    }
+
+    #[inline]
     pub fn port(&self, id: PortId) -> Option<&Port> {
-        self.list.iter().find(|port| port.id == id).map(Arc::as_ref)
+        let place = *self.places.get(usize::from(id.0))?;
+        let place = usize::from(place).checked_sub(1)?;
+        self.list.get(place).map(Arc::as_ref)
     }
 
     /// True while an address may be learnt behind port `id`.
@@ -166,17 +226,18 @@ impl Ports {
     }
 }
 
-/// The place and the word of `mac` in `owners`, or the free place where it would be. Ends, for at least half of the places are free.
-#[inline]
-fn find(owners: &[u64], mac: u64) -> (usize, u64) {
+/// Puts a port behind those that have its MAC already.
+fn insert(owners: &mut [u64], mac: u64, port: PortId) {
     let mask = owners.len() - 1;
-    // Fibonacci hashing: MACs of one vendor differ in their last bytes only.
-    let mut at = (mac.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize & mask;
-    loop {
-        let word = owners[at];
-        if word == 0 || word >> 16 == mac {
-            return (at, word);
-        }
-        at = (at + 1) & mask;
+    let mut at = place(mac);
+    while owners[at & mask] != 0 {
+        at += 1;
     }
+    owners[at & mask] = fdb::entry(mac, port);
+}
+
+/// Where a MAC is looked for first. Fibonacci hashing: MACs of one vendor differ in their last bytes only.
+#[inline]
+fn place(mac: u64) -> usize {
+    (mac.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize
 }

@@ -108,7 +108,7 @@ impl Retag {
 
 /// The VLAN in a frame's tag and whether another tag follows it; `Ok(None)` without a tag. `Err`: the header ends in the tag.
 #[inline]
-pub(super) fn tag(header: &[u8]) -> Result<Option<(u16, bool)>, ()> {
+pub(super) fn read(header: &[u8]) -> Result<Option<(u16, bool)>, ()> {
     if header.get(TAG_AT..ETHERNET_LEN) != Some(&TAG[..]) {
         return Ok(None);
     }
@@ -135,7 +135,7 @@ mod tests {
         let tagged = retagged(&frame, Retag::Push(0x123));
         let expected = [&frame[..12], &[0x81, 0, 0x01, 0x23], &frame[12..]].concat();
         assert_eq!(tagged, expected);
-        assert_eq!(tag(&tagged), Ok(Some((0x123, false))));
+        assert_eq!(read(&tagged), Ok(Some((0x123, false))));
         assert_eq!(retagged(&tagged, Retag::Pop), frame);
         let mut priority = tagged.clone();
         priority[14..16].copy_from_slice(&[0xe0, 0]);
