@@ -214,6 +214,7 @@ impl Rig {
             rx_port: guest.event(),
             multicast: Arc::new(Multicast::new(file.multicast(), false)),
             file: file.queue(0),
+            filter: None,
             take_over: false,
             stats: Arc::default(),
             backlog: Default::default(),

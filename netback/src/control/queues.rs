@@ -243,6 +243,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
                 rx_port: opened.rx_port,
                 file: file.queue(number as u16),
                 multicast: multicast.clone(),
+                filter: None,
                 take_over,
                 stats,
                 backlog: BacklogBounds {

@@ -190,6 +190,25 @@ impl Staging {
         }
     }
 
+    /// Copies what is behind the first `skip` bytes of a piece to another one, from its byte `at` on, as far as that has room.
+    pub fn copy(&mut self, from: Piece, skip: usize, to: Piece, at: usize) {
+        let len = (from.len() - skip).min(to.len() - at);
+        let (source, dest) = (from.start as usize + skip, to.start as usize + at);
+        match &mut self.memory {
+            Memory::Granted { pages, .. } => {
+                pages.bytes_mut().copy_within(source..source + len, dest);
+            }
+            Memory::Frames { frames, umem } => {
+                let mut bytes = [0; PAGE_SIZE];
+                let (source_at, dest_at) = (source % PAGE_SIZE, dest % PAGE_SIZE);
+                let page = umem.page(&frames[source / PAGE_SIZE]);
+                bytes[..len].copy_from_slice(&page[source_at..source_at + len]);
+                let page = umem.page_mut(&mut frames[dest / PAGE_SIZE]);
+                page[dest_at..dest_at + len].copy_from_slice(&bytes[..len]);
+            }
+        }
+    }
+
     /// How a copy names the byte at `position` of a piece.
     #[inline(always)] // Called, its result would go by memory.
     pub fn side(&self, piece: Piece, position: usize) -> Side {

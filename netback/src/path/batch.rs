@@ -16,6 +16,7 @@ use xsk_bridge::frame::Umem;
 use xsk_bridge::header::HeaderError;
 use xsk_bridge::offload::checksum;
 use xsk_bridge::packet::{Checksum, Gso, MAX_FRAMES, Offload, Packet};
+use xsk_bridge::switch::Receiver;
 
 /// Where a burst of packets comes from, by slot or number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +68,8 @@ pub(crate) struct Batch {
     pub deferred: Vec<u16>,
     /// What one look at a device brought.
     pub received: Vec<Packet>,
+    /// The ports that the packet at hand is flooded to.
+    pub receivers: Vec<Receiver>,
 }
 
 impl Batch {
@@ -76,7 +79,8 @@ impl Batch {
         Self {
             bursts: Vec::with_capacity(TURN_CHAINS),
             jobs: Vec::with_capacity(jobs),
-            fragments: Vec::with_capacity(TURN_CHAINS * MAX_DATA_SLOTS),
+            // Twice, for packets into which a tag goes, with one on top.
+            fragments: Vec::with_capacity(TURN_CHAINS * (2 * MAX_DATA_SLOTS + 1)),
             pieces: Vec::with_capacity(TURN_CHAINS * MAX_DATA_SLOTS + TURN_PLACED * MAX_FRAMES),
             staging,
             heads: plan(TURN_CHAINS * (MAX_DATA_SLOTS + 1)),
@@ -85,6 +89,7 @@ impl Batch {
             placed: Vec::with_capacity(TURN_PLACED),
             deferred: Vec::with_capacity(jobs),
             received: Vec::with_capacity(TURN_RECEIVED),
+            receivers: Vec::new(),
         }
     }
 

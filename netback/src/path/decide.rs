@@ -1,5 +1,5 @@
 //! The second stage: the switch says where each packet goes.
-use super::batch::Source;
+use super::batch::{Batch, Source};
 use super::flow;
 use super::job::{Job, Outcome};
 use super::ports::{Destination, Ports};
@@ -8,7 +8,8 @@ use crate::hypervisor::Hypervisor;
 use crate::observe::counters::DropReason;
 use crate::worker::Worker;
 use std::ops::Range;
-use xsk_bridge::frame::Umem;
+use xsk_bridge::frame::{FramePool, Umem};
+use xsk_bridge::switch::filter::Filter;
 use xsk_bridge::switch::{BridgeView, PortId, Recent, Verdict};
 
 /// What a decision looks at beside the packet and its source.
@@ -36,32 +37,59 @@ impl<H: Hypervisor> Worker<H> {
 
     fn decide_from_queue(&mut self, slot: u16, jobs: Range<usize>) {
         self.check_heads(jobs.clone());
-        let context = Context {
-            ports: &self.fabric.ports,
-            staging: &self.batch.staging,
-            umem: self.fabric.pool.umem(),
-            seconds: self.seconds,
-        };
-        let Some(queue) = &mut self.fabric.queues[usize::from(slot)] else {
+        let (batch, fabric) = (&mut self.batch, &mut self.fabric);
+        let Some(queue) = &mut fabric.queues[usize::from(slot)] else {
             return;
         };
-        let jobs = &mut self.batch.jobs[jobs];
-        decide(jobs, &mut queue.bridge, queue.port_id, &context);
+        if let Some(filter) = &queue.filter {
+            batch.filter(jobs.clone(), filter, fabric.pool.umem());
+        }
+        if queue.bridge.has_rules() {
+            let by_rules = ByRules {
+                batch,
+                bridge: &mut queue.bridge,
+                ports: &fabric.ports,
+                pool: &mut fabric.pool,
+                seconds: self.seconds,
+            };
+            by_rules.decide(jobs.clone(), queue.port_id);
+        } else {
+            let context = Context {
+                ports: &fabric.ports,
+                staging: &batch.staging,
+                umem: fabric.pool.umem(),
+                seconds: self.seconds,
+            };
+            let jobs = &mut batch.jobs[jobs.clone()];
+            decide(jobs, &mut queue.bridge, queue.port_id, &context);
+        }
+        let jobs = &self.batch.jobs[jobs];
         let leaves = |job: &&Job| job.destination.can_be_full();
         queue.tx.last = jobs.iter().rev().find(leaves).map(|job| job.destination);
     }
 
     fn decide_from_uplink(&mut self, slot: u16, jobs: Range<usize>) {
-        let context = Context {
-            ports: &self.fabric.ports,
-            staging: &self.batch.staging,
-            umem: self.fabric.pool.umem(),
-            seconds: self.seconds,
-        };
-        let Some(uplink) = &mut self.fabric.uplinks[usize::from(slot)] else {
+        let (batch, fabric) = (&mut self.batch, &mut self.fabric);
+        let Some(uplink) = &mut fabric.uplinks[usize::from(slot)] else {
             return;
         };
-        let jobs = &mut self.batch.jobs[jobs];
+        if uplink.bridge.has_rules() {
+            let by_rules = ByRules {
+                batch,
+                bridge: &mut uplink.bridge,
+                ports: &fabric.ports,
+                pool: &mut fabric.pool,
+                seconds: self.seconds,
+            };
+            return by_rules.decide(jobs, uplink.port_id);
+        }
+        let context = Context {
+            ports: &fabric.ports,
+            staging: &batch.staging,
+            umem: fabric.pool.umem(),
+            seconds: self.seconds,
+        };
+        let jobs = &mut batch.jobs[jobs];
         decide(jobs, &mut uplink.bridge, uplink.port_id, &context);
     }
 
@@ -125,6 +153,66 @@ fn decide(jobs: &mut [Job], bridge: &mut BridgeView, ingress: PortId, context: &
         }
         if job.destination == Destination::Nowhere {
             job.drop_for(DropReason::PortGone);
+        }
+    }
+}
+
+impl Batch {
+    /// Drops what a guest may not send.
+    #[inline(never)]
+    fn filter(&mut self, jobs: Range<usize>, filter: &Filter, umem: &Umem) {
+        for job in &mut self.jobs[jobs] {
+            if job.destination != Destination::Undecided {
+                continue;
+            }
+            if let Err(broken) = filter.judge(job.head_bytes(&self.staging, umem)) {
+                job.drop_for(broken.into());
+                job.destination = Destination::Nowhere;
+            }
+        }
+    }
+}
+
+/// What decides the packets of a burst where ports have rules: each by itself, for its VLAN matters and its tag may change.
+struct ByRules<'a> {
+    batch: &'a mut Batch,
+    bridge: &'a mut BridgeView,
+    ports: &'a Ports,
+    pool: &'a mut FramePool,
+    seconds: u32,
+}
+
+impl ByRules<'_> {
+    #[inline(never)]
+    fn decide(self, jobs: Range<usize>, ingress: PortId) {
+        for n in jobs {
+            let job = &mut self.batch.jobs[n];
+            if job.destination != Destination::Undecided {
+                continue;
+            }
+            let head = job.head_bytes(&self.batch.staging, self.pool.umem());
+            let ruling = self.bridge.decide_by_rules(ingress, head, self.seconds);
+            let hash = flow::hash(head, job.len as usize);
+            job.hash = hash;
+            let (destination, reason) = match ruling.verdict {
+                Verdict::Flood(flood) => {
+                    job.vlan = ruling.vlan;
+                    (Destination::Flood(flood), DropReason::PortGone)
+                }
+                Verdict::Drop(reason) => (Destination::Nowhere, reason.into()),
+                Verdict::Unicast(port) => {
+                    job.port = port;
+                    match self.batch.retag(n, ruling.retag, self.pool) {
+                        Ok(()) => (self.ports.destination(port, hash), DropReason::PortGone),
+                        Err(reason) => (Destination::Nowhere, reason),
+                    }
+                }
+            };
+            let job = &mut self.batch.jobs[n];
+            job.destination = destination;
+            if destination == Destination::Nowhere {
+                job.drop_for(reason);
+            }
         }
     }
 }

@@ -18,5 +18,6 @@ mod flow;
 mod ingress;
 pub(crate) mod job;
 pub(crate) mod ports;
+mod retag;
 mod turn;
 pub(crate) mod uplink;

@@ -24,6 +24,7 @@ use std::sync::Arc;
 use tx::TxSide;
 use xen::event::Port;
 use xen::grant::{DomId, GrantTable};
+use xsk_bridge::switch::filter::Filter;
 use xsk_bridge::switch::{BridgeView, PortId};
 
 /// What is left of a queue that a worker gave up: drop it on the control thread, which unmaps the rings (a slow hypercall),
@@ -72,6 +73,8 @@ pub(crate) struct Queue<H: Hypervisor> {
     pub bridge: BridgeView,
     pub tx: TxSide<H>,
     pub rx: RxSide<H>,
+    /// What the guest may send; `None`: anything.
+    pub filter: Option<Arc<Filter>>,
     /// The list that multicast towards the guest may be filtered by.
     pub multicast: Arc<Multicast>,
     pub stats: Arc<QueueStats>,
@@ -125,6 +128,7 @@ impl<H: Hypervisor> Queue<H> {
             bridge: BridgeView::new(setup.bridge),
             tx: TxSide::new(tx),
             rx: RxSide::new(rx, setup.features, Backlog::new(setup.backlog)),
+            filter: setup.filter,
             multicast: setup.multicast,
             stats: setup.stats,
             events: QueueEvents::new(tx_port, rx_port, setup.take_over),

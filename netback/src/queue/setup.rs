@@ -9,6 +9,7 @@ use crate::vif::multicast::Multicast;
 use std::sync::Arc;
 use xen::event::Port;
 use xen::grant::GrantTable;
+use xsk_bridge::switch::filter::Filter;
 use xsk_bridge::switch::{Bridge, PortId};
 
 /// Everything a worker needs to serve one queue. Made by the control thread, which bound the ports on the worker's event
@@ -36,6 +37,8 @@ pub struct QueueSetup<H: Hypervisor> {
     pub file: QueueFile,
     /// The vif's multicast list, the same for all its queues.
     pub multicast: Arc<Multicast>,
+    /// What the guest may send; `None`: anything.
+    pub filter: Option<Arc<Filter>>,
     /// Take over live rings from the vif's file instead of starting at the indices the page says.
     pub take_over: bool,
     /// Written by the worker alone.

@@ -40,6 +40,12 @@ impl<H: Hypervisor> Worker<H> {
                     self.fabric.ports.add(port_id, 0, Destination::Uplink(slot));
                 }
                 ToWorker::SetMtu(port_id, mtu) => self.set_mtu(port_id, mtu),
+                ToWorker::SetFilter(port_id, filter) => {
+                    let queues = self.fabric.queues.iter_mut().flatten();
+                    for queue in queues.filter(|queue| queue.port_id == port_id) {
+                        queue.filter.clone_from(&filter);
+                    }
+                }
                 ToWorker::Stop => self.stopping = true,
             }
         }

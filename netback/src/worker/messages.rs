@@ -12,6 +12,7 @@ use crate::vif::id::QueueId;
 use ring::packet::Fatal;
 use std::sync::Arc;
 use xsk_bridge::device::Device;
+use xsk_bridge::switch::filter::Filter;
 use xsk_bridge::switch::{Bridge, PortId};
 
 /// Control to worker.
@@ -35,6 +36,8 @@ pub enum ToWorker<H: Hypervisor> {
     },
     /// The MTU of an uplink's device has changed to this many bytes, Ethernet header not included.
     SetMtu(PortId, u32),
+    /// What the guest of this port may send from now on; `None`: anything.
+    SetFilter(PortId, Option<Arc<Filter>>),
     /// Leave the loop without touching a guest's ring state; answered by `FromWorker::Stopped`.
     Stop,
 }

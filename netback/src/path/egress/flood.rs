@@ -11,9 +11,19 @@ use crate::path::ports::Destination;
 use crate::worker::Worker;
 use crate::worker::mailbox::ParcelFor;
 use ring::wire::NETIF_RSP_DROPPED;
-use std::sync::Arc;
+use std::mem;
 use xsk_bridge::packet::{Checksum, Offload};
-use xsk_bridge::switch::{Flood, PortId};
+use xsk_bridge::switch::tag::Retag;
+use xsk_bridge::switch::{Flood, PortId, Receiver};
+
+/// What became of the copies of a flooded packet.
+#[derive(Debug, Default)]
+struct Copies {
+    /// A receiver took one.
+    taken: bool,
+    /// A receiver took none, which was counted.
+    refused: bool,
+}
 
 impl<H: Hypervisor> Worker<H> {
     /// Hands packet `n` to every port that its bridge floods it to. Devices come first: they must not lose to the copies for others. What
@@ -28,7 +38,7 @@ impl<H: Hypervisor> Worker<H> {
             self.defer_all();
             return;
         }
-        let Some((ingress, ports)) = self.flooded_to(n, flood) else {
+        let Some(ingress) = self.find_receivers(n, flood) else {
             return self.batch.jobs[n].drop_for(DropReason::PortGone);
         };
         let Offload { checksum, gso } = self.batch.jobs[n].offload;
@@ -39,30 +49,66 @@ impl<H: Hypervisor> Worker<H> {
                 return self.batch.jobs[n].drop_for(DropReason::ChecksumImpossible);
             }
         }
-        let (mut taken, mut refused) = (false, false);
+        let mut receivers = mem::take(&mut self.batch.receivers);
+        let mut copies = Copies::default();
         for uplinks in [true, false] {
-            for &port in ports.iter().filter(|&&port| port != ingress) {
-                let hash = self.batch.jobs[n].hash;
-                let destination = self.fabric.ports.destination(port, hash);
-                if is_uplink(destination) != uplinks {
-                    continue;
-                }
-                match self.flood_to(destination, port, ingress, n) {
-                    Handed::Refused(reason) => {
-                        self.count_copy_dropped(n, reason);
-                        refused = true;
-                    }
-                    _ => taken = true,
-                }
-            }
+            self.flood_over(n, ingress, uplinks, &mut receivers, &mut copies);
         }
+        receivers.clear();
+        self.batch.receivers = receivers;
         let job = &mut self.batch.jobs[n];
-        job.outcome = match (taken, refused) {
+        job.outcome = match (copies.taken, copies.refused) {
             (true, _) => Outcome::Sent,
             // Each copy has been counted.
             (false, true) => Outcome::Answered(NETIF_RSP_DROPPED),
             (false, false) => Outcome::Dropped(DropReason::NoPort),
         };
+    }
+
+    /// Hands packet `n` to those of `receivers` that are uplinks, or to those that are not, and takes them off the list: first as the
+    /// packet is, then with its tag as the others have it.
+    fn flood_over(
+        &mut self,
+        n: usize,
+        ingress: PortId,
+        uplinks: bool,
+        receivers: &mut Vec<Receiver>,
+        copies: &mut Copies,
+    ) {
+        // Without a tag, with one, and as it came: a third look finds nobody left.
+        for _ in 0..3 {
+            let mut next = Retag::Keep;
+            receivers.retain(|receiver| {
+                let job = &self.batch.jobs[n];
+                let destination = self.fabric.ports.destination(receiver.port, job.hash);
+                if is_uplink(destination) != uplinks {
+                    return true;
+                }
+                let retag = job.vlan.retag(receiver.form);
+                if retag != Retag::Keep {
+                    next = retag;
+                    return true;
+                }
+                match self.flood_to(destination, receiver.port, ingress, n) {
+                    Handed::Refused(reason) => {
+                        self.count_copy_dropped(n, reason);
+                        copies.refused = true;
+                    }
+                    _ => copies.taken = true,
+                }
+                false
+            });
+            if next == Retag::Keep {
+                return;
+            }
+            if let Err(reason) = self.batch.retag(n, next, &mut self.fabric.pool) {
+                self.count_copy_dropped(n, reason);
+                copies.refused = true;
+                return;
+            }
+            let job = &mut self.batch.jobs[n];
+            job.vlan = job.vlan.after(next);
+        }
     }
 
     /// Counts a copy of packet `n` that a receiver did not take, where the packet came in.
@@ -84,22 +130,25 @@ impl<H: Hypervisor> Worker<H> {
         }
     }
 
-    /// The port that packet `n` came in by, and the ports that such a flood goes to.
-    fn flooded_to(&mut self, n: usize, flood: Flood) -> Option<(PortId, Arc<[PortId]>)> {
-        let bursts = self.batch.bursts.iter();
-        let burst = bursts.clone().find(|burst| burst.jobs.contains(&n))?;
-        match burst.source {
+    /// The port that packet `n` came in by; the ports that such a flood goes to are put into the batch.
+    fn find_receivers(&mut self, n: usize, flood: Flood) -> Option<PortId> {
+        let (batch, fabric) = (&mut self.batch, &mut self.fabric);
+        let mut bursts = batch.bursts.iter();
+        let burst = bursts.find(|burst| burst.jobs.contains(&n))?;
+        let (ingress, bridge) = match burst.source {
             Source::Queue(slot) => {
-                let queue = self.fabric.queues[usize::from(slot)].as_mut()?;
-                Some((queue.port_id, queue.bridge.flood(flood).clone()))
+                let queue = fabric.queues[usize::from(slot)].as_mut()?;
+                (queue.port_id, &mut queue.bridge)
             }
             Source::Uplink(slot) => {
-                let uplink = self.fabric.uplinks[usize::from(slot)].as_mut()?;
-                Some((uplink.port_id, uplink.bridge.flood(flood).clone()))
+                let uplink = fabric.uplinks[usize::from(slot)].as_mut()?;
+                (uplink.port_id, &mut uplink.bridge)
             }
             // What other workers send has one port to go to.
-            Source::Worker => None,
-        }
+            Source::Worker => return None,
+        };
+        bridge.receivers(flood, ingress, batch.jobs[n].vlan, &mut batch.receivers);
+        Some(ingress)
     }
 
     /// Hands a copy of packet `n` to one of the ports it is flooded to.

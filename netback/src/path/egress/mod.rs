@@ -17,8 +17,8 @@ use crate::observe::counters::DropReason;
 use crate::worker::Worker;
 use arrayvec::ArrayVec;
 use std::ops::Range;
-use xsk_bridge::frame::{DATA_CAPACITY, Frame, FramePool};
-use xsk_bridge::packet::{MAX_FRAMES, Packet};
+use xsk_bridge::frame::{DATA_CAPACITY, Frame, FramePool, Umem};
+use xsk_bridge::packet::{MAX_FRAMES, Offload, Packet};
 
 /// Which look at a packet this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,29 +165,66 @@ impl Batch {
     /// A copy of a whole packet in frames out of `pool`. `None`: there are too few free frames.
     fn copy_frames(&self, n: usize, pool: &mut FramePool) -> Option<Packet> {
         let job = &self.jobs[n];
-        let count = (job.len as usize).div_ceil(DATA_CAPACITY);
-        if pool.len() < count {
-            return None;
-        }
-        let mut frames: ArrayVec<Frame, MAX_FRAMES> =
-            (0..count).map_while(|_| pool.take()).collect();
+        let mut frames = NewFrames::take(job.len as usize, pool)?;
         let umem = pool.umem();
-        let (mut at, mut within) = (0, 0);
-        self.each_slice(n, umem, |mut bytes| {
-            while !bytes.is_empty() {
-                let room = &mut umem.data_mut(&mut frames[at])[within..];
-                let count = room.len().min(bytes.len());
-                room[..count].copy_from_slice(&bytes[..count]);
-                bytes = &bytes[count..];
-                within += count;
-                if within == DATA_CAPACITY {
-                    (at, within) = (at + 1, 0);
-                }
+        self.each_slice(n, umem, |bytes| frames.write(bytes, umem));
+        frames.into_packet(job.len, job.offload, umem)
+    }
+}
+
+/// Frames that a packet is written into.
+struct NewFrames {
+    frames: ArrayVec<Frame, MAX_FRAMES>,
+    /// The frame, and the place in it, of the next byte.
+    at: usize,
+    within: usize,
+}
+
+impl NewFrames {
+    /// Frames for a packet of `len` bytes. `None`: there are too few free ones.
+    fn take(len: usize, pool: &mut FramePool) -> Option<Self> {
+        let count = len.div_ceil(DATA_CAPACITY);
+        (pool.len() >= count).then(|| Self {
+            frames: (0..count).map_while(|_| pool.take()).collect(),
+            at: 0,
+            within: 0,
+        })
+    }
+
+    /// Writes the packet's next bytes.
+    fn write(&mut self, mut bytes: &[u8], umem: &Umem) {
+        while !bytes.is_empty() {
+            let room = &mut umem.data_mut(&mut self.frames[self.at])[self.within..];
+            let count = room.len().min(bytes.len());
+            room[..count].copy_from_slice(&bytes[..count]);
+            bytes = &bytes[count..];
+            self.within += count;
+            if self.within == DATA_CAPACITY {
+                (self.at, self.within) = (self.at + 1, 0);
             }
-        });
-        let mut frames = frames.into_iter();
-        let mut packet = Packet::new(frames.next()?, job.len, job.offload);
+        }
+    }
+
+    fn into_packet(self, len: u32, offload: Offload, umem: &Umem) -> Option<Packet> {
+        let mut frames = self.frames.into_iter();
+        let mut packet = Packet::new(frames.next()?, len, offload);
         frames.for_each(|frame| packet.append(frame, umem));
         Some(packet)
     }
+}
+
+/// A packet of `len` bytes, those of `slices`, in frames out of `pool`. `None`: there are too few free frames.
+pub(super) fn in_new_frames<'a>(
+    slices: impl Iterator<Item = &'a [u8]>,
+    len: usize,
+    offload: Offload,
+    pool: &mut FramePool,
+) -> Option<Packet> {
+    if len > MAX_FRAMES * DATA_CAPACITY {
+        return None;
+    }
+    let mut frames = NewFrames::take(len, pool)?;
+    let umem = pool.umem();
+    slices.for_each(|bytes| frames.write(bytes, umem));
+    frames.into_packet(len as u32, offload, umem)
 }

@@ -30,7 +30,8 @@ use xen::grant::{DomId, GrantRef, GrantTable};
 use xsk_bridge::device::{Cable, Device, FaultInjector, Faults};
 use xsk_bridge::frame::{Frame, FramePool, Umem};
 use xsk_bridge::packet::{Offload, Packet};
-use xsk_bridge::switch::{Bridge, PortId, PortKind};
+use xsk_bridge::switch::filter::Filter;
+use xsk_bridge::switch::{Bridge, PortId, PortKind, Rules};
 
 pub const UPLINK: PortId = PortId(1);
 /// Somebody on the wire.
@@ -193,8 +194,8 @@ impl Rig {
     /// Bring the guest up: its queue, its port, everybody's map.
     pub fn admit(&mut self, guest: &mut Guest, take_over: bool) {
         self.connect(guest, take_over);
-        self.bridge
-            .add_port(guest.port(), PortKind::Guest(guest.mac()));
+        let kind = PortKind::Guest(guest.mac());
+        self.bridge.add_port_with(guest.port(), kind, &guest.rules);
         self.tell_all(guest.port(), ServedBy::Guest(vec![guest.worker as u8]));
     }
 
@@ -235,6 +236,7 @@ impl Rig {
             rx_port: guest.event(),
             file: file.queue(0),
             multicast,
+            filter: guest.filter.clone(),
             take_over,
             stats: guest.stats.clone(),
             backlog: guest.backlog,
@@ -380,6 +382,8 @@ pub struct Guest {
     pub tx_page: Page,
     pub rx_page: Page,
     pub stats: Arc<QueueStats>,
+    pub filter: Option<Arc<Filter>>,
+    pub rules: Rules,
     /// The control thread's end of its list, once it was admitted.
     pub multicast: Option<Arc<Multicast>>,
     grants: Arc<Grants>,
@@ -409,6 +413,8 @@ impl Guest {
             tx_page,
             rx_page,
             stats: Arc::default(),
+            filter: None,
+            rules: Rules::default(),
             multicast: None,
             grants: grants.clone(),
             tx_ids: VecDeque::new(),

@@ -12,7 +12,7 @@ use xsk_bridge::offload::checksum::{Verified, pseudo_header, verify};
 const SEGMENT: u16 = 1448;
 const HEADERS: usize = 54;
 
-fn gso_features() -> Features {
+pub fn gso_features() -> Features {
     Features {
         gso_tcpv4: true,
         gso_tcpv6: true,
@@ -21,7 +21,7 @@ fn gso_features() -> Features {
 }
 
 /// A TCP packet over IPv4 with a blank checksum, its payload told apart by position.
-fn tcp(to: [u8; 6], from: [u8; 6], payload: usize) -> Vec<u8> {
+pub fn tcp(to: [u8; 6], from: [u8; 6], payload: usize) -> Vec<u8> {
     let mut frame: Vec<u8> = to.into_iter().chain(from).chain([8, 0]).collect();
     let [high, low] = (40 + payload as u16).to_be_bytes();
     frame.extend([0x45, 0, high, low, 0, 1, 0x40, 0, 64, 6, 0, 0]);
@@ -49,12 +49,12 @@ fn send(guest: &mut Guest, bytes: &[u8], size: u16, kind: u8, blank: u16) {
     let _ = guest.tx.publish();
 }
 
-fn send_tcp(guest: &mut Guest, bytes: &[u8]) {
+pub fn send_tcp(guest: &mut Guest, bytes: &[u8]) {
     send(guest, bytes, SEGMENT, GSO_TYPE_TCPV4, NETTXF_CSUM_BLANK);
 }
 
 /// Every frame is a right segment of at most the size asked for, and their payloads are `bytes`'s.
-fn check_segments(frames: &[Vec<u8>], bytes: &[u8]) {
+pub fn check_segments(frames: &[Vec<u8>], bytes: &[u8]) {
     assert_eq!(
         frames.len(),
         (bytes.len() - HEADERS).div_ceil(SEGMENT.into())
