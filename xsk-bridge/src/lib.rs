@@ -1,4 +1,7 @@
 //! Frames and where they go: UMEM, AF_XDP, the switch, and offloads in software. Knows nothing of Xen.
+#[cfg(test)]
+extern crate self as xsk_bridge; // By the name that files shared with integration tests use.
+
 pub mod device;
 pub mod frame;
 pub mod header;

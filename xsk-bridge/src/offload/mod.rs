@@ -1,5 +1,6 @@
 //! What network cards do for a stack, done in software: pure functions over bytes, for which Linux is the oracle.
 pub mod checksum;
+pub mod coalesce;
 pub mod segment;
 pub mod sum;
 

@@ -88,6 +88,18 @@ impl Namespace {
         }
     }
 
+    /// Writes a number to a file of the namespace's own /sys.
+    pub fn write(&self, path: &str, value: u64) {
+        let script = format!("echo {value} > {path}");
+        let arguments = ["netns", "exec", &self.name, "sh", "-c", &script];
+        let output = Command::new("ip").args(arguments).output().unwrap();
+        assert!(
+            output.status.success(),
+            "{path}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+
     pub fn ethtool(&self, arguments: &str) -> String {
         run(&format!("ethtool {arguments}"))
     }

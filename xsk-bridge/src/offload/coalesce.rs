@@ -1,0 +1,364 @@
+//! TCP coalescing (GRO) in software: consecutive segments of a stream become one packet that its receiver's TCP takes at once, as Linux
+//! merges them (net/ipv4/tcp_offload.c `tcp_gro_receive`, net/ipv4/af_inet.c `inet_gro_receive`, net/ipv6/ip6_offload.c
+//! `ipv6_gro_receive`): what Linux would not merge is not merged. Every segment is verified in the pass that copies it.
+use super::segment::MAX_SEGMENTS;
+use super::sum::{COPY_AND_SUM, Sum};
+use crate::header::{ETHERNET_LEN, IPV6_LEN, IpVersion, Protocol, TCP_MIN_LEN};
+use crate::packet::{Checksum, Gso, Offload};
+
+/// Bytes of an IPv4 header without options; one with options is not merged.
+const IPV4_LEN: usize = 20;
+/// Most bytes of headers: a TCP header is at most 60 bytes long (RFC 9293 section 3.1).
+const MAX_HEADER: usize = ETHERNET_LEN + IPV6_LEN + 60;
+/// Most bytes of a packet, headers included: what its receivers, and everything between, take of a packet.
+const MAX_LEN: usize = 65_535;
+
+/// Flags in byte 13 of a TCP header (RFC 9293 section 3.1, RFC 3168 section 6.1).
+const FIN: u8 = 0x01;
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
+const PSH: u8 = 0x08;
+const URG: u8 = 0x20;
+const CWR: u8 = 0x80;
+/// Flags that all segments of a packet may have, or only the last.
+const LAST: u8 = FIN | PSH;
+
+/// IPv4's flag that forbids fragments (RFC 791).
+const DONT_FRAGMENT: u16 = 0x4000;
+
+/// A TCP segment that may be merged with others, as its headers say. Its checksum is verified when it is copied.
+#[derive(Debug, Clone, Copy)]
+pub struct Segment {
+    ip: IpVersion,
+    l4: u8,
+    header: u8,
+    flags: u8,
+    payload: u16,
+    sequence: u32,
+    /// IPv4's identification.
+    id: u16,
+}
+
+impl Segment {
+    /// Reads the headers of a whole packet; `None` where it is never merged: other protocols, VLAN tags, IP options and extension headers,
+    /// fragments, an IPv4 header with a wrong checksum, padding behind the IP packet, no payload, and SYN, RST, URG or CWR.
+    #[inline]
+    pub fn of(packet: &[u8]) -> Option<Self> {
+        let (ip, l4) = match packet.get(12..16)? {
+            [0x08, 0x00, 0x45, _] => (IpVersion::V4, ipv4(packet)?),
+            [0x86, 0xdd, version, _] if version >> 4 == 6 => (IpVersion::V6, ipv6(packet)?),
+            _ => return None,
+        };
+        let tcp: &[u8; TCP_MIN_LEN] = packet.get(l4..)?.first_chunk()?;
+        let header = l4 + usize::from(tcp[12] >> 4) * 4;
+        let never = SYN | RST | URG | CWR;
+        if header < l4 + TCP_MIN_LEN || header >= packet.len() || tcp[13] & never != 0 {
+            return None;
+        }
+        Some(Self {
+            ip,
+            l4: l4 as u8,
+            header: header as u8,
+            flags: tcp[13],
+            // The IP length says as much.
+            payload: (packet.len() - header) as u16,
+            sequence: u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]),
+            id: u16::from_be_bytes([packet[18], packet[19]]),
+        })
+    }
+
+    /// It is TCP over IPv6.
+    #[inline]
+    pub fn is_ipv6(&self) -> bool {
+        self.ip == IpVersion::V6
+    }
+
+    /// The sum of pseudo-header and TCP header of a packet with these headers and `payload` bytes behind them.
+    fn header_sum(&self, header: &[u8], payload: usize) -> Sum {
+        let l4 = usize::from(self.l4);
+        let mut sum = pseudo_sum(self.ip, header, header.len() - l4 + payload);
+        sum.add(&header[l4..]);
+        sum
+    }
+}
+
+/// Start of the TCP header behind an IPv4 header that can be merged.
+#[inline]
+fn ipv4(packet: &[u8]) -> Option<usize> {
+    const L4: usize = ETHERNET_LEN + IPV4_LEN;
+    let header = packet.get(ETHERNET_LEN..L4)?;
+    let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
+    let fits = header[9] == Protocol::Tcp.number()
+        && usize::from(word(2)) == packet.len() - ETHERNET_LEN
+        && word(6) & !DONT_FRAGMENT == 0;
+    let mut sum = Sum::default();
+    sum.add(header);
+    (fits && sum.finish() == [0xff, 0xff]).then_some(L4)
+}
+
+/// Start of the TCP header behind an IPv6 header that can be merged.
+#[inline]
+fn ipv6(packet: &[u8]) -> Option<usize> {
+    const L4: usize = ETHERNET_LEN + IPV6_LEN;
+    let header = packet.get(ETHERNET_LEN..L4)?;
+    let len = usize::from(u16::from_be_bytes([header[4], header[5]]));
+    (header[6] == Protocol::Tcp.number() && len == packet.len() - L4).then_some(L4)
+}
+
+/// The sum of the pseudo-header of a TCP packet with `len` bytes behind its IP header.
+fn pseudo_sum(ip: IpVersion, header: &[u8], len: usize) -> Sum {
+    let mut sum = Sum::default();
+    sum.add(match ip {
+        IpVersion::V4 => &header[ETHERNET_LEN + 12..ETHERNET_LEN + 20],
+        IpVersion::V6 => &header[ETHERNET_LEN + 8..ETHERNET_LEN + 40],
+    });
+    sum.add_word(Protocol::Tcp.number().into());
+    sum.add_word(len as u16);
+    sum
+}
+
+/// Memory in which a merged packet is put together.
+pub trait Room {
+    /// Makes room for the first `len` bytes of the packet; false where there is none.
+    fn reserve(&mut self, len: usize) -> bool;
+    /// The bytes from `position` on that lie together, at least one; room was reserved for them.
+    fn at(&mut self, position: usize) -> &mut [u8];
+}
+
+/// What became of a segment that was copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Copied {
+    /// It is right, and part of the packet.
+    Right,
+    /// Its checksum is wrong: it is no part of the packet, and goes alone.
+    Wrong,
+    /// There is no room for it.
+    NoRoom,
+}
+
+/// A packet that grows by the segments that follow it. Only its first segment's headers are kept here: what is merged is in a [`Room`].
+#[derive(Debug)]
+pub struct Coalescer {
+    header: [u8; MAX_HEADER],
+    first: Segment,
+    /// Payload bytes in the room, all of them verified.
+    payload: u32,
+    /// Segments in the room.
+    segments: u16,
+    /// IPv4: every segment has the same identification, which only one that must not be fragmented may have (RFC 6864).
+    fixed_id: bool,
+    /// FIN and PSH, where a segment had them.
+    last: u8,
+    /// Another segment may follow.
+    open: bool,
+}
+
+impl Default for Coalescer {
+    fn default() -> Self {
+        Self {
+            header: [0; MAX_HEADER],
+            first: Segment {
+                ip: IpVersion::V4,
+                l4: 0,
+                header: 0,
+                flags: 0,
+                payload: 0,
+                sequence: 0,
+                id: 0,
+            },
+            payload: 0,
+            segments: 0,
+            fixed_id: false,
+            last: 0,
+            open: false,
+        }
+    }
+}
+
+impl Coalescer {
+    /// Begins a packet with its first segment, of which nothing but the headers is copied. False: nothing may follow this segment, and
+    /// it goes alone.
+    #[inline]
+    pub fn begin(&mut self, segment: &Segment, packet: &[u8]) -> bool {
+        if segment.flags & LAST != 0 {
+            return false;
+        }
+        let len = usize::from(segment.header);
+        self.header[..len].copy_from_slice(&packet[..len]);
+        self.first = *segment;
+        (self.payload, self.segments, self.last) = (0, 0, 0);
+        (self.fixed_id, self.open) = (false, true);
+        true
+    }
+
+    /// How long the packet is with a segment that continues it; `None` where the segment does not. The first segment counts, copied or not.
+    #[inline]
+    pub fn takes(&self, segment: &Segment, packet: &[u8]) -> Option<usize> {
+        let first = &self.first;
+        let (payload, segments) = match self.segments {
+            0 => (first.payload.into(), 1),
+            segments => (self.payload, segments),
+        };
+        let len = usize::from(first.header) + payload as usize + usize::from(segment.payload);
+        let continues = self.open
+            && segment.sequence == first.sequence.wrapping_add(payload)
+            && segment.payload <= first.payload
+            && len <= MAX_LEN
+            && usize::from(segments) < MAX_SEGMENTS
+            && (segment.ip, segment.header) == (first.ip, first.header)
+            && self.has_same_headers(packet)
+            && self.has_next_id(segment.id, segments);
+        continues.then_some(len)
+    }
+
+    /// Whether all headers are the same but for lengths, checksums, identification, sequence number and urgent pointer, and FIN and PSH.
+    #[inline]
+    fn has_same_headers(&self, packet: &[u8]) -> bool {
+        let (l4, end) = (usize::from(self.first.l4), usize::from(self.first.header));
+        let same = |from: usize, to: usize| self.header[from..to] == packet[from..to];
+        let ip = match self.first.ip {
+            // Up to the length, from the fragment bits to the protocol, from the addresses to the ports.
+            IpVersion::V4 => same(0, 16) && same(20, 24) && same(26, l4 + 4),
+            IpVersion::V6 => same(0, 18) && same(20, l4 + 4),
+        };
+        let flags = self.header[l4 + 13] ^ packet[l4 + 13];
+        ip && flags & !LAST == 0
+            && same(l4 + 8, l4 + 13)
+            && same(l4 + 14, l4 + 16)
+            && same(l4 + TCP_MIN_LEN, end)
+    }
+
+    /// Whether an IPv4 identification follows that of `segments` segments: each one more, or all the same where fragments are forbidden.
+    #[inline]
+    fn has_next_id(&self, id: u16, segments: u16) -> bool {
+        if self.first.ip == IpVersion::V6 {
+            return true;
+        }
+        let step = id.wrapping_sub(self.first.id);
+        match segments {
+            1 => step == 1 || (step == 0 && self.forbids_fragments()),
+            _ if self.fixed_id => step == 0,
+            _ => step == segments,
+        }
+    }
+
+    fn forbids_fragments(&self) -> bool {
+        u16::from_be_bytes([self.header[20], self.header[21]]) & DONT_FRAGMENT != 0
+    }
+
+    /// Copies the payload of the first segment into `room`, before others are appended. Where the segment is wrong, nothing is merged.
+    pub fn copy_first(&mut self, packet: &[u8], room: &mut impl Room) -> Copied {
+        let segment = self.first;
+        let sum = segment.header_sum(
+            &self.header[..segment.header.into()],
+            segment.payload.into(),
+        );
+        self.copy(&segment, packet, sum, room)
+    }
+
+    /// Appends a segment that the packet [takes](Self::takes), behind the first one. One that is wrong leaves the packet as it was.
+    pub fn append(&mut self, segment: &Segment, packet: &[u8], room: &mut impl Room) -> Copied {
+        debug_assert!(self.segments > 0, "the first segment is copied first");
+        let sum = segment.header_sum(&packet[..segment.header.into()], segment.payload.into());
+        self.copy(segment, packet, sum, room)
+    }
+
+    /// Copies a segment's payload behind what is in the room. `sum` is that of its headers; what the rest of the checksum is made over
+    /// are the copied bytes, which are the bytes that are delivered.
+    fn copy(
+        &mut self,
+        segment: &Segment,
+        packet: &[u8],
+        mut sum: Sum,
+        room: &mut impl Room,
+    ) -> Copied {
+        let mut payload = &packet[segment.header.into()..];
+        let mut position = self.len();
+        if !room.reserve(position + payload.len()) {
+            return Copied::NoRoom;
+        }
+        while !payload.is_empty() {
+            let into = room.at(position);
+            let count = into.len().min(payload.len()).min(COPY_AND_SUM);
+            let (now, later) = payload.split_at(count);
+            into[..count].copy_from_slice(now);
+            sum.add(&into[..count]);
+            position += count;
+            payload = later;
+        }
+        if sum.finish() != [0xff, 0xff] {
+            return Copied::Wrong;
+        }
+        self.fixed_id |= self.segments == 1 && segment.id == self.first.id;
+        self.payload += u32::from(segment.payload);
+        self.segments += 1;
+        self.last |= segment.flags & LAST;
+        self.open = self.last == 0 && segment.payload == self.first.payload;
+        Copied::Right
+    }
+
+    /// Bytes of the packet in the room, headers included.
+    #[allow(clippy::len_without_is_empty)] // It has headers.
+    pub fn len(&self) -> usize {
+        usize::from(self.first.header) + self.payload as usize
+    }
+
+    /// Segments that were copied into the room, all of them right.
+    pub fn segments(&self) -> usize {
+        self.segments.into()
+    }
+
+    /// Writes the headers of the packet, which has at least one segment, into `room`: what is to be done with the packet.
+    pub fn finish(&mut self, room: &mut impl Room) -> Offload {
+        let offload = match self.segments {
+            // A segment alone is as it came.
+            1 => Offload {
+                checksum: Checksum::Valid,
+                gso: None,
+            },
+            _ => self.merge_headers(),
+        };
+        let (mut header, mut position) = (&self.header[..self.first.header.into()], 0);
+        while !header.is_empty() {
+            let into = room.at(position);
+            let count = into.len().min(header.len());
+            into[..count].copy_from_slice(&header[..count]);
+            (header, position) = (&header[count..], position + count);
+        }
+        self.open = false;
+        offload
+    }
+
+    /// Makes the headers of the first segment those of all.
+    fn merge_headers(&mut self) -> Offload {
+        let (ip, l4) = (self.first.ip, usize::from(self.first.l4));
+        let tcp_len = self.len() - l4;
+        let header = &mut self.header;
+        let mut put =
+            |at: usize, word: u16| header[at..at + 2].copy_from_slice(&word.to_be_bytes());
+        match ip {
+            IpVersion::V4 => {
+                put(ETHERNET_LEN + 2, (IPV4_LEN + tcp_len) as u16);
+                put(ETHERNET_LEN + 10, 0);
+                let mut sum = Sum::default();
+                sum.add(&header[ETHERNET_LEN..l4]);
+                header[ETHERNET_LEN + 10..ETHERNET_LEN + 12].copy_from_slice(&sum.complement());
+            }
+            IpVersion::V6 => put(ETHERNET_LEN + 4, tcp_len as u16),
+        }
+        header[l4 + 13] |= self.last;
+        let blank = pseudo_sum(ip, &header[..], tcp_len).finish();
+        let at = l4 + Protocol::Tcp.checksum_offset();
+        header[at..at + 2].copy_from_slice(&blank);
+        Offload {
+            checksum: Checksum::Blank,
+            gso: Some(Gso {
+                segment: self.first.payload,
+                ipv6: ip == IpVersion::V6,
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
