@@ -28,6 +28,10 @@ pub struct GuestConfig {
     pub tap: bool,
     /// Bridge of its vif.
     pub bridge: String,
+    /// VLANs of its vif, as the toolstack writes them.
+    pub vlan: Option<String>,
+    /// Addresses that it may use, as the toolstack writes them.
+    pub ip: Option<String>,
     /// More arguments of `sim-guest`.
     pub arguments: Vec<String>,
 }
@@ -40,6 +44,8 @@ impl GuestConfig {
             queues: 1,
             tap: true,
             bridge: "xenbr0".into(),
+            vlan: None,
+            ip: None,
             arguments: Vec::new(),
         }
     }
@@ -121,6 +127,8 @@ impl Guest {
         std::iter::once(VifConfig {
             mac: self.host.mac,
             bridge: self.config.bridge.clone(),
+            vlan: self.config.vlan.clone(),
+            ip: self.config.ip.clone(),
             ..VifConfig::default()
         })
     }

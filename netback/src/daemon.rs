@@ -130,11 +130,13 @@ fn give_back_uplinks(config: &Config, next: &Config) {
         let uplinks = config.bridges.iter();
         uplinks.filter_map(|bridge| bridge.uplink.clone()).collect()
     };
-    let kept = uplinks(next);
+    let mut kept = uplinks(next);
     for ifname in uplinks(config) {
         if kept.contains(&ifname) {
             continue;
         }
+        // Several bridges may have it.
+        kept.push(ifname.clone());
         match uninstall::take_off(&config.daemon, &ifname) {
             Ok(()) => info!(
                 uplink = ifname,

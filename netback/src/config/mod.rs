@@ -9,10 +9,12 @@ pub use error::ConfigError;
 pub use read::KEYS;
 
 use read::File;
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use table::Text;
 use xsk_bridge::frame::Rings;
+use xsk_bridge::switch::filter::Addresses;
 
 /// Path of the configuration where `--config` is not given.
 pub const DEFAULT_PATH: &str = "/etc/netback/netback.toml";
@@ -32,7 +34,7 @@ pub struct Config {
     pub vif: Vif,
     /// `[umem]`: packet memory.
     pub umem: Umem,
-    /// `[[bridge]]`, in the order of the file; names and uplinks are unique. Without one nobody is served.
+    /// `[[bridge]]`, in the order of the file; names are unique, and so are VLANs of an uplink. Without one nobody is served.
     pub bridges: Vec<Bridge>,
 }
 
@@ -89,7 +91,7 @@ pub struct Workers {
 }
 
 /// `[vif]`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vif {
     /// Queues offered to a frontend (`multi-queue-max-queues`); `None`: one a worker.
     pub max_queues: Option<u16>,
@@ -97,6 +99,12 @@ pub struct Vif {
     pub backlog_bytes: u32,
     /// Longest that a packet waits for Rx slots, in milliseconds.
     pub backlog_ms: u32,
+    /// A guest sends from its own MAC only.
+    pub mac_lock: bool,
+    /// Guests reach the uplink and the host only, not each other.
+    pub isolated: bool,
+    /// The addresses that a guest without a key `ip` may use; `None`: any.
+    pub ip: Option<Addresses>,
 }
 
 /// `[umem]`.
@@ -115,6 +123,8 @@ pub struct Bridge {
     pub uplink: Option<String>,
     /// How the XDP program attaches to the uplink.
     pub xdp: XdpMode,
+    /// The VLAN of the uplink that the bridge is; `None`: frames without a tag.
+    pub vlan: Option<u16>,
 }
 
 /// `xdp` of a bridge.
@@ -160,14 +170,20 @@ impl Config {
         self.bridges.is_empty() || self.bridges.iter().any(|bridge| bridge.uplink.is_some())
     }
 
+    /// Whether a bridge has this uplink.
+    pub fn has_uplink(&self, uplink: Option<&str>) -> bool {
+        let mut uplinks = self.bridges.iter().map(|bridge| bridge.uplink.as_deref());
+        uplink.is_some() && uplinks.any(|other| other == uplink)
+    }
+
     /// Frames of packet memory for which none is ever missing; without a bridge, for one uplink that a reload brings.
     pub fn frames_needed(&self) -> u32 {
         let uplinks = match self.bridges.as_slice() {
             [] => 1,
-            bridges => bridges
-                .iter()
-                .filter(|bridge| bridge.uplink.is_some())
-                .count() as u32,
+            bridges => {
+                let uplinks = bridges.iter().filter_map(|bridge| bridge.uplink.as_ref());
+                uplinks.collect::<BTreeSet<_>>().len() as u32
+            }
         };
         let workers = u32::from(self.worker_count());
         // A device rarely has more queues than we have workers.

@@ -5,12 +5,24 @@ use crate::bounds::MAX_BACKLOG_BYTES;
 use std::borrow::Cow;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+use xsk_bridge::switch::filter::InvalidAddresses;
+use xsk_bridge::switch::vlan::{LAST, NATIVE};
 
 /// Every table of the file with its keys; `bridge` may be there several times, the others once.
 pub const KEYS: [(&str, &[&str]); 5] = [
-    ("bridge", &["name", "uplink", "xdp"]),
+    ("bridge", &["name", "uplink", "xdp", "vlan"]),
     ("workers", &["count", "pin", "poll_us"]),
-    ("vif", &["max_queues", "backlog_bytes", "backlog_ms"]),
+    (
+        "vif",
+        &[
+            "max_queues",
+            "backlog_bytes",
+            "backlog_ms",
+            "mac_lock",
+            "ip",
+            "isolated",
+        ],
+    ),
     ("umem", &["frames"]),
     ("daemon", &["run_dir", "control_socket", "bpf_dir"]),
 ];
@@ -119,10 +131,17 @@ impl<'a> File<'a> {
         let table = self.table("vif")?;
         // At least one packet of the largest size must fit, or such a packet could never be delivered.
         let backlog = 65_536..=i64::from(MAX_BACKLOG_BYTES);
+        let ip = table.string("ip")?.map(|ip| {
+            let parsed = ip.parse();
+            parsed.map_err(|error: InvalidAddresses| table.error("ip", error.to_string()))
+        });
         Ok(Vif {
             max_queues: table.number("max_queues", 1..=64)?,
             backlog_bytes: table.number("backlog_bytes", backlog)?.unwrap_or(524_288),
             backlog_ms: table.number("backlog_ms", 1..=600_000)?.unwrap_or(10_000),
+            mac_lock: table.boolean("mac_lock")?.unwrap_or(false),
+            isolated: table.boolean("isolated")?.unwrap_or(false),
+            ip: ip.transpose()?,
         })
     }
 
@@ -187,7 +206,17 @@ fn bridge(
             return Err(table.error("xdp", reason));
         }
     };
-    Ok(Bridge { name, uplink, xdp })
+    let vlan = table.number("vlan", 1..=i64::from(LAST))?;
+    if vlan.is_some() && uplink.is_none() {
+        let reason = "it is a VLAN of the uplink, and there is none: name one, or take vlan out";
+        return Err(table.error("vlan", reason.into()));
+    }
+    Ok(Bridge {
+        name,
+        uplink,
+        xdp,
+        vlan,
+    })
 }
 
 /// Whether the kernel could give an interface this name: IFNAMSIZ is 16 with its terminating zero, and `/`, `:` and white space
@@ -197,7 +226,7 @@ fn names_interface(name: &str) -> bool {
     (1..=15).contains(&name.len()) && name != "." && name != ".." && !name.contains(unfit)
 }
 
-/// Refuses a name or an uplink that an earlier bridge has.
+/// Refuses a name that an earlier bridge has, and an uplink whose VLAN one has.
 fn unique(table: &Table<'_>, bridge: &Bridge, earlier: &[Bridge]) -> Result<(), ConfigError> {
     if earlier.iter().any(|other| other.name == bridge.name) {
         let reason = format!("{:?} is the name of an earlier bridge", bridge.name);
@@ -206,16 +235,26 @@ fn unique(table: &Table<'_>, bridge: &Bridge, earlier: &[Bridge]) -> Result<(), 
     let Some(uplink) = &bridge.uplink else {
         return Ok(());
     };
-    match earlier
-        .iter()
-        .find(|other| other.uplink.as_ref() == Some(uplink))
-    {
-        Some(other) => {
-            let reason = format!("{uplink:?} is the uplink of bridge {:?}", other.name);
-            Err(table.error("uplink", reason))
+    for other in earlier {
+        if other.uplink.as_ref() != Some(uplink) {
+            continue;
         }
-        None => Ok(()),
+        if other.vlan.unwrap_or(NATIVE) == bridge.vlan.unwrap_or(NATIVE) {
+            let reason = format!(
+                "{uplink:?} is the uplink of bridge {:?}: give one of the two a vlan of its own",
+                other.name
+            );
+            return Err(table.error("uplink", reason));
+        }
+        if other.xdp != bridge.xdp {
+            let reason = format!(
+                "bridge {:?} has the same uplink and another xdp: say the same in both",
+                other.name
+            );
+            return Err(table.error("uplink", reason));
+        }
     }
+    Ok(())
 }
 
 impl Config {

@@ -33,7 +33,7 @@ fn without_a_bridge_there_is_memory_for_the_first_uplink_of_a_reload() {
 fn every_field_is_taken() {
     let text = format!(
         "[daemon]\nrun_dir = \"/tmp/r\"\ncontrol_socket = \"/tmp/c\"\nbpf_dir = \"/tmp/b\"\n[workers]\ncount = 3\npin = false\npoll_us = 7\n\
-         [vif]\nmax_queues = 2\nbacklog_bytes = 65_536\nbacklog_ms = 0x5\n[umem]\nframes = 2048\n{BRIDGE}xdp = \"generic\"\n[[bridge]]\nname = \"inner\"\n"
+         [vif]\nmax_queues = 2\nbacklog_bytes = 65_536\nbacklog_ms = 0x5\nmac_lock = true\nisolated = true\nip = \"10.0.0.0/8 fd00::7\"\n[umem]\nframes = 2048\n{BRIDGE}xdp = \"generic\"\nvlan = 4094\n[[bridge]]\nname = \"inner\"\n"
     );
     let config = parse(&text).unwrap();
     let workers = Workers {
@@ -46,12 +46,19 @@ fn every_field_is_taken() {
         max_queues: Some(2),
         backlog_bytes: 65_536,
         backlog_ms: 5,
+        mac_lock: true,
+        isolated: true,
+        ip: Some("10.0.0.0/8 fd00::7".parse().unwrap()),
     };
     assert_eq!(config.vif, vif);
     assert_eq!(config.umem.frames, Some(2048));
     assert_eq!(config.daemon.run_dir, Path::new("/tmp/r"));
     assert_eq!(config.daemon.control_socket, Path::new("/tmp/c"));
     assert_eq!(config.bridges[0].xdp, XdpMode::Generic);
+    assert_eq!(
+        (config.bridges[0].vlan, config.bridges[1].vlan),
+        (Some(4094), None)
+    );
     assert_eq!(config.bridges[1].uplink, None);
     assert_eq!((config.worker_count(), config.max_queues()), (3, 2));
 }
@@ -157,7 +164,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "[vif.queues]\nmax = 1\n",
-        "n.toml:1: vif.queues: there is no such key; vif has max_queues, backlog_bytes, backlog_ms",
+        "n.toml:1: vif.queues: there is no such key; vif has max_queues, backlog_bytes, backlog_ms, mac_lock, ip, isolated",
     ),
     (
         "[vif]\n[workers.count]\nx=1\n",
@@ -181,7 +188,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "[[bridge]]\nname = \"a\"\nup-link = \"eth0\"\n",
-        "n.toml:3: bridge.up-link: there is no such key; bridge has name, uplink, xdp",
+        "n.toml:3: bridge.up-link: there is no such key; bridge has name, uplink, xdp, vlan",
     ),
     (
         "[[bridge]]\nuplink = \"eth0\"\n",
@@ -357,7 +364,35 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "[[bridge]]\nname = \"a\"\nuplink = \"eth0\"\n[[bridge]]\nname = \"b\"\nuplink = \"eth0\"\n",
-        "n.toml:6: bridge.uplink: \"eth0\" is the uplink of bridge \"a\"",
+        "n.toml:6: bridge.uplink: \"eth0\" is the uplink of bridge \"a\": give one of the two a vlan of its own",
+    ),
+    (
+        "[[bridge]]\nname = \"a\"\nuplink = \"eth0\"\nvlan = 7\n[[bridge]]\nname = \"b\"\nuplink = \"eth0\"\nvlan = 7\n",
+        "n.toml:7: bridge.uplink: \"eth0\" is the uplink of bridge \"a\": give one of the two a vlan of its own",
+    ),
+    (
+        "[[bridge]]\nname = \"a\"\nuplink = \"eth0\"\nvlan = 1\n[[bridge]]\nname = \"b\"\nuplink = \"eth0\"\n",
+        "n.toml:7: bridge.uplink: \"eth0\" is the uplink of bridge \"a\": give one of the two a vlan of its own",
+    ),
+    (
+        "[[bridge]]\nname = \"a\"\nuplink = \"eth0\"\n[[bridge]]\nname = \"b\"\nuplink = \"eth0\"\nvlan = 7\nxdp = \"generic\"\n",
+        "n.toml:6: bridge.uplink: bridge \"a\" has the same uplink and another xdp: say the same in both",
+    ),
+    (
+        "[[bridge]]\nname = \"a\"\nvlan = 7\n",
+        "n.toml:3: bridge.vlan: it is a VLAN of the uplink, and there is none: name one, or take vlan out",
+    ),
+    (
+        "[[bridge]]\nname = \"a\"\nuplink = \"eth0\"\nvlan = 4095\n",
+        "n.toml:4: bridge.vlan: 4095 is not a whole number from 1 to 4094",
+    ),
+    (
+        "[vif]\nip = \"10.0.0.1,10.0.0.2\"\n",
+        "n.toml:2: vif.ip: \"10.0.0.1,10.0.0.2\" is no address and no prefix, such as 192.0.2.7, 192.0.2.0/24 or 2001:db8::7",
+    ),
+    (
+        "[vif]\nip = \"\"\n",
+        "n.toml:2: vif.ip: it lists no address",
     ),
 ];
 

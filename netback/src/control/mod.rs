@@ -1,4 +1,5 @@
 //! The control thread: xenstore, workers, uplinks, the control socket and signals. It may block; packets do not pass here.
+mod bridges;
 mod clients;
 mod events;
 mod policy;
@@ -24,6 +25,7 @@ use crate::hypervisor::{Doors, Hypervisor};
 use crate::life::{Life, Marks};
 use crate::vif::id::VifId;
 use crate::worker::wake::Waker;
+use bridges::Named;
 use clients::Clients;
 use pool::{Member, Pool};
 use ports::PortNumbers;
@@ -119,7 +121,7 @@ pub struct Control<H: Hypervisor, S> {
     max_queues: u16,
     pool: Pool<H>,
     umem: Umem,
-    bridges: Vec<Arc<Bridge>>,
+    bridges: Vec<Named>,
     uplinks: Vec<Uplink>,
     /// An uplink's device that was removed and is there again.
     returned: Option<Returned>,
@@ -204,12 +206,20 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
 
     /// Make a bridge and open its uplink; the error is one line.
     fn add_bridge(&mut self, wanted: &config::Bridge) -> Result<(), String> {
-        let bridge = Arc::new(Bridge::new(&wanted.name));
-        if wanted.uplink.is_some() {
-            let opened = (self.open_device)(wanted)?;
-            self.add_uplink(&bridge, opened)?;
-        }
-        self.bridges.push(bridge);
+        let shared = wanted.uplink.as_deref();
+        let shared = shared.and_then(|uplink| self.switch_behind(uplink));
+        let switch = match shared {
+            Some(switch) => switch,
+            None => {
+                let switch = Arc::new(Bridge::new(&wanted.name));
+                if wanted.uplink.is_some() {
+                    let opened = (self.open_device)(wanted)?;
+                    self.add_uplink(&switch, opened)?;
+                }
+                switch
+            }
+        };
+        self.keep_bridge(wanted, switch);
         Ok(())
     }
 
@@ -257,7 +267,8 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             self.swept = Instant::now();
             // The workers' clocks began when this one did, to within a second.
             let now = self.started.elapsed().as_secs() as u32;
-            self.bridges.iter().for_each(|bridge| bridge.sweep(now));
+            let bridges = self.bridges.iter();
+            bridges.for_each(|bridge| bridge.switch.sweep(now));
             self.watch_counters(self.swept);
         }
         Ok(())

@@ -89,6 +89,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         let late = [
             ("mac", before.mac != policy.mac),
             ("bridge", before.bridge != policy.bridge),
+            ("vlan", before.vlan != policy.vlan),
         ];
         let late: Vec<&str> = late
             .iter()
@@ -106,6 +107,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             info!(vif = %id, "the toolstack's keys have changed");
         }
         self.vif(id).policy = Some(policy);
+        self.renew_access();
         self.clear_reason(id)
     }
 }

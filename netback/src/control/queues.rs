@@ -1,4 +1,5 @@
 //! A vif's queues on their way to workers and back.
+use super::bridges::Access;
 use super::policy::Guest;
 use super::pool::Pool;
 use super::vif::{Queue, Service, Vif, broken};
@@ -101,8 +102,8 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             }
             Err(refusal) => return Ok(Err(refusal.to_string().into())),
         };
-        let bridge = match self.choose_bridge(&policy) {
-            Ok(bridge) => bridge,
+        let place = match self.choose_bridge(&policy) {
+            Ok(place) => place,
             Err(reason) => return Ok(Err(reason.into())),
         };
         let opened = match self.open_queues(id, &offer.queues, take_over) {
@@ -119,7 +120,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         match prepared {
             Ok(prepared) => {
                 crash_point!("connected");
-                self.hand_out(id, &policy, bridge, offer.features, opened, prepared);
+                self.hand_out(id, &policy, place, offer.features, opened, prepared);
                 crash_point!("handed-out");
                 Ok(Ok(()))
             }
@@ -131,24 +132,6 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
                 Ok(Err(obstacle))
             }
         }
-    }
-
-    /// The bridge a vif asks for.
-    fn choose_bridge(&self, policy: &Policy) -> Result<Arc<Bridge>, String> {
-        let bridge = match (&*policy.bridge, &*self.bridges) {
-            ("", [only]) => Some(only),
-            (name, bridges) => bridges.iter().find(|bridge| bridge.name() == name),
-        };
-        let there = || {
-            self.bridges
-                .iter()
-                .map(|bridge| bridge.name())
-                .collect::<Vec<_>>()
-                .join(", ")
-        };
-        bridge.cloned().ok_or_else(|| {
-            format!("there is no bridge {:?} (there are: {}); add a [[bridge]] of this name and reload netback", policy.bridge, there())
-        })
     }
 
     /// Makes or reopens the vif's file for rings that are open, and takes a port for it.
@@ -207,7 +190,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         &mut self,
         id: VifId,
         policy: &Policy,
-        bridge: Arc<Bridge>,
+        (bridge, access): (Arc<Bridge>, Access),
         features: Features,
         opened: Vec<Opened<H>>,
         prepared: Prepared,
@@ -243,7 +226,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
                 rx_port: opened.rx_port,
                 file: file.queue(number as u16),
                 multicast: multicast.clone(),
-                filter: None,
+                filter: access.filter.clone(),
                 take_over,
                 stats,
                 backlog: BacklogBounds {
@@ -257,10 +240,11 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         }
         self.pool
             .send_all(|| ToWorker::SetPort(port_id, ServedBy::Guest(place.clone())));
-        bridge.add_port(port_id, PortKind::Guest(policy.mac));
+        bridge.add_port_with(port_id, PortKind::Guest(policy.mac), &access.rules);
         self.vif(id).service = Some(Service {
             port_id,
             bridge,
+            access,
             features,
             multicast,
             queues,

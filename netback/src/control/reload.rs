@@ -51,9 +51,12 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             }
         }
         if self.config.vif != fresh.vif {
-            self.config.vif = fresh.vif;
+            self.config.vif = fresh.vif.clone();
             self.max_queues = self.config.max_queues();
-            info!("[vif] counts for guests that connect from now on");
+            info!(
+                "[vif]: what guests may send counts at once, the rest for guests that connect from now on"
+            );
+            self.renew_access();
         }
     }
 
@@ -70,13 +73,13 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             return Ok(());
         }
         let opened = (self.open_device)(wanted)?;
-        let bridge = self
-            .bridges
-            .iter()
-            .find(|bridge| bridge.name() == wanted.name)
-            .cloned()
+        let mut bridges = self.bridges.iter_mut();
+        let bridge = bridges
+            .find(|bridge| bridge.name == wanted.name)
             .ok_or("it is being made")?;
-        self.add_uplink(&bridge, opened)?;
+        bridge.uplink.clone_from(&wanted.uplink);
+        let switch = bridge.switch.clone();
+        self.add_uplink(&switch, opened)?;
         self.config.bridges[place] = wanted.clone();
         Ok(())
     }
@@ -132,6 +135,13 @@ fn needing_a_beginning(config: &Config, fresh: &Config) -> Vec<String> {
             Some(new) if bridge.uplink.is_some() && new.uplink != bridge.uplink => {
                 names.push(format!("the uplink of bridge {}", bridge.name));
             }
+            Some(new) if new.vlan != bridge.vlan => {
+                names.push(format!("the VLAN of bridge {}", bridge.name));
+            }
+            // Its guests would have to move to another switch.
+            Some(new) if bridge.uplink.is_none() && config.has_uplink(new.uplink.as_deref()) => {
+                names.push(format!("the uplink of bridge {}", bridge.name));
+            }
             Some(new) if bridge.uplink.is_some() && new.xdp != bridge.xdp => {
                 names.push(format!("xdp of bridge {}", bridge.name));
             }
@@ -171,6 +181,23 @@ mod tests {
                 "xdp of bridge b",
                 "the removal of bridge c"
             ]
+        );
+    }
+
+    #[test]
+    fn a_running_daemon_adds_a_bridge_on_another_vlan_of_its_uplink() {
+        let one = "[[bridge]]\nname = \"a\"\nuplink = \"eth0\"\n[[bridge]]\nname = \"b\"\n";
+        let running = config(one);
+        let added = config(&format!(
+            "{one}[[bridge]]\nname = \"c\"\nuplink = \"eth0\"\nvlan = 10"
+        ));
+        assert!(needing_a_beginning(&running, &added).is_empty());
+        let moved = config(
+            "[[bridge]]\nname = \"a\"\nuplink = \"eth0\"\nvlan = 5\n[[bridge]]\nname = \"b\"\nuplink = \"eth0\"",
+        );
+        assert_eq!(
+            needing_a_beginning(&running, &moved),
+            ["the VLAN of bridge a", "the uplink of bridge b"]
         );
     }
 

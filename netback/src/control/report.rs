@@ -1,9 +1,10 @@
 //! What `status` says, gathered from counters that others write.
 use super::Control;
+use super::bridges::Named;
 use super::uplinks::{LinkState, Uplink as Device};
 use super::vif::{self, Vif};
 use crate::hypervisor::Hypervisor;
-use crate::observe::status::{Bridge, Frames, Queue, Status, Uplink, UplinkQueue, Worker};
+use crate::observe::status::{Bridge, Filter, Frames, Queue, Status, Uplink, UplinkQueue, Worker};
 use crate::vif::id::{QueueId, VifId};
 use crate::vif::state::State;
 use std::collections::BTreeMap;
@@ -16,7 +17,10 @@ use xen::store::XenStore;
 impl<H: Hypervisor, S: XenStore> Control<H, S> {
     /// Everything there is to tell.
     pub(super) fn status(&self) -> Status {
-        let uplinks: Vec<Uplink> = self.uplinks.iter().map(uplink).collect();
+        let uplinks = self.uplinks.iter();
+        let uplinks: Vec<Uplink> = uplinks
+            .map(|device| uplink(device, &self.bridges))
+            .collect();
         let workers: Vec<Worker> = self
             .pool
             .0
@@ -34,24 +38,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             domid: self.domid.0,
             frames: self.frames(&uplinks),
             workers,
-            bridges: self
-                .bridges
-                .iter()
-                .map(|bridge| {
-                    let stats = bridge.stats();
-                    let device = self
-                        .uplinks
-                        .iter()
-                        .find(|device| device.bridge == bridge.name());
-                    Bridge {
-                        name: bridge.name().into(),
-                        uplink: device.map(|device| device.ifname.clone()),
-                        ports: bridge.ports().len(),
-                        learnt: stats.learnt,
-                        not_learnt: stats.not_learnt,
-                    }
-                })
-                .collect(),
+            bridges: self.bridges.iter().map(bridge).collect(),
             uplinks,
             vifs: self
                 .vifs
@@ -107,10 +94,28 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
     }
 }
 
-fn uplink(device: &Device) -> Uplink {
+fn bridge(bridge: &Named) -> Bridge {
+    let stats = bridge.switch.stats();
+    Bridge {
+        name: bridge.name.clone(),
+        uplink: bridge.uplink.clone(),
+        vlan: bridge.vlan,
+        ports: bridge.switch.ports().len(),
+        learnt: stats.learnt,
+        not_learnt: stats.not_learnt,
+    }
+}
+
+fn uplink(device: &Device, bridges: &[Named]) -> Uplink {
+    let on = |bridge: &&Named| bridge.uplink.as_ref() == Some(&device.ifname);
+    let names: Vec<&str> = bridges
+        .iter()
+        .filter(on)
+        .map(|bridge| &*bridge.name)
+        .collect();
     Uplink {
         ifname: device.ifname.clone(),
-        bridge: device.bridge.clone(),
+        bridge: names.join(", "),
         xdp_mode: device.xdp_mode.clone(),
         zero_copy: device.zero_copy,
         link_up: device.link == LinkState::Up,
@@ -146,6 +151,7 @@ fn describe(id: VifId, vif: &Vif) -> crate::observe::status::Vif {
         .service
         .iter()
         .flat_map(|service| service.queues.iter().enumerate());
+    let access = vif.service.as_ref().map(|service| &service.access);
     crate::observe::status::Vif {
         vif: id.to_string(),
         domid: id.domid.0,
@@ -156,6 +162,15 @@ fn describe(id: VifId, vif: &Vif) -> crate::observe::status::Vif {
             .map(|policy| policy.mac.map(|byte| format!("{byte:02x}")).join(":")),
         bridge: vif.policy.as_ref().map(|policy| policy.bridge.clone()),
         service: service.into(),
+        vlan: access.and_then(|access| Some(access.rules.vlans.as_ref()?.to_string())),
+        filter: access.map(|access| {
+            let filter = access.filter.as_deref();
+            Filter {
+                mac_lock: filter.is_some_and(|filter| filter.mac_lock()),
+                ip: filter.and_then(|filter| Some(filter.addresses()?.to_string())),
+                isolated: access.rules.isolated,
+            }
+        }),
         reason: vif.reason.clone(),
         backend_state: vif
             .world

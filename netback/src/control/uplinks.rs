@@ -62,7 +62,6 @@ impl LinkState {
 pub(super) struct Uplink {
     pub port_id: PortId,
     pub ifname: String,
-    pub bridge: String,
     pub xdp_mode: String,
     pub zero_copy: bool,
     /// The device's index: another device of the same name has another one.
@@ -183,7 +182,6 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         self.uplinks.push(Uplink {
             port_id,
             ifname: opened.link.name,
-            bridge: opened.bridge,
             xdp_mode: opened.xdp_mode,
             zero_copy: opened.zero_copy,
             index: opened.link.index,

@@ -1,4 +1,5 @@
 //! A vif as the control thread keeps it, and the driver of its state machine.
+use super::bridges::Access;
 use super::policy::Guest;
 use super::queues::{Lasts, Obstacle};
 use super::rate::Rate;
@@ -81,6 +82,8 @@ pub struct Service {
     pub port_id: PortId,
     /// Its bridge.
     pub bridge: Arc<Bridge>,
+    /// What its port may do.
+    pub(super) access: Access,
     /// What was negotiated.
     pub features: Features,
     /// The addresses it subscribed to.

@@ -17,6 +17,7 @@ mod tests;
 pub use view::{Backend, View};
 
 use crate::config::Config;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io::ErrorKind;
 
@@ -131,8 +132,13 @@ pub fn examine(view: &View) -> Report {
     if let Some(config) = &config {
         findings.extend(hypervisor::granted_pages(view, config));
         findings.extend(bridge::missing(view, config));
-        let check = |bridge| uplink::check(view, &config.daemon.bpf_dir, bridge);
-        findings.extend(config.bridges.iter().flat_map(check));
+        let mut looked_at = BTreeSet::new();
+        for bridge in &config.bridges {
+            // Several bridges may share one.
+            if looked_at.insert(&bridge.uplink) {
+                findings.extend(uplink::check(view, &config.daemon.bpf_dir, bridge));
+            }
+        }
     }
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     let severity = findings.first().map_or(Severity::Info, |f| f.severity);

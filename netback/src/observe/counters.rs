@@ -68,7 +68,7 @@ drop_reasons! {
     /// The destination is behind the port it came from.
     SamePort = "same_port",
     /// With the tag of a VLAN that the port it came in by is not in, or sent by a guest with two tags.
-    Vlan = "vlan",
+    Vlan = "vlan_tag",
     /// Between two guests of which one is isolated (`[vif] isolated`).
     Isolated = "isolated",
     /// Sent by a guest whose MAC is locked (`[vif] mac_lock`) with another source MAC.

@@ -65,7 +65,9 @@ pub struct Bridge {
     pub name: String,
     /// Interface of the bridge's uplink, if it has one.
     pub uplink: Option<String>,
-    /// Ports: uplinks and vifs.
+    /// The VLAN of the uplink that the bridge is; none where its frames have no tag.
+    pub vlan: Option<u16>,
+    /// Ports of the switch: uplinks and vifs. Bridges with one uplink share a switch.
     pub ports: usize,
     /// Addresses in the forwarding database that were learnt.
     pub learnt: usize,
@@ -78,7 +80,7 @@ pub struct Bridge {
 pub struct Uplink {
     /// The interface.
     pub ifname: String,
-    /// The bridge that the device is on.
+    /// The bridge that the device is on; several, with commas between them, where each is a VLAN of it.
     pub bridge: String,
     /// `native` or `generic`.
     pub xdp_mode: String,
@@ -119,6 +121,10 @@ pub struct Vif {
     pub mac: Option<String>,
     /// The bridge that the toolstack wants the interface on.
     pub bridge: Option<String>,
+    /// The VLANs that the interface is in, as the toolstack writes them; none where it is in that of frames without a tag.
+    pub vlan: Option<String>,
+    /// What the guest may send; none where the interface is not served.
+    pub filter: Option<Filter>,
     /// `served`, `waiting`, `refused`, `disabled`, `closing`, `closed`.
     pub service: String,
     /// Why the interface is refused or disabled.
@@ -134,6 +140,17 @@ pub struct Vif {
     pub stalled_seconds: Option<u64>,
     /// Queues in service.
     pub queues: Vec<Queue>,
+}
+
+/// What a guest may send.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Filter {
+    /// From its own MAC only.
+    pub mac_lock: bool,
+    /// The addresses that it may use; none: any.
+    pub ip: Option<String>,
+    /// To the wire and the host only.
+    pub isolated: bool,
 }
 
 /// A queue of a guest's interface; Tx and Rx are the guest's.

@@ -1,7 +1,7 @@
 //! `netback status` as text for people.
 use super::counters::{DropReason, QueueStats, UplinkStats, WorkerStats};
 use super::declare::Declared;
-use super::status::{Bridge, Frames, Queue, Status, Uplink, UplinkQueue, Vif, Worker};
+use super::status::{Bridge, Filter, Frames, Queue, Status, Uplink, UplinkQueue, Vif, Worker};
 use crate::config::NO_BRIDGE;
 use crate::vif::features::Features;
 use std::fmt::{self, Formatter, Write as _};
@@ -82,9 +82,11 @@ impl fmt::Display for Worker {
 impl fmt::Display for Bridge {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let uplink = self.uplink.as_deref().unwrap_or("no uplink");
+        let vlan = self.vlan.map(|vlan| format!(" VLAN {vlan}"));
+        let vlan = vlan.unwrap_or_default();
         writeln!(
             f,
-            "bridge   {}: {uplink}, {} ports, {} addresses learnt, {} not learnt for lack of room",
+            "bridge   {}: {uplink}{vlan}, {} ports, {} addresses learnt, {} not learnt for lack of room",
             self.name, self.ports, self.learnt, self.not_learnt
         )
     }
@@ -142,6 +144,7 @@ impl fmt::Display for Vif {
         if let Some(reason) = &self.reason {
             writeln!(f, "  because {reason}")?;
         }
+        details(f, access(self.vlan.as_deref(), self.filter.as_ref()))?;
         if let Some(features) = &self.features {
             writeln!(f, "  features {}", names(features))?;
         }
@@ -204,7 +207,21 @@ fn names(features: &Features) -> String {
     }
 }
 
-/// A line that belongs to the queue above it, unless there is nothing in it.
+/// The VLANs that an interface is in, and what its guest may send, where it is held to anything.
+fn access(vlan: Option<&str>, filter: Option<&Filter>) -> String {
+    let mut words: Vec<String> = vlan
+        .map(|vlan| format!("vlan {vlan}"))
+        .into_iter()
+        .collect();
+    if let Some(filter) = filter {
+        words.extend(filter.mac_lock.then(|| "MAC locked".into()));
+        words.extend(filter.ip.as_ref().map(|ip| format!("ip {ip}")));
+        words.extend(filter.isolated.then(|| "isolated".into()));
+    }
+    words.join(", ")
+}
+
+/// A line that belongs to what is above it, unless there is nothing in it.
 fn details(f: &mut Formatter<'_>, text: String) -> fmt::Result {
     match text.is_empty() {
         true => Ok(()),
@@ -321,6 +338,7 @@ mod tests {
         let bridge = Bridge {
             name: "xenbr0".into(),
             uplink: None,
+            vlan: None,
             ports: 3,
             learnt: 20,
             not_learnt: 4,
@@ -328,6 +346,21 @@ mod tests {
         assert_eq!(
             bridge.to_string(),
             "bridge   xenbr0: no uplink, 3 ports, 20 addresses learnt, 4 not learnt for lack of room\n"
+        );
+    }
+
+    #[test]
+    fn the_text_has_what_a_vif_is_held_to() {
+        let filter = |mac_lock, ip: Option<&str>, isolated| Filter {
+            mac_lock,
+            ip: ip.map(Into::into),
+            isolated,
+        };
+        assert_eq!(access(None, Some(&filter(false, None, false))), "");
+        let all = filter(true, Some("192.0.2.7"), true);
+        assert_eq!(
+            access(Some("10p/20"), Some(&all)),
+            "vlan 10p/20, MAC locked, ip 192.0.2.7, isolated"
         );
     }
 

@@ -7,7 +7,10 @@ use super::bandwidth::Bandwidth;
 use super::handshake::{exists, parse_number};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::str::FromStr;
 use xen::store::{StoreError, Transaction, XenStore};
+use xsk_bridge::switch::filter::Addresses;
+use xsk_bridge::switch::vlan::Vlans;
 
 /// Every key that asks for something. The others describe the vif (`handle`, `frontend-id`, `type`), name an interface that netback
 /// does not make (`vifname`), or belong to the life of the vif (`state`, `online`, `hotplug-status`).
@@ -81,6 +84,20 @@ impl Keys {
         let parsed = parse(value).ok_or_else(|| Unhonoured::wrong(key, value, expected));
         parsed.map(Some)
     }
+
+    /// The value of `key`, which says itself what is wrong with it; `None` where the key is not there.
+    fn parse_str<T: FromStr<Err: fmt::Display>>(
+        &self,
+        key: &'static str,
+    ) -> Result<Option<T>, Unhonoured> {
+        let Some(value) = self.get(key) else {
+            return Ok(None);
+        };
+        let parsed = value.parse().map_err(|error| {
+            Unhonoured::new(key, format!("{key} is {:?}: {error}", shortened(value)))
+        });
+        parsed.map(Some)
+    }
 }
 
 /// How a vif is to be served. Every value in it is in range.
@@ -94,6 +111,10 @@ pub struct Policy {
     pub rate: Option<Bandwidth>,
     /// The longest packets both ways, in bytes without the Ethernet header; `None`: what the uplink takes.
     pub mtu: Option<u32>,
+    /// The VLANs of its port; `None`: those of its bridge.
+    pub vlan: Option<Vlans>,
+    /// The addresses that the guest may use; `None`: those of the configuration.
+    pub ip: Option<Addresses>,
 }
 
 impl Policy {
@@ -109,11 +130,6 @@ impl Policy {
             Unhonoured::new("mac", format!("mac is missing; it should be {address}"))
         })?;
         for (key, instead) in [
-            (
-                "vlan",
-                "netback has no VLANs yet: take vlan= out, and give the VLAN a bridge of its own",
-            ),
-            ("ip", "netback does not filter addresses yet: take ip= out"),
             (
                 "gatewaydev",
                 "netback bridges and does not route: take gatewaydev= out, and use bridge=",
@@ -142,6 +158,12 @@ impl Policy {
                 Bandwidth::from_key,
             )?,
             mtu: keys.parse("mtu", &range, mtu)?,
+            vlan: keys.parse_str("vlan")?,
+            // As to the stock script, a list of no addresses is none.
+            ip: match keys.get("ip").map(str::trim) {
+                None | Some("") => None,
+                Some(_) => keys.parse_str("ip")?,
+            },
         })
     }
 
@@ -252,6 +274,8 @@ mod tests {
             bridge: "xenbr0".into(),
             rate: None,
             mtu: None,
+            vlan: None,
+            ip: None,
         };
         assert_eq!(policy, expected);
         assert_eq!(Policy::of(&keys(&[])).unwrap().bridge, "");
@@ -260,6 +284,10 @@ mod tests {
             (policy.rate.unwrap().bytes, policy.mtu),
             (62_500, Some(9000))
         );
+        let policy = Policy::of(&keys(&[("vlan", "10p/20"), ("ip", "192.0.2.7")])).unwrap();
+        assert_eq!(policy.vlan.unwrap().to_string(), "10p/20");
+        assert_eq!(policy.ip.unwrap().to_string(), "192.0.2.7");
+        assert_eq!(Policy::of(&keys(&[("ip", " ")])).unwrap().ip, None);
     }
 
     #[test]
@@ -280,6 +308,16 @@ mod tests {
                 "mtu",
                 "65518",
                 "mtu is \"65518\", not a number from 68 to 65517",
+            ),
+            (
+                "vlan",
+                "10/20",
+                "vlan is \"10/20\": none of its VLANs is marked p as that of frames without a tag",
+            ),
+            (
+                "ip",
+                "guest.example",
+                "ip is \"guest.example\": \"guest.example\" is no address and no prefix, such as 192.0.2.7, 192.0.2.0/24 or 2001:db8::7",
             ),
             (
                 "script",

@@ -1,4 +1,5 @@
 //! The control thread with real workers, on a xenstore and a hypervisor in the heap.
+mod bridges;
 mod links;
 mod log;
 mod machine;
@@ -246,7 +247,7 @@ fn a_guest_is_offered_what_we_can_and_served_on_every_queue() {
             && features.rx_notify
             && features.split_event_channels
     );
-    assert_eq!(daemon.bridges[0].ports().len(), 1);
+    assert_eq!(daemon.bridges[0].switch.ports().len(), 1);
     // Both workers have some of the queues.
     assert!(daemon.pool.0.iter().all(|member| member.queues > 0));
 
@@ -260,7 +261,7 @@ fn a_guest_is_offered_what_we_can_and_served_on_every_queue() {
         house.own_state(&guest).as_deref() == Some("6")
     });
     assert_eq!(house.xen.held(), (0, 0));
-    assert_eq!(daemon.bridges[0].ports().len(), 0);
+    assert_eq!(daemon.bridges[0].switch.ports().len(), 0);
     assert!(!house.dir.join("vif-3-0").exists());
     assert_eq!(key("hotplug-status"), "connected");
 
@@ -490,7 +491,7 @@ fn an_unknown_bridge_is_refused_by_name_until_a_reload_brings_it() {
         daemon
             .bridges
             .iter()
-            .map(|bridge| bridge.ports().len())
+            .map(|bridge| bridge.switch.ports().len())
             .collect::<Vec<_>>(),
         [1, 1]
     );
