@@ -106,7 +106,7 @@ impl Replay {
     fn act(&mut self, action: Action) {
         match action {
             Action::Advertise => {
-                handshake::advertise(&mut self.connection, &self.paths, 1)
+                handshake::advertise(&mut self.connection, &self.paths, 1, None)
                     .expect("nothing is refused");
                 self.written.push(Xenbus::InitWait);
                 self.observe(Observation::Advertised);
