@@ -1,10 +1,10 @@
 //! A frontend that sends the same frame and takes what it is sent. All its pages are granted once.
 use crate::rig::Fake;
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use netback::hypervisor::Hypervisor;
 use netback::vif::id::{QueueId, VifId};
 use ring::front::FrontRing;
-use ring::wire::{Rx, RxRequest, Tx, TxRequest};
+use ring::wire::{NETRXF_EXTRA_INFO, NETRXF_MORE_DATA, Rx, RxRequest, Tx, TxRequest};
 use xen::event::Port;
 use xen::fake::{Access, Grants, OWN_DOMID, Page};
 use xen::grant::{DomId, GrantRef, GrantTable, PAGE_SIZE};
@@ -149,6 +149,27 @@ impl Guest {
             packets += 1;
         }
         Ok(packets)
+    }
+
+    /// Reads all packets that were merged of segments of `size` bytes with `headers` bytes of headers; of how many segments.
+    pub fn receive_merged(&mut self, size: usize, headers: usize) -> Result<usize> {
+        let (mut segments, mut bytes) = (0, 0);
+        while let Some((_, response)) = self.rx.pop() {
+            ensure!(
+                response.status > 0,
+                "an Rx response says {}",
+                response.status
+            );
+            bytes += response.status as usize;
+            if response.flags & NETRXF_EXTRA_INFO != 0 {
+                self.rx.pop_words().context("an extra was announced")?;
+            }
+            if response.flags & NETRXF_MORE_DATA == 0 {
+                segments += (bytes - headers) / (size - headers);
+                bytes = 0;
+            }
+        }
+        Ok(segments)
     }
 }
 

@@ -4,6 +4,8 @@ mod guest;
 mod limits;
 mod report;
 mod rig;
+#[path = "../../../xsk-bridge/tests/support/tcp.rs"]
+mod tcp;
 mod wire;
 
 use anyhow::{Context, Result, bail};

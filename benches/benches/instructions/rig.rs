@@ -1,6 +1,7 @@
 //! One worker with two guests and a device, in this thread, over the fake hypervisor. Every round is alike: the source has a burst
 //! ready, the worker turns, the receiver takes what came.
 use crate::guest::Guest;
+use crate::tcp::Tcp;
 use crate::wire::{Traffic, Wire};
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
@@ -44,15 +45,27 @@ pub enum Path {
     /// A device to a guest's Rx ring.
     #[serde(rename = "wire -> guest")]
     WireToGuest,
+    /// A device to the Rx ring of a guest that segments itself: TCP segments of one stream, which are merged.
+    #[serde(rename = "wire -> guest, TCP merged")]
+    SegmentsToGuest,
+    /// The same, each segment of another stream than the one before it.
+    #[serde(rename = "wire -> guest, TCP alone")]
+    StreamsToGuest,
 }
 
 impl Path {
+    fn is_tcp(self) -> bool {
+        matches!(self, Self::SegmentsToGuest | Self::StreamsToGuest)
+    }
+
     /// As printed.
     pub fn name(self) -> &'static str {
         match self {
             Self::GuestToGuest => "guest -> guest",
             Self::GuestToWire => "guest -> wire",
             Self::WireToGuest => "wire -> guest",
+            Self::SegmentsToGuest => "wire -> guest, TCP merged",
+            Self::StreamsToGuest => "wire -> guest, TCP alone",
         }
     }
 
@@ -60,11 +73,14 @@ impl Path {
     pub fn sizes(self) -> &'static [usize] {
         match self {
             Self::GuestToGuest => &[64, 1500, 4096],
+            Self::SegmentsToGuest | Self::StreamsToGuest => &[1514],
             _ => &[64, 1500],
         }
     }
 }
 
+/// Bytes of the headers of a TCP segment over IPv4, with a timestamp.
+const HEADERS: usize = 66;
 /// Packets that the source has ready each turn.
 const BURST: usize = 64;
 /// Turns before the ones that are counted: caches of the worker's are filled, its lists have grown.
@@ -153,7 +169,11 @@ impl Rig {
     /// Gives the worker its device and its guests.
     fn connect(&mut self, umem: Umem) -> Result<()> {
         let [first, second] = self.guests.each_ref().map(Guest::mac);
-        let arriving = frame(self.size, OUTSIDE, second);
+        let arriving = match self.path {
+            Path::SegmentsToGuest => segments(self.size, second, 0),
+            Path::StreamsToGuest => segments(self.size, second, 1),
+            _ => vec![frame(self.size, OUTSIDE, second)],
+        };
         let device = Wire::new(umem, arriving, self.traffic.clone());
         self.bridge.add_port(UPLINK, PortKind::Uplink);
         self.driver.send(ToWorker::AddUplink {
@@ -202,6 +222,7 @@ impl Rig {
             bridge: self.bridge.clone(),
             mac: guest.mac(),
             features: Features {
+                gso_tcpv4: self.path.is_tcp(),
                 sg: true,
                 csum_ipv4: true,
                 csum_ipv6: true,
@@ -228,8 +249,10 @@ impl Rig {
             self.events.fire(receiver.event());
         }
         match self.path {
-            Path::WireToGuest => self.traffic.arriving.store(BURST, Relaxed),
-            _ => {
+            Path::WireToGuest | Path::SegmentsToGuest | Path::StreamsToGuest => {
+                self.traffic.arriving.store(BURST, Relaxed);
+            }
+            Path::GuestToGuest | Path::GuestToWire => {
                 if sender.send(BURST, self.size) {
                     self.events.fire(sender.event());
                 }
@@ -241,14 +264,20 @@ impl Rig {
     fn receive(&mut self) -> Result<usize> {
         let [sender, receiver] = &mut self.guests;
         let answers = sender.read_answers()?;
-        let received = receiver.receive(self.size)?;
+        let received = match self.path {
+            Path::SegmentsToGuest => receiver.receive_merged(self.size, HEADERS)?,
+            _ => receiver.receive(self.size)?,
+        };
         let sent = self.traffic.sent.swap(0, Relaxed);
         let packets = match self.path {
             Path::GuestToWire => sent,
             _ => received,
         };
-        let whole = self.path == Path::WireToGuest || answers == packets;
-        ensure!(whole, "{answers} answers for {packets} packets");
+        let from_guest = matches!(self.path, Path::GuestToGuest | Path::GuestToWire);
+        ensure!(
+            !from_guest || answers == packets,
+            "{answers} answers for {packets} packets"
+        );
         Ok(packets)
     }
 }
@@ -267,4 +296,20 @@ fn frame(size: usize, source: [u8; 6], dst_mac: [u8; 6]) -> Vec<u8> {
         dst_mac,
     };
     Generator::new(stream, source).next_frame().to_vec()
+}
+
+/// A burst of TCP segments of `size` bytes, whose port is more by `step` from one to the next.
+fn segments(size: usize, to: [u8; 6], step: u16) -> Vec<Vec<u8>> {
+    let payload: Vec<u8> = (0..size - HEADERS).map(|n| (n * 31) as u8).collect();
+    let segment = |n: usize| {
+        let tcp = Tcp {
+            macs: std::array::from_fn(|at| [to, OUTSIDE][at / 6][at % 6]),
+            port: 4000 + step * n as u16,
+            id: n as u16,
+            sequence: (n * payload.len()) as u32,
+            ..Tcp::default()
+        };
+        tcp.packet(&payload)
+    };
+    (0..BURST).map(segment).collect()
 }

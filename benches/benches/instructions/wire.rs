@@ -18,16 +18,16 @@ pub struct Traffic {
 
 pub struct Wire {
     umem: Umem,
-    frame: Vec<u8>,
+    frames: Vec<Vec<u8>>,
     traffic: Arc<Traffic>,
 }
 
 impl Wire {
-    /// A device on which copies of `frame` arrive.
-    pub fn new(umem: Umem, frame: Vec<u8>, traffic: Arc<Traffic>) -> Self {
+    /// A device on which copies of `frames` arrive, of one behind the other, and of the first one again behind the last.
+    pub fn new(umem: Umem, frames: Vec<Vec<u8>>, traffic: Arc<Traffic>) -> Self {
         Self {
             umem,
-            frame,
+            frames,
             traffic,
         }
     }
@@ -49,19 +49,17 @@ impl Device for Wire {
     fn recv(&mut self, pool: &mut FramePool, out: &mut Vec<Packet>, max: usize) -> Received {
         let arriving = self.traffic.arriving.load(Relaxed);
         let packets = max.min(arriving).min(out.capacity() - out.len());
-        for _ in 0..packets {
+        let mut bytes = 0;
+        for arrives in self.frames.iter().cycle().take(packets) {
             let mut frame = pool.take().expect("the pool is large enough");
-            self.umem.data_mut(&mut frame)[..self.frame.len()].copy_from_slice(&self.frame);
-            out.push(Packet::new(
-                frame,
-                self.frame.len() as u32,
-                Offload::default(),
-            ));
+            self.umem.data_mut(&mut frame)[..arrives.len()].copy_from_slice(arrives);
+            out.push(Packet::new(frame, arrives.len() as u32, Offload::default()));
+            bytes += arrives.len() as u64;
         }
         self.traffic.arriving.store(arriving - packets, Relaxed);
         Received {
             packets,
-            bytes: (packets * self.frame.len()) as u64,
+            bytes,
             bad: 0,
         }
     }

@@ -301,6 +301,10 @@ counters! {
         tx_gso_packets: Counter,
         /// Packets in `rx_packets` that the guest segments itself.
         rx_gso_packets: Counter,
+        /// Packets for the guest that were merged of several TCP segments.
+        rx_coalesced_packets: Counter,
+        /// TCP segments that the packets in `rx_coalesced_packets` were merged of.
+        rx_coalesced_segments: Counter,
         /// Packets that were cut into segments for the guest.
         rx_cut_packets: Counter,
         /// Packets the guest sent that went nowhere, by reason.

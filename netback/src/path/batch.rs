@@ -66,6 +66,8 @@ pub(crate) struct Batch {
     pub placed: Vec<Placed>,
     /// Jobs that wait for the second call, or for one before them with the same destination.
     pub deferred: Vec<u16>,
+    /// Queues, by slot, for which segments are merged in this turn.
+    pub merging: Vec<u16>,
     /// What one look at a device brought.
     pub received: Vec<Packet>,
     /// The ports that the packet at hand is flooded to.
@@ -88,6 +90,7 @@ impl Batch {
             rx: plan(TURN_PLACED * 8),
             placed: Vec::with_capacity(TURN_PLACED),
             deferred: Vec::with_capacity(jobs),
+            merging: Vec::with_capacity(jobs),
             received: Vec::with_capacity(TURN_RECEIVED),
             receivers: Vec::new(),
         }
@@ -106,6 +109,7 @@ impl Batch {
         self.tails.clear();
         self.rx.clear();
         self.deferred.clear();
+        self.merging.clear();
     }
 
     /// Whether another chain can be taken out of a Tx ring, whatever it is.

@@ -11,6 +11,7 @@ use crate::worker::Worker;
 use ring::packet::Fatal;
 use std::mem;
 use xsk_bridge::frame::FramePool;
+use xsk_bridge::packet::Offload;
 
 impl<H: Hypervisor> Worker<H> {
     /// Drains backlogs into what guests have posted, issues the copies, responds. False: there was nothing to do.
@@ -153,22 +154,51 @@ impl<H: Hypervisor> Queue<H> {
             {
                 break;
             }
-            self.rx.take(len, &offload);
-            let dest = InPages {
-                domid: self.domid,
-                grefs: self.rx.pages(),
-            };
-            let pieces = InPieces::from(&batch.staging, &batch.pieces[first..], 0);
-            let span = batch.rx.copy(pieces, dest, 0..len as usize);
-            batch.placed.push(Placed {
-                queue: slot,
-                sender: None,
-                spans: [span, Default::default()],
-                len,
-                offload,
-            });
+            self.take_for_staged(slot, first, len, offload, batch);
             budget -= (len as usize).max(PACKET_COST) as isize;
         }
         Ok(())
+    }
+
+    /// Places a packet of `len` bytes in pieces of staging memory, from the one at `pieces` on. `Ok(false)`: it has to wait.
+    pub(super) fn place_staged(
+        &mut self,
+        slot: u16,
+        pieces: usize,
+        len: u32,
+        offload: Offload,
+        batch: &mut Batch,
+    ) -> Result<bool, Fatal> {
+        let now = self.rx.backlog.is_empty() && batch.can_place();
+        if !now || !self.rx.has_posted(len, &offload)? {
+            return Ok(false);
+        }
+        self.take_for_staged(slot, pieces, len, offload, batch);
+        Ok(true)
+    }
+
+    /// Takes posted requests for a packet in staging memory, and plans its copies.
+    fn take_for_staged(
+        &mut self,
+        slot: u16,
+        pieces: usize,
+        len: u32,
+        offload: Offload,
+        batch: &mut Batch,
+    ) {
+        self.rx.take(len, &offload);
+        let dest = InPages {
+            domid: self.domid,
+            grefs: self.rx.pages(),
+        };
+        let pieces = InPieces::from(&batch.staging, &batch.pieces[pieces..], 0);
+        let span = batch.rx.copy(pieces, dest, 0..len as usize);
+        batch.placed.push(Placed {
+            queue: slot,
+            sender: None,
+            spans: [span, Default::default()],
+            len,
+            offload,
+        });
     }
 }

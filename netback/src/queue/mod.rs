@@ -1,6 +1,7 @@
 //! One queue of a vif: its two rings, and what waits for it.
 pub mod backlog;
 pub(crate) mod events;
+pub(crate) mod merge;
 pub mod setup;
 
 pub(crate) mod rx;

@@ -1,6 +1,7 @@
 //! The guest's receive side: posted requests for whole packets, responses in ring order.
 use super::RxRing;
 use super::backlog::Backlog;
+use super::merge::Merge;
 use crate::bounds::MAX_PACKET;
 use crate::copy::memory::UmemMemory;
 use crate::copy::plan::CopyPlan;
@@ -33,6 +34,8 @@ pub(crate) struct RxSide<H: Hypervisor> {
     /// Grants of the pages taken last.
     pages: ArrayVec<u32, MAX_DATA_SLOTS>,
     pub backlog: Backlog,
+    /// TCP segments of this turn that become one packet.
+    pub merge: Merge,
     /// The turn in which a packet for the queue was last deferred: nothing of that turn may overtake it.
     pub barrier: u64,
     /// A copy from page to page failed: until then packets come out of our own memory.
@@ -45,6 +48,7 @@ impl<H: Hypervisor> RxSide<H> {
     pub fn new(ring: RxRing<H>, features: Features, backlog: Backlog) -> Self {
         Self {
             ring,
+            merge: Merge::new(&features),
             features,
             pages: ArrayVec::new(),
             backlog,
@@ -68,11 +72,7 @@ impl<H: Hypervisor> RxSide<H> {
     /// Whether the guest segments such a packet itself. Behind a VLAN tag it does not: netfront finds no blank checksum there.
     #[inline]
     pub fn takes_gso(&self, gso: Gso, head: &[u8]) -> bool {
-        let version = match gso.ipv6 {
-            false => self.features.gso_tcpv4 && self.features.csum_ipv4,
-            true => self.features.gso_tcpv6 && self.features.csum_ipv6,
-        };
-        version && self.features.sg && !header::is_tagged(head)
+        self.features.takes_gso(gso.ipv6) && !header::is_tagged(head)
     }
 
     /// Whether the packet of `len` bytes with this head may reach the guest with a blank checksum: netfront completes none

@@ -20,3 +20,15 @@ pub struct Features {
     /// It wrote `event-channel-tx` and `event-channel-rx`.
     pub split_event_channels: bool,
 }
+
+impl Features {
+    /// Whether the frontend segments TCP packets itself, over IPv6 or over IPv4.
+    #[inline]
+    pub fn takes_gso(&self, ipv6: bool) -> bool {
+        let version = match ipv6 {
+            false => self.gso_tcpv4 && self.csum_ipv4,
+            true => self.gso_tcpv6 && self.csum_ipv6,
+        };
+        version && self.sg
+    }
+}

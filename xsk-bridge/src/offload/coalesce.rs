@@ -86,14 +86,15 @@ impl Segment {
 #[inline]
 fn ipv4(packet: &[u8]) -> Option<usize> {
     const L4: usize = ETHERNET_LEN + IPV4_LEN;
-    let header = packet.get(ETHERNET_LEN..L4)?;
+    let header: &[u8; IPV4_LEN] = packet.get(ETHERNET_LEN..)?.first_chunk()?;
     let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
     let fits = header[9] == Protocol::Tcp.number()
         && usize::from(word(2)) == packet.len() - ETHERNET_LEN
         && word(6) & !DONT_FRAGMENT == 0;
-    let mut sum = Sum::default();
-    sum.add(header);
-    (fits && sum.finish() == [0xff, 0xff]).then_some(L4)
+    // A one's-complement sum of all ones is a multiple of 0xffff, in words of whatever size.
+    let words = header.as_chunks::<4>().0.iter();
+    let sum: u64 = words.map(|&word| u64::from(u32::from_be_bytes(word))).sum();
+    (fits && sum.is_multiple_of(0xffff)).then_some(L4)
 }
 
 /// Start of the TCP header behind an IPv6 header that can be merged.

@@ -2,6 +2,7 @@
 //!
 //! Packets go in their order, as runs with one destination. What lies behind a packet's head is still in its sender's pages: where it
 //! is needed here, the packet is deferred until a second copy call has fetched it, and with it all later packets for that destination.
+mod coalesce;
 mod flood;
 mod queue;
 mod segments;
@@ -60,6 +61,7 @@ impl<H: Hypervisor> Worker<H> {
                 self.hand_over(n..n + 1, Pass::Second);
             }
         }
+        self.close_merges();
         crash_point!("forwarded");
     }
 

@@ -89,6 +89,21 @@ impl<H: Hypervisor> Queue<H> {
                 }
             }
         }
+        if self.rx.merge.is_on() && self.merge(slot, n, batch, turn) {
+            return Handed::Taken;
+        }
+        self.place_or_keep(slot, n, batch, turn)
+    }
+
+    /// Brings packet `n` into posted pages, or into the backlog.
+    #[inline(always)] // The path of most packets: as little as possible is called.
+    pub(super) fn place_or_keep(
+        &mut self,
+        slot: u16,
+        n: usize,
+        batch: &mut Batch,
+        turn: &mut Turn<'_>,
+    ) -> Handed {
         if self.rx.backlog.is_empty() && batch.can_place() {
             match self.place(slot, n, batch, turn.pool.umem(), turn.now) {
                 Ok(true) => return Handed::Taken,

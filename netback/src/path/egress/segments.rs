@@ -95,13 +95,14 @@ impl<H: Hypervisor> Queue<H> {
         &mut self,
         slot: u16,
         n: usize,
-        batch: &Batch,
+        batch: &mut Batch,
         turn: &mut Turn<'_>,
         pass: Pass,
     ) -> Handed {
         if pass == Pass::First && (self.rx.barrier == turn.number || !batch.jobs[n].is_whole()) {
             return self.defer(turn);
         }
+        self.close_merge(slot, batch, turn);
         let umem = turn.pool.umem().clone();
         let shape = match batch.shape(n, &umem) {
             Ok(shape) => shape,

@@ -1,6 +1,8 @@
 //! What a packet costs, as counts: allocations, copy segments, copy calls, notifications.
 #![allow(unsafe_code)] // A counting allocator.
-use super::rig::{Guest, OUTSIDE, Rig, frame, mac};
+use super::rig::{Guest, OUTSIDE, Rig, all_features, frame, mac};
+use super::tcp::{Tcp, payload};
+use crate::vif::features::Features;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
@@ -34,7 +36,7 @@ fn allocations(f: impl FnOnce()) -> u64 {
     ALLOCATIONS.get() - before
 }
 
-/// Both guests send to the wire, to each other, small and large, and a flood; the wire sends to both.
+/// Both guests send to the wire, to each other, small and large, and a flood; the wire sends to both, segments that are merged too.
 fn load(rig: &mut Rig, guests: &mut [Guest; 2]) {
     for guest in guests.iter_mut() {
         let free = guest.rx.free().min(200) as usize;
@@ -48,7 +50,14 @@ fn load(rig: &mut Rig, guests: &mut [Guest; 2]) {
         guest.push(&frame([0xff; 6], own, 60, 0), &[60], 0);
         let _ = guest.tx.publish();
         rig.events[0].fire(guest.event());
-        (0..20).for_each(|seed| rig.arrive_from_wire(&frame(own, OUTSIDE, 1514, seed)));
+        (0..10).for_each(|seed| rig.arrive_from_wire(&frame(own, OUTSIDE, 1514, seed)));
+        let stream = Tcp {
+            macs: [own, OUTSIDE].concat().try_into().unwrap(),
+            ..Tcp::default()
+        };
+        for segment in stream.segments(&payload(14_480), 1448) {
+            rig.arrive_from_wire(&segment);
+        }
     }
 }
 
@@ -63,7 +72,11 @@ fn read(rig: &mut Rig, guests: &mut [Guest; 2]) {
 #[test]
 fn the_packet_path_allocates_nothing() {
     let mut rig = Rig::new();
-    let mut guests = [rig.guest(1), rig.guest(2)];
+    let features = Features {
+        gso_tcpv4: true,
+        ..all_features()
+    };
+    let mut guests = [1, 2].map(|number| rig.guest_on(number, 0, features));
     rig.grants.reserve_calls(1000);
     for round in 0..4 {
         load(&mut rig, &mut guests);
@@ -73,6 +86,7 @@ fn the_packet_path_allocates_nothing() {
             guests[0].stats.rx_packets.get() > moved + 30,
             "nothing was moved"
         );
+        assert!(guests[0].stats.rx_coalesced_packets.get() > round);
         // The fakes' own tables settle in the first round.
         assert!(
             round == 0 || allocated == 0,

@@ -1,4 +1,5 @@
 //! Workers on fakes: no kernel, no hypervisor, no threads but where a test is about them.
+mod coalesce;
 mod cost;
 mod events;
 mod fairness;
@@ -16,3 +17,6 @@ mod staging;
 mod take_over;
 mod tx;
 mod vlan;
+
+#[path = "../../../../xsk-bridge/tests/support/tcp.rs"]
+mod tcp;

@@ -1,0 +1,193 @@
+//! TCP segments towards a guest that segments itself: merged with those before them into one packet.
+//!
+//! A packet that is open is the newest of its queue: whatever does not continue it closes it first, and the end of the turn closes all.
+use super::Handed;
+use super::queue::Turn;
+use crate::hypervisor::Hypervisor;
+use crate::observe::counters::DropReason;
+use crate::path::batch::Batch;
+use crate::path::job::Job;
+use crate::path::ports::Destination;
+use crate::queue::Queue;
+use crate::worker::Worker;
+use xsk_bridge::frame::{FramePool, Umem};
+use xsk_bridge::offload::coalesce::{Copied, Segment};
+use xsk_bridge::packet::{Checksum, Gso, Offload};
+
+impl<H: Hypervisor> Worker<H> {
+    /// Places every packet that is open: none waits for another turn.
+    pub(super) fn close_merges(&mut self) {
+        let fabric = &mut self.fabric;
+        let placed = self.batch.placed.len();
+        for at in 0..self.batch.merging.len() {
+            let slot = self.batch.merging[at];
+            let mut turn = Turn {
+                number: self.turn_number,
+                now: fabric.now,
+                pool: &mut fabric.pool,
+                waiting: &mut fabric.waiting,
+            };
+            if let Some(queue) = &mut fabric.queues[usize::from(slot)] {
+                queue.close_merge(slot, &mut self.batch, &mut turn);
+            }
+        }
+        for at in placed..self.batch.placed.len() {
+            self.touch(self.batch.placed[at].queue);
+        }
+    }
+}
+
+impl<H: Hypervisor> Queue<H> {
+    /// Makes packet `n` part of the packet that is open, or the first segment of one. False: it goes by itself, behind the one that was
+    /// open.
+    #[inline(never)] // Most packets of most guests go past it.
+    pub(super) fn merge(
+        &mut self,
+        slot: u16,
+        n: usize,
+        batch: &mut Batch,
+        turn: &mut Turn<'_>,
+    ) -> bool {
+        let merge = &mut self.rx.merge;
+        let segment = segment(&batch.jobs[n], turn.pool.umem());
+        let Some(segment) = segment.filter(|segment| merge.takes(segment)) else {
+            self.close_merge(slot, batch, turn);
+            return false;
+        };
+        if merge.begin(turn.number) {
+            batch.merging.push(slot);
+        }
+        let copied = self.append(&segment, n, batch, turn.pool);
+        if copied == Copied::Right {
+            return true;
+        }
+        self.close_merge(slot, batch, turn);
+        let bytes = batch.jobs[n].head_bytes(&batch.staging, turn.pool.umem());
+        let merge = &mut self.rx.merge;
+        let first = copied == Copied::NoRoom && merge.coalescer.begin(&segment, bytes);
+        merge.first = first.then_some(n as u16);
+        first
+    }
+
+    /// Appends packet `n` to the packet that is open, if it continues it; there is no room where it does not.
+    fn append(
+        &mut self,
+        segment: &Segment,
+        n: usize,
+        batch: &mut Batch,
+        pool: &mut FramePool,
+    ) -> Copied {
+        let Some(first) = self.rx.merge.first.map(usize::from) else {
+            return Copied::NoRoom;
+        };
+        let bytes = batch.jobs[n].head_bytes(&batch.staging, pool.umem());
+        let len = self.rx.merge.coalescer.takes(segment, bytes);
+        if !len.is_some_and(|len| self.has_room_for(len, segment, pool)) {
+            return Copied::NoRoom;
+        }
+        let (coalescer, mut pages) = self.rx.merge.parts(&mut batch.staging);
+        if let Some(packet) = batch.jobs[first].packet.take_if(|packet| {
+            coalescer.copy_first(packet.head(pool.umem()), &mut pages) == Copied::Right
+        }) {
+            pool.recycle(packet);
+        }
+        if coalescer.segments() == 0 {
+            return Copied::NoRoom;
+        }
+        let mut copied = Copied::NoRoom;
+        if let Some(packet) = batch.jobs[n].packet.take_if(|packet| {
+            copied = coalescer.append(segment, packet.head(pool.umem()), &mut pages);
+            copied == Copied::Right
+        }) {
+            pool.recycle(packet);
+        }
+        copied
+    }
+
+    /// Whether a merged packet of `len` bytes can be placed now, or wait where others do.
+    fn has_room_for(&mut self, len: usize, segment: &Segment, pool: &FramePool) -> bool {
+        let gso = Gso {
+            segment: 1,
+            ipv6: segment.is_ipv6(),
+        };
+        let merged = Offload {
+            checksum: Checksum::Blank,
+            gso: Some(gso),
+        };
+        match self.rx.backlog.is_empty() {
+            // A ring that makes no sense is found out when the packet is placed.
+            true => matches!(self.rx.has_posted(len as u32, &merged), Ok(true)),
+            false => self.rx.backlog.has_room(len as u32, pool),
+        }
+    }
+
+    /// Places the packet that is open, or has it wait behind what waits already.
+    #[inline(never)]
+    pub(super) fn close_merge(&mut self, slot: u16, batch: &mut Batch, turn: &mut Turn<'_>) {
+        let Some(first) = self.rx.merge.first.take() else {
+            return;
+        };
+        let segments = self.rx.merge.coalescer.segments();
+        if segments == 0 {
+            // The first segment is alone, and as it came.
+            if let Handed::Refused(reason) = self.place_or_keep(slot, first.into(), batch, turn) {
+                self.stats.rx_drops.add(reason, 1);
+            }
+            return;
+        }
+        let (coalescer, mut pages) = self.rx.merge.parts(&mut batch.staging);
+        let (offload, len) = (coalescer.finish(&mut pages), coalescer.len() as u32);
+        let pieces = batch.pieces.len();
+        self.rx.merge.take_pages(&mut batch.pieces);
+        let dropped = match self.place_staged(slot, pieces, len, offload, batch) {
+            Ok(true) => None,
+            Ok(false) => self.keep_staged(slot, pieces, len, offload, batch, turn),
+            Err(fatal) => {
+                self.rogue = Some(fatal);
+                Some(DropReason::PortGone)
+            }
+        };
+        if let Some(reason) = dropped {
+            self.stats.rx_drops.add(reason, segments as u64);
+        } else if segments > 1 {
+            self.stats.rx_coalesced_packets.add(1);
+            self.stats.rx_coalesced_segments.add(segments as u64);
+        }
+    }
+
+    /// Puts a packet of `len` bytes in pieces of staging memory, from the one at `pieces` on, into the backlog; why not, where it has no
+    /// room.
+    fn keep_staged(
+        &mut self,
+        slot: u16,
+        pieces: usize,
+        len: u32,
+        offload: Offload,
+        batch: &Batch,
+        turn: &mut Turn<'_>,
+    ) -> Option<DropReason> {
+        if !self.rx.backlog.has_room(len, turn.pool) {
+            return Some(DropReason::BacklogFull);
+        }
+        let mut entry = self.rx.backlog.append(len, offload, turn.now, turn.pool);
+        let mut left = len as usize;
+        for &piece in &batch.pieces[pieces..] {
+            let count = piece.len().min(left);
+            entry.write(&batch.staging.bytes(piece)[..count]);
+            left -= count;
+        }
+        self.list(slot, turn.waiting);
+        None
+    }
+}
+
+/// The packet's headers, where it may be merged: it came in a frame, is for one queue alone, and has a checksum to verify.
+fn segment(job: &Job, umem: &Umem) -> Option<Segment> {
+    let packet = job.packet.as_ref()?;
+    let alone = matches!(job.destination, Destination::Queue(_));
+    let plain = job.offload.gso.is_none() && job.offload.checksum != Checksum::Blank;
+    match alone && plain && packet.frame_count() == 1 {
+        true => Segment::of(packet.head(umem)),
+        false => None,
+    }
+}
