@@ -1,6 +1,6 @@
 //! Bridges by name, and what a guest's port may do on one.
-use super::Control;
 use super::vif::Service;
+use super::{Control, Error};
 use crate::config;
 use crate::hypervisor::Hypervisor;
 use crate::vif::id::VifId;
@@ -8,7 +8,7 @@ use crate::vif::policy::Policy;
 use crate::worker::messages::ToWorker;
 use std::sync::Arc;
 use tracing::info;
-use xen::store::XenStore;
+use xen::store::{StoreError, Transaction, XenStore};
 use xsk_bridge::switch::filter::Filter;
 use xsk_bridge::switch::vlan::Vlans;
 use xsk_bridge::switch::{Bridge, PortKind, Rules};
@@ -52,13 +52,37 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         });
     }
 
-    /// The bridge that a vif asks for, and what the vif may do there; the error is one line.
-    pub(super) fn choose_bridge(&self, policy: &Policy) -> Result<(Arc<Bridge>, Access), String> {
-        let bridge = match (&*policy.bridge, &*self.bridges) {
+    /// Has VLANs told apart on the switch of a vif with a key `vlan`, from now on. It is asked of every vif that is there before the first is
+    /// served, and does not end with the vif: guests beside it are never, not even while it is away, in its VLAN.
+    pub(super) fn expect_vlans(&mut self, backend: &str) -> Result<(), Error> {
+        let mut read = |key: &str| match self
+            .store
+            .read(Transaction::NONE, &format!("{backend}/{key}"))
+        {
+            Ok(value) => Ok(Some(value)),
+            Err(StoreError::Io(error)) => Err(StoreError::Io(error)),
+            Err(_) => Ok(None),
+        };
+        if read("vlan")?.is_none() {
+            return Ok(());
+        }
+        let name = read("bridge")?.unwrap_or_default();
+        if let Some(bridge) = self.named_bridge(&name) {
+            bridge.switch.tell_vlans_apart();
+        }
+        Ok(())
+    }
+
+    fn named_bridge(&self, name: &str) -> Option<&Named> {
+        match (name, &*self.bridges) {
             ("", [only]) => Some(only),
             (name, bridges) => bridges.iter().find(|bridge| bridge.name == name),
-        };
-        let Some(bridge) = bridge else {
+        }
+    }
+
+    /// The bridge that a vif asks for, and what the vif may do there; the error is one line.
+    pub(super) fn choose_bridge(&self, policy: &Policy) -> Result<(Arc<Bridge>, Access), String> {
+        let Some(bridge) = self.named_bridge(&policy.bridge) else {
             let there: Vec<&str> = self.bridges.iter().map(|bridge| &*bridge.name).collect();
             return Err(format!(
                 "there is no bridge {:?} (there are: {}); add a [[bridge]] of this name and reload netback",
@@ -67,6 +91,9 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             ));
         };
         let vlans = vlans(bridge, policy.vlan.as_ref())?;
+        if vlans.is_some() {
+            bridge.switch.tell_vlans_apart();
+        }
         let access = self.access(policy, vlans);
         Ok((bridge.switch.clone(), access))
     }

@@ -203,6 +203,8 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         file.deaths().set_life(self.life.number);
         let multicast = Arc::new(Multicast::new(file.multicast(), features.multicast_control));
         let place: Vec<u8> = opened.iter().map(|queue| queue.worker).collect();
+        // Before a worker takes a packet out of the rings, where some may wait already: what the port may do counts for these too.
+        bridge.add_port_with(port_id, PortKind::Guest(policy.mac), &access.rules);
         let mut queues = Vec::with_capacity(opened.len());
         for (number, opened) in opened.into_iter().enumerate() {
             let stats = Arc::<QueueStats>::default();
@@ -240,7 +242,6 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         }
         self.pool
             .send_all(|| ToWorker::SetPort(port_id, ServedBy::Guest(place.clone())));
-        bridge.add_port_with(port_id, PortKind::Guest(policy.mac), &access.rules);
         self.vif(id).service = Some(Service {
             port_id,
             bridge,

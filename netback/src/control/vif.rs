@@ -148,12 +148,17 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
     /// Find every vif below our backend directory.
     pub(super) fn scan(&mut self) -> Result<(), Error> {
         let root = self.root.clone();
+        let mut found = Vec::new();
         for domid in self.children(&root)? {
             for devid in self.children(&format!("{root}/{domid}"))? {
-                if let Some(id) = handshake::parse_id(&domid, &devid) {
-                    self.found(id)?;
-                }
+                found.extend(handshake::parse_id(&domid, &devid));
             }
+        }
+        for id in &found {
+            self.expect_vlans(&format!("{root}/{id}"))?;
+        }
+        for id in found {
+            self.found(id)?;
         }
         // Those that are no longer there are noticed by a look.
         for vif in self.vifs.values_mut() {

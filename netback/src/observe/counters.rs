@@ -132,6 +132,7 @@ impl From<xsk_bridge::switch::DropReason> for DropReason {
             Switch::BadSource => Self::BadSource,
             Switch::Vlan => Self::Vlan,
             Switch::Isolated => Self::Isolated,
+            Switch::PortGone => Self::PortGone,
             Switch::SamePort => Self::SamePort,
             Switch::LinkLocal => Self::LinkLocal,
         }

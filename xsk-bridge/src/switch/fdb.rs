@@ -44,6 +44,8 @@ pub enum Learnt {
     Full,
     /// It lives on the wire, and is not a guest's to have.
     OnTheWire,
+    /// The port that it came in by is not on the bridge.
+    NoPort,
 }
 
 impl Fdb {
@@ -101,6 +103,9 @@ impl Fdb {
     /// The rare half of `learn`: the address moved here from another port, or is new.
     #[cold]
     fn insert(&self, bucket: usize, mac: u64, ingress: PortId, now: u32, ports: &Ports) -> Learnt {
+        if ports.port(ingress).is_none() {
+            return Learnt::NoPort;
+        }
         let ways = || {
             let ways = self.words[bucket].iter().zip(&self.heard[bucket]);
             ways.map(|(word, heard)| (word, heard, word.load(Relaxed)))

@@ -13,6 +13,7 @@ use port::{Port, Ports};
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use vlan::NATIVE;
 
 pub use fdb::{AGEING, WIRE_FRESH};
 pub use port::{MAX_LEARNT, PortId, PortKind};
@@ -50,6 +51,8 @@ pub enum DropReason {
     WireSource,
     /// Multicast or zero source.
     BadSource,
+    /// From a port that is not on the bridge yet, or no longer.
+    PortGone,
     /// To the port it came from.
     SamePort,
     /// With the tag of a VLAN that its port is not in with a tag, or from a guest with two tags.
@@ -92,11 +95,12 @@ impl Bridge {
         }
     }
 
-    /// Control thread: tells VLANs apart from now on, before any port is in one. Where nobody asks for that, and no port is in any VLAN,
-    /// tags are payload.
+    /// Control thread: tells VLANs apart from now on, whatever ports are in one. Where nobody asks for that, and no port is in any VLAN, tags
+    /// are payload.
     pub fn tell_vlans_apart(&self) {
-        self.vlans.store(true, Relaxed);
-        self.change(|_| ());
+        if !self.vlans.swap(true, Relaxed) {
+            self.change(|_| ());
+        }
     }
 
     /// The name that vifs choose it by.
@@ -153,6 +157,8 @@ impl Bridge {
             destination,
             vlan,
         } = ethernet;
+        // As where VLANs are told apart, so that what was learnt stays when they are.
+        let vlan = vlan.max(NATIVE);
         let owner = ports.owner(source);
         if let Err(reason) = self.admit(ports, ingress, owner, source, vlan, now) {
             return Verdict::Drop(reason);
@@ -201,6 +207,7 @@ impl Bridge {
                 Ok(())
             }
             Learnt::OnTheWire => Err(DropReason::WireSource),
+            Learnt::NoPort => Err(DropReason::PortGone),
             Learnt::Known | Learnt::Full => Ok(()),
         }
     }

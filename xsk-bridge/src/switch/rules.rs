@@ -172,7 +172,7 @@ impl Ports {
         header: &[u8],
     ) -> Result<(&Port, Ethernet, InVlan), DropReason> {
         let ethernet = Ethernet::parse(header).map_err(|_| DropReason::Runt)?;
-        let port = self.port(ingress).ok_or(DropReason::Vlan)?;
+        let port = self.port(ingress).ok_or(DropReason::PortGone)?;
         if !self.vlans {
             return Ok((port, ethernet, InVlan::new(ethernet.vlan, None)));
         }

@@ -47,6 +47,32 @@ fn guests_reach_each_other_and_the_wire_once_it_is_heard() {
     assert_eq!(&*bridge.ports(), [WIRE, A, B]);
 }
 
+/// A worker may have a queue's packets before its port is attached, and after it was detached: a port that nobody knows has no rules.
+#[test]
+fn nothing_comes_in_by_a_port_that_is_not_on_the_bridge() {
+    let bridge = bridge();
+    let gone = Verdict::Drop(DropReason::PortGone);
+    let decide = |port, to, from| bridge.decide(port, &frame(to, from, None), 5);
+    assert_eq!(decide(PortId(9), BROADCAST, PEER), gone);
+    assert_eq!(decide(PortId(9), MAC_B, PEER), gone);
+    bridge.remove_port(A);
+    assert_eq!(decide(A, BROADCAST, MAC_A), gone);
+    bridge.tell_vlans_apart();
+    assert_eq!(decide(A, BROADCAST, MAC_A), gone);
+    assert_eq!(bridge.stats().learnt, 0);
+}
+
+#[test]
+fn what_was_learnt_stays_when_vlans_are_told_apart() {
+    let bridge = bridge();
+    bridge.decide(WIRE, &frame(BROADCAST, PEER, None), 5);
+    bridge.tell_vlans_apart();
+    let to_peer = bridge.decide(A, &frame(PEER, MAC_A, None), 6);
+    assert_eq!(to_peer, Verdict::Unicast(WIRE));
+    let as_peer = bridge.decide(A, &frame(BROADCAST, PEER, None), 6);
+    assert_eq!(as_peer, Verdict::Drop(DropReason::WireSource));
+}
+
 #[test]
 fn every_drop_has_its_reason() {
     let bridge = bridge();
@@ -259,14 +285,16 @@ impl Model {
         match self.owner(from) {
             Some(owner) if owner != ingress => return Verdict::Drop(DropReason::SpoofedSource),
             Some(_) => {}
+            None if self.ports.iter().all(|(id, _)| *id != ingress) => {
+                return Verdict::Drop(DropReason::PortGone);
+            }
             None if self.on_the_wire(ingress, from, vlan, now) => {
                 return Verdict::Drop(DropReason::WireSource);
             }
-            None if self.ports.iter().any(|(id, _)| *id == ingress) => {
+            None => {
                 self.fdb.insert((from, vlan), (ingress, now));
                 self.listed.insert(ingress);
             }
-            None => {}
         }
         if to[0] & 1 == 1 {
             return if to[..5] == [1, 0x80, 0xc2, 0, 0] && to[5] < 16 {
@@ -364,7 +392,7 @@ proptest! {
                 Step::Frame { bridge, ingress, to, from, vlan } => {
                     let header = frame(mac(to), mac(from), vlan);
                     let got = bridges[bridge].decide(PortId(ingress), &header, now);
-                    let want = models[bridge].decide(PortId(ingress), mac(to), mac(from), vlan.unwrap_or(0), now);
+                    let want = models[bridge].decide(PortId(ingress), mac(to), mac(from), vlan.unwrap_or(0).max(NATIVE), now);
                     prop_assert_eq!(got, want);
                 }
                 Step::Attach { bridge, port, guest } => {

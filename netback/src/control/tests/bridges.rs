@@ -1,5 +1,6 @@
 //! Bridges that share a network card, and what guests on them may do.
 use super::*;
+use xsk_bridge::switch::{DropReason, Verdict};
 
 const SHARED: &str = "[[bridge]]\nname = \"xenbr0\"\nuplink = \"eth7\"\n\
                       [[bridge]]\nname = \"red\"\nuplink = \"eth7\"\nvlan = 10\n";
@@ -108,5 +109,35 @@ fn what_a_guest_may_send_follows_its_key_and_the_configuration_at_once() {
     until(&mut daemon, "the new address", |daemon| {
         shown(daemon, &with_key).1.1 == ip("192.0.2.8")
     });
+    daemon.stop().unwrap();
+}
+
+/// Guests without a VLAN are never in that of another one, not while it has not connected yet after a restart, and not once it has left.
+#[test]
+fn vlans_are_told_apart_from_before_the_first_guest_is_served() {
+    let house = House::new();
+    let (plain, in_vlan) = (Guest::new(3, 1), Guest::new(4, 1));
+    house.make(&plain);
+    house.make(&in_vlan);
+    house.world.set(&format!("{}/vlan", in_vlan.back()), "10");
+    let mut daemon = house.daemon();
+    house.connect(&plain);
+    until(&mut daemon, "Connected", |daemon| is_served(daemon, &plain));
+    let port = daemon.vifs.values().find_map(|vif| vif.service.as_ref());
+    let port = port.unwrap().port_id;
+    let switch = daemon.bridges[0].switch.clone();
+    let tagged = [
+        &[0xff; 6][..],
+        &[0, 0x16, 0x3e, 0, 0, 3],
+        &[0x81, 0, 0, 10, 8, 0],
+    ]
+    .concat();
+    let dropped = Verdict::Drop(DropReason::Vlan);
+    assert_eq!(switch.decide(port, &tagged, 1), dropped);
+    house.world.remove(&in_vlan.back());
+    until(&mut daemon, "the end of the vif", |daemon| {
+        daemon.vifs.len() == 1
+    });
+    assert_eq!(switch.decide(port, &tagged, 1), dropped);
     daemon.stop().unwrap();
 }
