@@ -2,6 +2,7 @@
 #[cfg(test)]
 extern crate self as xsk_bridge; // By the name that files shared with integration tests use.
 
+pub mod announce;
 pub mod device;
 pub mod frame;
 pub mod header;

@@ -137,7 +137,15 @@ fn what_cannot_serve_is_refused_with_the_cure_and_untouched() {
         refusal("near").to_string(),
         "near belongs to the bridge br0: take it out first with `ip link set dev near nomaster`"
     );
+    assert_eq!(
+        refusal("br0").to_string(),
+        "br0 is a bridge, on which AF_XDP does not run: take near out (`ip link set dev near nomaster`) and name it"
+    );
     run("ip link set dev near nomaster");
+    run("ip link add link near name near.7 type vlan id 7");
+    let instead = "name the card beneath it as uplink, and the tag by vlan = of the [[bridge]]";
+    assert!(refusal("near.7").to_string().ends_with(instead));
+    run("ip link del near.7");
 
     run("ip link set near mtu 9000");
     assert_eq!(

@@ -79,10 +79,12 @@ pub enum NicError {
     Loopback(String),
     #[error("{0} is no Ethernet interface")]
     NotEthernet(String),
-    #[error(
-        "{name} is a {kind}, which carries no XDP program of its own: name the interface beneath it"
-    )]
-    Stacked { name: String, kind: String },
+    #[error("{name} is a {kind}, on which AF_XDP does not run: {instead}")]
+    Stacked {
+        name: String,
+        kind: String,
+        instead: String,
+    },
     #[error(
         "{name} belongs to the {kind} {master}: take it out first with `ip link set dev {name} nomaster`"
     )]
@@ -212,7 +214,16 @@ fn fit(ifname: &str) -> Result<Link, NicError> {
         link.kind.as_deref()
     {
         let kind = kind.to_owned();
-        return Err(NicError::Stacked { name, kind });
+        let beneath = links
+            .iter()
+            .filter(|other| other.master == Some(link.index));
+        let beneath: Vec<&str> = beneath.map(|link| &*link.name).collect();
+        let instead = instead_of(&kind, &beneath);
+        return Err(NicError::Stacked {
+            name,
+            kind,
+            instead,
+        });
     }
     if let Some(master) = link.master {
         let master = links.iter().find(|link| link.index == master);
@@ -228,6 +239,22 @@ fn fit(ifname: &str) -> Result<Link, NicError> {
         return Err(NicError::Mtu { name, mtu, limit });
     }
     Ok(link)
+}
+
+/// What to name in place of a device of this kind, with these beneath it.
+fn instead_of(kind: &str, beneath: &[&str]) -> String {
+    match (kind, beneath) {
+        ("bond" | "team", [first, second, ..]) => format!(
+            "take its cards out (`ip link set dev {first} nomaster`, and so on) and name two of them, uplink = {first:?} and backup = {second:?}"
+        ),
+        ("vlan", _) => {
+            "name the card beneath it as uplink, and the tag by vlan = of the [[bridge]]".into()
+        }
+        (_, [first, ..]) => {
+            format!("take {first} out (`ip link set dev {first} nomaster`) and name it")
+        }
+        (_, []) => "name the card beneath it".into(),
+    }
 }
 
 /// Write down how the device is, unless a predecessor has: by now it is as that one made it.

@@ -1,6 +1,9 @@
 //! The learnt part of a forwarding database: a fixed table of atomic words, learnt and aged by all workers without a lock.
+pub(super) mod entries;
+
 use super::PortId;
 use super::port::Ports;
+use entries::STATIC;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -92,8 +95,10 @@ impl Fdb {
                 break;
             }
             // Written once a second at most, so that workers do not pull the line from each other.
-            if heard.load(Relaxed) != now {
-                heard.store(now, Relaxed);
+            let last = heard.load(Relaxed);
+            if last != now && last != STATIC {
+                // Not over what makes the entry static meanwhile.
+                let _ = heard.compare_exchange(last, now, Relaxed, Relaxed);
             }
             return Learnt::Known;
         }
@@ -111,6 +116,9 @@ impl Fdb {
             ways.map(|(word, heard)| (word, heard, word.load(Relaxed)))
         };
         let moved = ways().find(|&(_, _, old)| old != 0 && old >> 16 == mac);
+        if moved.is_some_and(|(_, heard, _)| heard.load(Relaxed) == STATIC) {
+            return Learnt::Known;
+        }
         if let Some((_, heard, old)) = moved
             && is_within(WIRE_FRESH, heard.load(Relaxed), now)
             && ports.protects(port(old), ingress)
@@ -124,7 +132,8 @@ impl Fdb {
         let free =
             || ways().find(|(_, heard, old)| *old == 0 || !is_fresh(heard.load(Relaxed), now));
         let of_the_wire = || match ports.displaces_the_wire(ingress) {
-            true => ways().find(|&(_, _, old)| ports.is_wire(port(old))),
+            true => ways()
+                .find(|&(_, heard, old)| ports.is_wire(port(old)) && heard.load(Relaxed) != STATIC),
             false => None,
         };
         let Some((word, heard, old)) = moved.or_else(free).or_else(of_the_wire) else {
@@ -194,7 +203,7 @@ pub(super) fn port(word: Word) -> PortId {
 
 /// Whether an entry counts still.
 fn is_fresh(heard: u32, now: u32) -> bool {
-    is_within(AGEING, heard, now)
+    heard == STATIC || is_within(AGEING, heard, now)
 }
 
 /// Whether an entry was heard of within the last `seconds`. Workers read the clock apart from each other, so `heard` may be a little

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use vlan::NATIVE;
 
+pub use fdb::entries::{Entry, NoRoom};
 pub use fdb::{AGEING, WIRE_FRESH};
 pub use port::{MAX_LEARNT, PortId, PortKind};
 pub use rules::{Receiver, Rules, Ruling};
@@ -214,7 +215,15 @@ impl Bridge {
 
     /// The ports of the bridge now.
     pub fn ports(&self) -> Arc<[PortId]> {
-        self.ports.load().all.clone()
+        self.ports.load().list.iter().map(|port| port.id).collect()
+    }
+
+    /// Control thread: leaves a port out of floods, or not. What is for its own address alone goes there all the same.
+    pub fn set_deaf(&self, port: PortId, deaf: bool) {
+        let ports = self.ports.load();
+        if ports.port(port).is_some_and(|port| port.set_deaf(deaf)) {
+            self.change(|_| ());
+        }
     }
 
     /// Control thread, every few seconds: forgets addresses not heard of for [`AGEING`] seconds.
@@ -229,6 +238,47 @@ impl Bridge {
         let delisted = ports.list.iter().filter(|port| port.delist()).count();
         if delisted > 0 {
             self.change(|_| ());
+        }
+    }
+
+    /// Control thread: every entry of the forwarding database that counts, by address; guests' own addresses are not among them.
+    pub fn entries(&self, now: u32) -> Vec<Entry> {
+        self.fdb.entries(now)
+    }
+
+    /// Whether VLANs are told apart: then frames without a tag are in the native one.
+    pub fn tells_vlans_apart(&self) -> bool {
+        self.ports.load().vlans
+    }
+
+    /// The port that has this address as its own.
+    pub fn owner(&self, mac: [u8; 6]) -> Option<PortId> {
+        self.ports.load().owner(header::number(mac))
+    }
+
+    /// Control thread: makes a static entry, which neither ages nor moves, in place of what was learnt.
+    pub fn fix(&self, mac: [u8; 6], vlan: u16, port: PortId, now: u32) -> Result<(), NoRoom> {
+        let learnt = self.fdb.fix(header::number(mac), vlan, port, now)?;
+        self.unlearn(learnt);
+        Ok(())
+    }
+
+    /// Control thread: takes an entry out, learnt or static; false: there is none.
+    pub fn take(&self, mac: [u8; 6], vlan: u16) -> bool {
+        let taken = self.fdb.take(header::number(mac), vlan);
+        self.unlearn(taken.flatten());
+        taken.is_some()
+    }
+
+    /// Control thread: forgets everything that was learnt, and no static entry.
+    pub fn flush(&self) {
+        self.fdb.flush(|port| self.unlearn(Some(port)));
+    }
+
+    fn unlearn(&self, port: Option<PortId>) {
+        let ports = self.ports.load();
+        if let Some(port) = port.and_then(|port| ports.port(port)) {
+            port.unlearn();
         }
     }
 

@@ -31,13 +31,15 @@ pub(super) struct Port {
     learning: Arc<Learning>,
 }
 
-/// What was learnt behind a port. It stays where the port changes its kind, as the entries of the FDB do.
+/// What was learnt behind a port, and of it. It stays where the port changes its kind, as the entries of the FDB do.
 #[derive(Debug, Default)]
 struct Learning {
     /// Entries of the FDB that name the port.
     entries: AtomicU32,
     /// Unknown unicast goes to the port: an entry was made since a sweep last found none. Changes seldom, whatever guests send.
     listed: AtomicBool,
+    /// Nobody takes packets behind the port: it is left out of floods.
+    deaf: AtomicBool,
 }
 
 impl Port {
@@ -72,6 +74,16 @@ impl Port {
             PortKind::Uplink => true,
             PortKind::Guest(_) => self.learning.entries.load(Relaxed) < MAX_LEARNT,
         }
+    }
+
+    /// True while the port is left out of floods.
+    pub fn is_deaf(&self) -> bool {
+        self.learning.deaf.load(Relaxed)
+    }
+
+    /// Leaves the port out of floods, or not. True: that is a change, for the next snapshot.
+    pub fn set_deaf(&self, deaf: bool) -> bool {
+        self.learning.deaf.swap(deaf, Relaxed) != deaf
     }
 
     /// A guest is known by its own address; only what is bridged behind it can have an address that the FDB has forgotten.
@@ -115,7 +127,7 @@ impl Port {
 pub(super) struct Ports {
     /// In the order they were attached.
     pub list: Vec<Arc<Port>>,
-    /// Every port.
+    /// Those that broadcast and multicast go to.
     pub all: Arc<[PortId]>,
     /// Those that unknown unicast goes to.
     pub unknown: Arc<[PortId]>,
@@ -133,8 +145,9 @@ pub(super) struct Ports {
 impl Ports {
     /// The snapshot of these ports; `vlans`: VLANs are told apart whatever ports are in.
     pub fn new(list: Vec<Arc<Port>>, vlans: bool) -> Self {
-        let all = list.iter().map(|port| port.id).collect();
-        let takes_unknown = list.iter().filter(|port| port.takes_unknown());
+        let hearing = list.iter().filter(|port| !port.is_deaf());
+        let all = hearing.clone().map(|port| port.id).collect();
+        let takes_unknown = hearing.filter(|port| port.takes_unknown());
         let unknown = takes_unknown.map(|port| port.id).collect();
         let mut owners = vec![0; (list.len() * 2).next_power_of_two().max(2)].into_boxed_slice();
         for port in list.iter().rev() {

@@ -125,7 +125,7 @@ impl BridgeView {
             return;
         };
         let receives = |port: &&Port| {
-            let takes = flood == Flood::Group || port.takes_unknown();
+            let takes = !port.is_deaf() && (flood == Flood::Group || port.takes_unknown());
             port.id != ingress && takes && from.may_reach(port)
         };
         let receiver = |port: &Port| {

@@ -512,3 +512,40 @@ fn workers_and_control_at_once_keep_addresses_apart() {
         }
     }
 }
+
+#[test]
+fn a_deaf_port_hears_no_floods_and_what_is_for_it_alone() {
+    let bridge = Arc::new(bridge());
+    let mut view = BridgeView::new(bridge.clone());
+    let mut hear = |flood| {
+        let mut receivers = Vec::new();
+        view.receivers(flood, WIRE, tag::InVlan::default(), &mut receivers);
+        let ports: Vec<PortId> = receivers.iter().map(|receiver| receiver.port).collect();
+        ports
+    };
+    // Somebody is bridged behind A, so that unknown unicast goes there.
+    bridge.decide(A, &frame(BROADCAST, [2, 0, 0, 0, 0, 0xac], None), 0);
+    assert_eq!(
+        (hear(Flood::Group), hear(Flood::Unknown)),
+        (vec![A, B], vec![A])
+    );
+    for rules in [
+        Rules::default(),
+        Rules {
+            isolated: true,
+            ..Rules::default()
+        },
+    ] {
+        bridge.add_port_with(A, PortKind::Guest(MAC_A), &rules);
+        bridge.set_deaf(A, true);
+        assert_eq!(
+            (hear(Flood::Group), hear(Flood::Unknown)),
+            (vec![B], vec![])
+        );
+        let verdict = bridge.decide(WIRE, &frame(MAC_A, PEER, None), 0);
+        assert_eq!(verdict, Verdict::Unicast(A));
+        assert_eq!(bridge.ports().len(), 3);
+    }
+    bridge.set_deaf(A, false);
+    assert_eq!(hear(Flood::Group).len(), 2);
+}
