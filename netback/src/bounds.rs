@@ -80,6 +80,11 @@ pub const OUTBOX: usize = 256;
 /// name, and those for others go on. A device at line rate empties a send ring of 1024 frames in 12 ms at 1 Gbit/s.
 pub const HOLD: Duration = Duration::from_millis(50);
 
+/// How long packets may wait for a guest because of its rate: a queue that is longer costs every connection that much more delay.
+pub const PACED_WAIT: Duration = Duration::from_millis(100);
+/// Bytes that may wait for a guest because of its rate, however low it is: two packets of the longest kind.
+pub const PACED_LEAST: usize = 2 * MAX_PACKET;
+
 /// Packets that one worker has sent to another and that are not taken yet, for guests and for devices each.
 pub const PARCELS: usize = 256;
 /// Frames on their way home that their owner has not taken yet; what does not fit waits where it is.

@@ -345,15 +345,14 @@ fn make_umem(frames: u32, _wired: bool) -> Result<(Umem, Vec<Frame>), Failure> {
     Umem::new(frames).map_err(|error| Failure::Runtime(format!("umem: {error}")))
 }
 
-/// Opens a bridge's uplink: device prepared, our program installed or adopted, a socket on each queue.
+/// Opens an interface of a bridge: device prepared, our program installed or adopted, a socket on each queue.
 #[cfg(feature = "af-xdp")]
 fn device_opener(config: &Config, umem: &Umem) -> OpenDevice {
     use xsk_bridge::device::xsk::{Options, XskDevice};
     use xsk_bridge::link::Link;
     use xsk_bridge::xdp;
     let (daemon, umem) = (config.daemon.clone(), umem.clone());
-    Box::new(move |bridge: &config::Bridge| {
-        let ifname = bridge.uplink.as_deref().ok_or("it has no uplink")?;
+    Box::new(move |bridge: &config::Bridge, ifname: &str| {
         let prepared =
             nic::prepare(ifname, None, &daemon.run_dir).map_err(|error| error.to_string())?;
         for warning in &prepared.warnings {
@@ -397,7 +396,7 @@ fn device_opener(config: &Config, umem: &Umem) -> OpenDevice {
 
 #[cfg(not(feature = "af-xdp"))]
 fn device_opener(_config: &Config, _umem: &Umem) -> OpenDevice {
-    Box::new(|bridge: &config::Bridge| {
+    Box::new(|bridge: &config::Bridge, _: &str| {
         Err(format!(
             "bridge {:?}: this netback was built without AF_XDP (cargo feature af-xdp)",
             bridge.name

@@ -178,6 +178,8 @@ impl Rig {
         self.bridge.add_port(UPLINK, PortKind::Uplink);
         self.driver.send(ToWorker::AddUplink {
             port_id: UPLINK,
+            index: 1,
+            standby: false,
             bridge: self.bridge.clone(),
             device: Box::new(device),
             stats: Arc::default(),

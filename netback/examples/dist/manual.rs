@@ -51,6 +51,9 @@ pub fn pages() -> io::Result<Vec<(String, Vec<u8>)>> {
     let mut pages = vec![page(&netback, true)?];
     for command in netback.get_subcommands() {
         pages.push(page(command, false)?);
+        for command in command.get_subcommands() {
+            pages.push(page(command, false)?);
+        }
     }
     let configuration = include_bytes!("../../../packaging/man/netback.toml.5");
     pages.push(("netback.toml.5".into(), configuration.to_vec()));
@@ -73,8 +76,10 @@ fn page(command: &Command, whole: bool) -> io::Result<(String, Vec<u8>)> {
     page.extend(as_typed(usage.trim_start_matches("Usage: ")).bytes());
     man.render_description_section(&mut page)?;
     man.render_options_section(&mut page)?;
-    if whole {
+    if command.has_subcommands() {
         man.render_subcommands_section(&mut page)?;
+    }
+    if whole {
         page.extend(b".SH \"EXIT STATUS\"\n");
         for (status, meaning) in help::EXIT_STATUS {
             page.extend(format!(".TP\n.B {status}\n{meaning}\n").bytes());
@@ -147,6 +152,15 @@ mod tests {
                 "netback-run.8",
                 "netback-status.8",
                 "netback-doctor.8",
+                "netback-vif.8",
+                "netback-vif-show.8",
+                "netback-vif-kick.8",
+                "netback-vif-disconnect.8",
+                "netback-fdb.8",
+                "netback-fdb-show.8",
+                "netback-fdb-add.8",
+                "netback-fdb-del.8",
+                "netback-fdb-flush.8",
                 "netback-disconnect.8",
                 "netback-uninstall.8",
                 "netback.toml.5"

@@ -7,6 +7,8 @@ netback run --check           say whether the configuration is right
 netback run                   serve guests, in the foreground
 netback status                every vif and uplink, with counters
 netback status --json | jq .vifs
+netback vif show 3/0          one vif with its queues and counters
+netback fdb show              the addresses that bridges know
 netback disconnect 3/0        disconnect vif 0 of domain 3
 netback disconnect --all      disconnect every vif
 netback uninstall eth0        give the network card back to the kernel

@@ -1,6 +1,8 @@
 //! The command line: what a user can type, and what each command does.
+pub mod fdb;
 pub mod help;
 pub mod usage;
+pub mod vif;
 
 use crate::config::{self, Config, Daemon};
 use crate::control::socket::{self, Request};
@@ -79,6 +81,12 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show one vif, wake it, or disconnect it.
+    #[command(subcommand)]
+    Vif(vif::VifCommand),
+    /// Show or change the addresses that bridges know.
+    #[command(subcommand)]
+    Fdb(fdb::FdbCommand),
     /// Disconnect guests: their vifs are closed, and connect again when the guests' drivers ask for it.
     Disconnect(Disconnected),
     /// Take netback's program off a network card and put the card back as it was.
@@ -113,7 +121,12 @@ pub fn execute(cli: Cli) -> Result<u8, Failure> {
         Command::Status { explain: true, .. } => say(explanation().trim_end())?,
         Command::Status { json, .. } => status(&cli, *json)?,
         Command::Doctor { json } => return doctor(&cli, *json),
-        Command::Disconnect(Disconnected { vif, .. }) => disconnect(&cli, *vif)?,
+        Command::Vif(command) => vif::execute(&cli, command)?,
+        Command::Fdb(command) => fdb::execute(&cli, command)?,
+        Command::Disconnect(Disconnected { vif, .. }) => {
+            let disconnected = disconnect(&cli, *vif)?;
+            say(&vif::told(&disconnected, false))?;
+        }
         Command::Uninstall { interface } => uninstall(&cli, interface.as_deref())?,
         #[cfg(feature = "crash-points")]
         Command::CrashPoints => say(&crate::crash::POINTS.join("\n"))?,
@@ -126,12 +139,11 @@ fn check(cli: &Cli) -> Result<(), Failure> {
     let config = Config::load(&cli.config)?;
     let file = cli.config.display();
     for bridge in &config.bridges {
-        let Some(uplink) = &bridge.uplink else {
-            continue;
-        };
-        nic::check(uplink).map_err(|error| {
-            Failure::Input(format!("{file}: uplink of bridge {}: {error}", bridge.name))
-        })?;
+        for interface in bridge.interfaces() {
+            nic::check(interface).map_err(|error| {
+                Failure::Input(format!("{file}: uplink of bridge {}: {error}", bridge.name))
+            })?;
+        }
     }
     match config.bridges.len() {
         0 => say(&format!("{file}: {}", config::NO_BRIDGE)),
@@ -196,7 +208,8 @@ fn status(cli: &Cli, json: bool) -> Result<(), Failure> {
     say(read_status(cli)?.to_string().trim_end())
 }
 
-fn disconnect(cli: &Cli, vif: Option<VifId>) -> Result<(), Failure> {
+/// Disconnects a vif, or all of them, and waits until they are; their names.
+fn disconnect(cli: &Cli, vif: Option<VifId>) -> Result<Vec<String>, Failure> {
     let vif = vif.map(|vif| vif.to_string());
     let answer = ask(cli, &Request::Disconnect { vif })?;
     let asked: Vec<String> =
@@ -209,14 +222,7 @@ fn disconnect(cli: &Cli, vif: Option<VifId>) -> Result<(), Failure> {
         });
         let left: Vec<&str> = left.map(|vif| &*vif.vif).collect();
         if left.is_empty() {
-            return say(&format!(
-                "disconnected: {}",
-                if asked.is_empty() {
-                    "no vif".into()
-                } else {
-                    asked.join(", ")
-                }
-            ));
+            return Ok(asked);
         }
         if Instant::now() > deadline {
             return Err(Failure::Runtime(format!(
@@ -319,7 +325,7 @@ mod tests {
         for (typed, line) in [
             (
                 "",
-                "'netback' requires a subcommand but one was not provided [subcommands: run, status, doctor, disconnect, uninstall, help]; `netback --help` says more",
+                "'netback' requires a subcommand but one was not provided [subcommands: run, status, doctor, vif, fdb, disconnect, uninstall, help]; `netback --help` says more",
             ),
             (
                 "frobnicate",

@@ -8,6 +8,7 @@ mod tests;
 pub use error::ConfigError;
 pub use read::KEYS;
 
+use crate::vif::bandwidth::Bandwidth;
 use read::File;
 use std::collections::BTreeSet;
 use std::io;
@@ -105,6 +106,10 @@ pub struct Vif {
     pub isolated: bool,
     /// The addresses that a guest without a key `ip` may use; `None`: any.
     pub ip: Option<Addresses>,
+    /// For how long, in milliseconds, a guest takes none of the packets that wait for it before it counts as stalled; 0: never.
+    pub stall_ms: u32,
+    /// What each guest may receive; `None`: as much as it can.
+    pub rate_in: Option<Bandwidth>,
 }
 
 /// `[umem]`.
@@ -121,10 +126,19 @@ pub struct Bridge {
     pub name: String,
     /// Network interface behind it; `None`: guests see only each other.
     pub uplink: Option<String>,
+    /// Network interface that takes over while the uplink has no link.
+    pub backup: Option<String>,
     /// How the XDP program attaches to the uplink.
     pub xdp: XdpMode,
     /// The VLAN of the uplink that the bridge is; `None`: frames without a tag.
     pub vlan: Option<u16>,
+}
+
+impl Bridge {
+    /// The network interfaces of the bridge: its uplink, and the backup.
+    pub fn interfaces(&self) -> impl Iterator<Item = &str> {
+        self.uplink.iter().chain(&self.backup).map(String::as_str)
+    }
 }
 
 /// `xdp` of a bridge.
@@ -181,8 +195,8 @@ impl Config {
         let uplinks = match self.bridges.as_slice() {
             [] => 1,
             bridges => {
-                let uplinks = bridges.iter().filter_map(|bridge| bridge.uplink.as_ref());
-                uplinks.collect::<BTreeSet<_>>().len() as u32
+                let interfaces = bridges.iter().flat_map(Bridge::interfaces);
+                interfaces.collect::<BTreeSet<_>>().len() as u32
             }
         };
         let workers = u32::from(self.worker_count());

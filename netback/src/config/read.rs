@@ -2,6 +2,7 @@
 use super::table::{Table, Text};
 use super::{Bridge, Config, ConfigError, Daemon, Umem, Vif, Workers, XdpMode};
 use crate::bounds::MAX_BACKLOG_BYTES;
+use crate::vif::bandwidth::Bandwidth;
 use std::borrow::Cow;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -10,7 +11,7 @@ use xsk_bridge::switch::vlan::{LAST, NATIVE};
 
 /// Every table of the file with its keys; `bridge` may be there several times, the others once.
 pub const KEYS: [(&str, &[&str]); 5] = [
-    ("bridge", &["name", "uplink", "xdp", "vlan"]),
+    ("bridge", &["name", "uplink", "backup", "xdp", "vlan"]),
     ("workers", &["count", "pin", "poll_us"]),
     (
         "vif",
@@ -18,6 +19,8 @@ pub const KEYS: [(&str, &[&str]); 5] = [
             "max_queues",
             "backlog_bytes",
             "backlog_ms",
+            "stall_ms",
+            "rate_in",
             "mac_lock",
             "ip",
             "isolated",
@@ -139,6 +142,8 @@ impl<'a> File<'a> {
             max_queues: table.number("max_queues", 1..=64)?,
             backlog_bytes: table.number("backlog_bytes", backlog)?.unwrap_or(524_288),
             backlog_ms: table.number("backlog_ms", 1..=600_000)?.unwrap_or(10_000),
+            stall_ms: table.number("stall_ms", 0..=86_400_000)?.unwrap_or(60_000),
+            rate_in: rate(&table, "rate_in")?,
             mac_lock: table.boolean("mac_lock")?.unwrap_or(false),
             isolated: table.boolean("isolated")?.unwrap_or(false),
             ip: ip.transpose()?,
@@ -181,6 +186,18 @@ impl<'a> File<'a> {
     }
 }
 
+/// The rate under `key`; `None` where the key is not there.
+fn rate(table: &Table<'_>, key: &str) -> Result<Option<Bandwidth>, ConfigError> {
+    let Some(text) = table.string(key)? else {
+        return Ok(None);
+    };
+    let rate = Bandwidth::from_text(&text).ok_or_else(|| {
+        let reason = format!("{text:?} is not a rate as \"10Mb/s\", \"250KB/s\" or \"1MB/s@20ms\"");
+        table.error(key, reason)
+    });
+    rate.map(Some)
+}
+
 /// One bridge by its table; `nameless` makes the error for a table without a name.
 fn bridge(
     table: &Table<'_>,
@@ -192,10 +209,11 @@ fn bridge(
         let reason = format!("{name:?} is not a name of 1 to 64 bytes without white space");
         return Err(table.error("name", reason));
     }
-    let uplink = table.string("uplink")?;
-    if let Some(uplink) = uplink.as_deref().filter(|uplink| !names_interface(uplink)) {
-        let reason = format!("{uplink:?} cannot be the name of a network interface");
-        return Err(table.error("uplink", reason));
+    let uplink = interface(table, "uplink")?;
+    let backup = interface(table, "backup")?;
+    if backup.is_some() && uplink.is_none() {
+        let reason = "there is no uplink that it could stand in for: name one".to_owned();
+        return Err(table.error("backup", reason));
     }
     let xdp = match table.string("xdp")?.as_deref() {
         None | Some("auto") => XdpMode::Auto,
@@ -214,9 +232,20 @@ fn bridge(
     Ok(Bridge {
         name,
         uplink,
+        backup,
         xdp,
         vlan,
     })
+}
+
+/// The name of a network interface under `key`; `None` where the key is not there.
+fn interface(table: &Table<'_>, key: &str) -> Result<Option<String>, ConfigError> {
+    let name = table.string(key)?;
+    if let Some(name) = name.as_deref().filter(|name| !names_interface(name)) {
+        let reason = format!("{name:?} cannot be the name of a network interface");
+        return Err(table.error(key, reason));
+    }
+    Ok(name)
 }
 
 /// Whether the kernel could give an interface this name: IFNAMSIZ is 16 with its terminating zero, and `/`, `:` and white space
@@ -226,11 +255,27 @@ fn names_interface(name: &str) -> bool {
     (1..=15).contains(&name.len()) && name != "." && name != ".." && !name.contains(unfit)
 }
 
-/// Refuses a name that an earlier bridge has, and an uplink whose VLAN one has.
+/// Refuses a name that an earlier bridge has, an uplink whose VLAN one has, and an interface that is another's uplink or backup.
 fn unique(table: &Table<'_>, bridge: &Bridge, earlier: &[Bridge]) -> Result<(), ConfigError> {
     if earlier.iter().any(|other| other.name == bridge.name) {
         let reason = format!("{:?} is the name of an earlier bridge", bridge.name);
         return Err(table.error("name", reason));
+    }
+    if bridge.backup.is_some() && bridge.backup == bridge.uplink {
+        let reason = "it is the uplink itself: name another interface".to_owned();
+        return Err(table.error("backup", reason));
+    }
+    for other in earlier {
+        for (key, interface) in ["uplink", "backup"].into_iter().zip(bridge.interfaces()) {
+            let is_shared = other.interfaces().any(|other| other == interface);
+            if is_shared && !other.interfaces().eq(bridge.interfaces()) {
+                let reason = format!(
+                    "{interface:?} is an interface of bridge {:?} too: bridges that share one have the same uplink and backup",
+                    other.name
+                );
+                return Err(table.error(key, reason));
+            }
+        }
     }
     let Some(uplink) = &bridge.uplink else {
         return Ok(());

@@ -33,7 +33,7 @@ fn without_a_bridge_there_is_memory_for_the_first_uplink_of_a_reload() {
 fn every_field_is_taken() {
     let text = format!(
         "[daemon]\nrun_dir = \"/tmp/r\"\ncontrol_socket = \"/tmp/c\"\nbpf_dir = \"/tmp/b\"\n[workers]\ncount = 3\npin = false\npoll_us = 7\n\
-         [vif]\nmax_queues = 2\nbacklog_bytes = 65_536\nbacklog_ms = 0x5\nmac_lock = true\nisolated = true\nip = \"10.0.0.0/8 fd00::7\"\n[umem]\nframes = 2048\n{BRIDGE}xdp = \"generic\"\nvlan = 4094\n[[bridge]]\nname = \"inner\"\n"
+         [vif]\nmax_queues = 2\nbacklog_bytes = 65_536\nbacklog_ms = 0x5\nstall_ms = 0\nrate_in = \"10Mb/s\"\nmac_lock = true\nisolated = true\nip = \"10.0.0.0/8 fd00::7\"\n[umem]\nframes = 2048\n{BRIDGE}xdp = \"generic\"\nvlan = 4094\n[[bridge]]\nname = \"inner\"\n"
     );
     let config = parse(&text).unwrap();
     let workers = Workers {
@@ -46,6 +46,8 @@ fn every_field_is_taken() {
         max_queues: Some(2),
         backlog_bytes: 65_536,
         backlog_ms: 5,
+        stall_ms: 0,
+        rate_in: Bandwidth::from_text("10Mb/s"),
         mac_lock: true,
         isolated: true,
         ip: Some("10.0.0.0/8 fd00::7".parse().unwrap()),
@@ -164,7 +166,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "[vif.queues]\nmax = 1\n",
-        "n.toml:1: vif.queues: there is no such key; vif has max_queues, backlog_bytes, backlog_ms, mac_lock, ip, isolated",
+        "n.toml:1: vif.queues: there is no such key; vif has max_queues, backlog_bytes, backlog_ms, stall_ms, rate_in, mac_lock, ip, isolated",
     ),
     (
         "[vif]\n[workers.count]\nx=1\n",
@@ -188,7 +190,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "[[bridge]]\nname = \"a\"\nup-link = \"eth0\"\n",
-        "n.toml:3: bridge.up-link: there is no such key; bridge has name, uplink, xdp, vlan",
+        "n.toml:3: bridge.up-link: there is no such key; bridge has name, uplink, backup, xdp, vlan",
     ),
     (
         "[[bridge]]\nuplink = \"eth0\"\n",

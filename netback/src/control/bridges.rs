@@ -73,6 +73,11 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         Ok(())
     }
 
+    /// The bridge that a vif asks for; `None`: there is none of that name.
+    pub(super) fn bridge_of(&self, policy: &Policy) -> Option<&Named> {
+        self.named_bridge(&policy.bridge)
+    }
+
     fn named_bridge(&self, name: &str) -> Option<&Named> {
         match (name, &*self.bridges) {
             ("", [only]) => Some(only),
@@ -82,7 +87,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
 
     /// The bridge that a vif asks for, and what the vif may do there; the error is one line.
     pub(super) fn choose_bridge(&self, policy: &Policy) -> Result<(Arc<Bridge>, Access), String> {
-        let Some(bridge) = self.named_bridge(&policy.bridge) else {
+        let Some(bridge) = self.bridge_of(policy) else {
             let there: Vec<&str> = self.bridges.iter().map(|bridge| &*bridge.name).collect();
             return Err(format!(
                 "there is no bridge {:?} (there are: {}); add a [[bridge]] of this name and reload netback",

@@ -2,6 +2,9 @@
 mod bridges;
 mod clients;
 mod events;
+mod failover;
+mod fdb;
+mod mtu;
 mod policy;
 mod pool;
 mod ports;
@@ -53,6 +56,8 @@ use xsk_bridge::switch::Bridge;
 const DOMAINS: &str = "/local/domain";
 /// How often bridges forget what is too old, and counters are looked at.
 const SWEEP: Duration = Duration::from_secs(10);
+/// The same while a guest is stalled.
+const STALLED_SWEEP: Duration = Duration::from_secs(1);
 /// Rounds of listening before vifs are looked at all the same, and the control socket served.
 const LISTENS: usize = 4;
 /// How soon a full mailbox is tried again.
@@ -212,10 +217,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             Some(switch) => switch,
             None => {
                 let switch = Arc::new(Bridge::new(&wanted.name));
-                if wanted.uplink.is_some() {
-                    let opened = (self.open_device)(wanted)?;
-                    self.add_uplink(&switch, opened)?;
-                }
+                self.open_uplinks(&switch, wanted)?;
                 switch
             }
         };
@@ -263,7 +265,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
                 io::Error::other("its thread ended, see the log above"),
             ));
         }
-        if self.swept.elapsed() >= SWEEP {
+        if self.swept.elapsed() >= self.sweep_pause() {
             self.swept = Instant::now();
             // The workers' clocks began when this one did, to within a second.
             let now = self.started.elapsed().as_secs() as u32;
@@ -272,6 +274,14 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             self.watch_counters(self.swept);
         }
         Ok(())
+    }
+
+    /// How long until counters are looked at again.
+    fn sweep_pause(&self) -> Duration {
+        match self.watch.knows_a_stall() {
+            true => STALLED_SWEEP,
+            false => SWEEP,
+        }
     }
 
     /// Take in what workers and xenstore say; false: there may be more.
@@ -307,8 +317,9 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         let returned = self.returned.as_ref().map(|returned| returned.settled);
         let due = [due, returned, self.clients.deadline()];
         let due = due.into_iter().flatten().min();
-        let due = due.map_or(SWEEP, |due| due.saturating_duration_since(now));
-        let mailboxes = if self.pool.flush() { SWEEP } else { MAILBOX };
+        let pause = self.sweep_pause();
+        let due = due.map_or(pause, |due| due.saturating_duration_since(now));
+        let mailboxes = if self.pool.flush() { pause } else { MAILBOX };
         let timeout = if quiet {
             due.min(mailboxes)
         } else {

@@ -1,9 +1,11 @@
 //! What the toolstack's keys say of a vif, looked at when it is made, when its guest connects, and when a key changes.
 use super::{Control, Error};
 use crate::hypervisor::Hypervisor;
+use crate::vif::bandwidth::Bandwidth;
 use crate::vif::id::VifId;
 use crate::vif::policy::{KEYS, Keys, Policy, Unhonoured};
 use crate::vif::state::{Observation, State};
+use std::time::Instant;
 use tracing::{info, warn};
 use xen::store::{StoreError, XenStore};
 
@@ -32,12 +34,14 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             Guest::IsConnected => Policy::of_connected(&keys),
         };
         self.vif(id).keys = keys;
-        Ok(policy.map(|(policy, left_out)| {
+        let policy = policy.map(|(policy, left_out)| {
             if let Some(error) = left_out {
                 warn!(vif = %id, "the guest is connected, and served without this: {error}");
             }
             policy
-        }))
+        });
+        self.vif(id).policy = policy.clone().ok();
+        Ok(policy)
     }
 
     fn read_keys(&mut self, id: VifId) -> Result<Result<Keys, StoreError>, Error> {
@@ -68,7 +72,11 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             (State::InitWait { .. } | State::Refused(_), Err(error)) => {
                 self.refuse(id, error.to_string(), true)
             }
-            (State::InitWait { .. }, Ok(_)) => self.clear_reason(id),
+            (State::InitWait { .. }, Ok(policy)) => {
+                self.vif(id).policy = Some(policy);
+                self.tell_network(id)?;
+                self.clear_reason(id)
+            }
             (State::Refused(_), Ok(_)) => {
                 self.vif(id).dirty = true;
                 self.observe(id, Observation::Retry).map(drop)
@@ -91,6 +99,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             ("bridge", before.bridge != policy.bridge),
             ("vlan", before.vlan != policy.vlan),
         ];
+        let rate = before.rate;
         let late: Vec<&str> = late
             .iter()
             .filter(|(_, late)| *late)
@@ -103,13 +112,28 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             );
             return self.refuse(id, reason, false);
         }
-        if self.vif(id).may_log() {
-            info!(vif = %id, "the toolstack's keys have changed");
+        let vif = self.vif(id);
+        if let Some(service) = &vif.service
+            && rate != policy.rate
+        {
+            service.limits.set_tx(policy.rate, Instant::now());
         }
-        self.vif(id).policy = Some(policy);
+        if let Some(service) = &vif.service {
+            service.limits.set_mtu(policy.mtu);
+        }
+        if vif.may_log() {
+            info!(vif = %id, rate = %shown(policy.rate), "the toolstack's keys have changed");
+        }
+        vif.policy = Some(policy);
+        self.tell_network(id)?;
         self.renew_access();
         self.clear_reason(id)
     }
+}
+
+/// A rate for the log.
+fn shown(rate: Option<Bandwidth>) -> String {
+    rate.map_or("unlimited".into(), |rate| rate.to_string())
 }
 
 /// Whether a node of a vif's directory is one of the keys that say how the vif is served; the directory itself stands for all.

@@ -10,6 +10,7 @@ use crate::observe::counters::QueueStats;
 use crate::path::ports::ServedBy;
 use crate::queue::Remains;
 use crate::queue::backlog::BacklogBounds;
+use crate::queue::limits::Limits;
 use crate::queue::setup::QueueSetup;
 use crate::vif::features::Features;
 use crate::vif::file::{Identity, RingIdentity, Unusable, VifFile};
@@ -21,7 +22,7 @@ use crate::vif::state::Xenbus;
 use crate::worker::messages::ToWorker;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tracing::warn;
 use xen::event::{EventChannels, Port};
 use xen::grant::{GrantRef, GrantTable};
@@ -94,7 +95,6 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             Ok(policy) => policy,
             Err(unhonoured) => return Ok(Err(unhonoured.to_string().into())),
         };
-        self.vif(id).policy = Some(policy.clone());
         let offer = match handshake::offer(&mut self.store, &paths, self.max_queues) {
             Ok(offer) => offer,
             Err(handshake::Refusal::Store(StoreError::Io(error))) => {
@@ -202,6 +202,9 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         } = prepared;
         file.deaths().set_life(self.life.number);
         let multicast = Arc::new(Multicast::new(file.multicast(), features.multicast_control));
+        let rates = [policy.rate, self.config.vif.rate_in];
+        let limits = Limits::new(opened.len(), rates, policy.mtu, Instant::now());
+        let limits = Arc::new(limits);
         let place: Vec<u8> = opened.iter().map(|queue| queue.worker).collect();
         // Before a worker takes a packet out of the rings, where some may wait already: what the port may do counts for these too.
         bridge.add_port_with(port_id, PortKind::Guest(policy.mac), &access.rules);
@@ -229,6 +232,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
                 file: file.queue(number as u16),
                 multicast: multicast.clone(),
                 filter: access.filter.clone(),
+                limits: limits.clone(),
                 take_over,
                 stats,
                 backlog: BacklogBounds {
@@ -248,6 +252,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             access,
             features,
             multicast,
+            limits,
             queues,
         });
     }

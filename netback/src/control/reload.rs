@@ -5,6 +5,7 @@ use crate::config::{self, Config};
 use crate::hypervisor::Hypervisor;
 use crate::vif::id::VifId;
 use crate::vif::state::Observation;
+use std::time::Instant;
 use tracing::{info, warn};
 use xen::store::XenStore;
 
@@ -51,10 +52,16 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             }
         }
         if self.config.vif != fresh.vif {
+            let rate_in = fresh.vif.rate_in;
+            if self.config.vif.rate_in != rate_in {
+                let now = Instant::now();
+                let services = self.vifs.values().filter_map(|vif| vif.service.as_ref());
+                services.for_each(|service| service.limits.set_rx(rate_in, now));
+            }
             self.config.vif = fresh.vif.clone();
             self.max_queues = self.config.max_queues();
             info!(
-                "[vif]: what guests may send counts at once, the rest for guests that connect from now on"
+                "[vif]: what guests may send and receive counts at once, the rest for guests that connect from now on"
             );
             self.renew_access();
         }
@@ -72,14 +79,16 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         if self.config.bridges[place].uplink.is_some() || wanted.uplink.is_none() {
             return Ok(());
         }
-        let opened = (self.open_device)(wanted)?;
-        let mut bridges = self.bridges.iter_mut();
+        let mut bridges = self.bridges.iter();
         let bridge = bridges
             .find(|bridge| bridge.name == wanted.name)
             .ok_or("it is being made")?;
-        bridge.uplink.clone_from(&wanted.uplink);
         let switch = bridge.switch.clone();
-        self.add_uplink(&switch, opened)?;
+        self.open_uplinks(&switch, wanted)?;
+        let mut bridges = self.bridges.iter_mut();
+        if let Some(bridge) = bridges.find(|bridge| bridge.name == wanted.name) {
+            bridge.uplink.clone_from(&wanted.uplink);
+        }
         self.config.bridges[place] = wanted.clone();
         Ok(())
     }
@@ -132,7 +141,7 @@ fn needing_a_beginning(config: &Config, fresh: &Config) -> Vec<String> {
         let wanted = fresh.bridges.iter().find(|new| new.name == bridge.name);
         match wanted {
             None => names.push(format!("the removal of bridge {}", bridge.name)),
-            Some(new) if bridge.uplink.is_some() && new.uplink != bridge.uplink => {
+            Some(new) if bridge.uplink.is_some() && !new.interfaces().eq(bridge.interfaces()) => {
                 names.push(format!("the uplink of bridge {}", bridge.name));
             }
             Some(new) if new.vlan != bridge.vlan => {

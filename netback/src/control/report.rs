@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 #[cfg(feature = "af-xdp")]
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Instant;
 use xen::store::XenStore;
 
@@ -38,16 +39,34 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             domid: self.domid.0,
             frames: self.frames(&uplinks),
             workers,
-            bridges: self.bridges.iter().map(bridge).collect(),
+            bridges: self
+                .bridges
+                .iter()
+                .map(|bridge| self.describe_bridge(bridge))
+                .collect(),
             uplinks,
             vifs: self
                 .vifs
                 .iter()
                 .map(|(id, vif)| crate::observe::status::Vif {
                     stalled_seconds: self.stalled(*id, vif),
+                    rate_in: self.config.vif.rate_in.map(|rate| rate.to_string()),
                     ..describe(*id, vif)
                 })
                 .collect(),
+        }
+    }
+
+    fn describe_bridge(&self, bridge: &Named) -> Bridge {
+        let stats = bridge.switch.stats();
+        let uplink = self.uplink_of(&bridge.switch);
+        Bridge {
+            name: bridge.name.clone(),
+            uplink: uplink.map(|uplink| uplink.ifname.clone()),
+            vlan: bridge.vlan,
+            ports: bridge.switch.ports().len(),
+            learnt: stats.learnt,
+            not_learnt: stats.not_learnt,
         }
     }
 
@@ -94,20 +113,8 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
     }
 }
 
-fn bridge(bridge: &Named) -> Bridge {
-    let stats = bridge.switch.stats();
-    Bridge {
-        name: bridge.name.clone(),
-        uplink: bridge.uplink.clone(),
-        vlan: bridge.vlan,
-        ports: bridge.switch.ports().len(),
-        learnt: stats.learnt,
-        not_learnt: stats.not_learnt,
-    }
-}
-
 fn uplink(device: &Device, bridges: &[Named]) -> Uplink {
-    let on = |bridge: &&Named| bridge.uplink.as_ref() == Some(&device.ifname);
+    let on = |bridge: &&Named| Arc::ptr_eq(&bridge.switch, &device.switch);
     let names: Vec<&str> = bridges
         .iter()
         .filter(on)
@@ -118,6 +125,7 @@ fn uplink(device: &Device, bridges: &[Named]) -> Uplink {
         bridge: names.join(", "),
         xdp_mode: device.xdp_mode.clone(),
         zero_copy: device.zero_copy,
+        standby: device.standby,
         link_up: device.link == LinkState::Up,
         mtu: device.mtu,
         queues: device
@@ -161,6 +169,12 @@ fn describe(id: VifId, vif: &Vif) -> crate::observe::status::Vif {
             .as_ref()
             .map(|policy| policy.mac.map(|byte| format!("{byte:02x}")).join(":")),
         bridge: vif.policy.as_ref().map(|policy| policy.bridge.clone()),
+        rate: vif
+            .policy
+            .as_ref()
+            .and_then(|policy| policy.rate)
+            .map(|rate| rate.to_string()),
+        rate_in: None,
         service: service.into(),
         vlan: access.and_then(|access| Some(access.rules.vlans.as_ref()?.to_string())),
         filter: access.map(|access| {

@@ -18,11 +18,54 @@ const CLIENT_PATIENCE: Duration = Duration::from_secs(10);
 pub enum Request {
     /// Everything there is to tell.
     Status,
+    /// What is known of one vif.
+    Vif {
+        /// Which, as `status` names it.
+        vif: String,
+    },
+    /// Look at a vif's rings and notify its guest, whatever the rings say.
+    Kick {
+        /// Which, as `status` names it.
+        vif: String,
+    },
+    /// A forwarding database, or a change to it.
+    Fdb {
+        /// The bridge; `None`: the only one, or every one where they are shown or flushed.
+        bridge: Option<String>,
+        /// What to do.
+        change: FdbRequest,
+    },
     /// Let guests go.
     Disconnect {
         /// Which, as `status` names it; `None`: all.
         vif: Option<String>,
     },
+}
+
+/// What to do with a forwarding database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "lowercase", deny_unknown_fields)]
+pub enum FdbRequest {
+    /// Every entry.
+    Show,
+    /// Make a static entry.
+    Add {
+        /// The address.
+        mac: String,
+        /// The VLAN; 0 where frames have no tag.
+        vlan: u16,
+        /// A vif, or the interface of an uplink.
+        port: String,
+    },
+    /// Take an entry out.
+    Del {
+        /// The address.
+        mac: String,
+        /// The VLAN; 0 where frames have no tag.
+        vlan: u16,
+    },
+    /// Forget everything that was learnt.
+    Flush,
 }
 
 /// The answer to what cannot be done.

@@ -35,8 +35,8 @@ pub struct OpenUplink {
     pub queues: Vec<(Box<dyn Device>, Option<OwnedFd>)>,
 }
 
-/// Opens the uplink of a bridge: AF_XDP in the daemon, memory in tests.
-pub type OpenDevice = Box<dyn FnMut(&config::Bridge) -> Result<OpenUplink, String>>;
+/// Opens an interface of a bridge, its uplink or the backup: AF_XDP in the daemon, memory in tests.
+pub type OpenDevice = Box<dyn FnMut(&config::Bridge, &str) -> Result<OpenUplink, String>>;
 
 /// Whether frames can go over a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,10 +62,14 @@ impl LinkState {
 pub(super) struct Uplink {
     pub port_id: PortId,
     pub ifname: String,
+    /// The switch that it is the way out of.
+    pub switch: Arc<Bridge>,
     pub xdp_mode: String,
     pub zero_copy: bool,
+    /// Another device carries the frames of the bridge.
+    pub standby: bool,
     /// The device's index: another device of the same name has another one.
-    index: u32,
+    pub(super) index: u32,
     /// The device's MTU, in bytes without the Ethernet header.
     pub mtu: u32,
     pub link: LinkState,
@@ -127,6 +131,12 @@ impl Uplink {
     }
 }
 
+/// The workers that own a queue of a device.
+pub(super) fn workers_of(queues: &[UplinkQueue]) -> Vec<u8> {
+    let workers: BTreeSet<u8> = queues.iter().map(|queue| queue.worker).collect();
+    workers.into_iter().collect()
+}
+
 /// A device that was removed and is there again, about to be opened.
 pub(super) struct Returned {
     pub ifname: String,
@@ -135,13 +145,36 @@ pub(super) struct Returned {
 }
 
 impl<H: Hypervisor, S: XenStore> Control<H, S> {
-    /// Puts an opened device into service on `bridge`: its queues go to the workers, spread evenly.
-    pub(super) fn add_uplink(
+    /// Opens the interfaces of a bridge and puts them into service: the uplink, and the backup to stand by.
+    pub(super) fn open_uplinks(
+        &mut self,
+        bridge: &Arc<Bridge>,
+        wanted: &config::Bridge,
+    ) -> Result<(), String> {
+        let open = |ifname: &str| (self.open_device)(wanted, ifname);
+        // All of them, before one is in service.
+        let opened: Vec<OpenUplink> = wanted.interfaces().map(open).collect::<Result<_, _>>()?;
+        let mut port_id = None;
+        for opened in opened {
+            port_id = Some(self.add_uplink(bridge, opened, port_id)?);
+        }
+        self.fail_over(bridge);
+        Ok(())
+    }
+
+    /// Puts an opened device into service on `bridge`: its queues go to the workers, spread evenly. Where a device carries the frames of
+    /// port `beside` already, this one stands by. Returns the device's port.
+    fn add_uplink(
         &mut self,
         bridge: &Arc<Bridge>,
         opened: OpenUplink,
-    ) -> Result<(), String> {
-        let port_id = self.ports.take().ok_or("every port number is in use")?;
+        beside: Option<PortId>,
+    ) -> Result<PortId, String> {
+        let standby = beside.is_some();
+        let port_id = match beside {
+            Some(port_id) => port_id,
+            None => self.ports.take().ok_or("every port number is in use")?,
+        };
         let workers = self.pool.0.len();
         let first = self.uplinks.len();
         let mut queues = Vec::with_capacity(opened.queues.len());
@@ -158,17 +191,20 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
                 worker,
                 ToWorker::AddUplink {
                     port_id,
+                    index: opened.link.index,
+                    standby,
                     bridge,
                     device,
                     stats,
                 },
             );
         }
-        let place: BTreeSet<u8> = queues.iter().map(|queue| queue.worker).collect();
-        let place: Vec<u8> = place.into_iter().collect();
-        self.pool
-            .send_all(|| ToWorker::SetPort(port_id, ServedBy::Uplink(place.clone())));
-        bridge.add_port(port_id, PortKind::Uplink);
+        if !standby {
+            let place = workers_of(&queues);
+            self.pool
+                .send_all(|| ToWorker::SetPort(port_id, ServedBy::Uplink(place.clone())));
+            bridge.add_port(port_id, PortKind::Uplink);
+        }
         let link = LinkState::of(&opened.link);
         info!(
             uplink = opened.link.name,
@@ -177,20 +213,29 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             zero_copy = opened.zero_copy,
             queues = queues.len(),
             ?link,
+            standby,
             "uplink in service"
         );
         self.uplinks.push(Uplink {
             port_id,
             ifname: opened.link.name,
+            switch: bridge.clone(),
             xdp_mode: opened.xdp_mode,
             zero_copy: opened.zero_copy,
+            standby,
             index: opened.link.index,
             mtu: opened.link.mtu,
             link,
             queues,
             lines: Rate::new(LINES.0, LINES.1, Instant::now()),
         });
-        Ok(())
+        Ok(port_id)
+    }
+
+    /// The device that carries the frames of a switch; `None`: the switch has no uplink.
+    pub(super) fn uplink_of(&self, switch: &Arc<Bridge>) -> Option<&Uplink> {
+        let mut uplinks = self.uplinks.iter();
+        uplinks.find(|uplink| Arc::ptr_eq(&uplink.switch, switch) && !uplink.standby)
     }
 
     /// Takes in what the kernel says of network devices since the last call.
@@ -207,16 +252,13 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
                 .chain(there.iter().cloned().map(LinkEvent::Changed))
                 .collect();
         }
-        for event in &events {
-            self.link_event(event);
-        }
-        Ok(())
+        events.iter().try_for_each(|event| self.link_event(event))
     }
 
     /// One event of a network device, which may be no uplink of ours.
-    pub(super) fn link_event(&mut self, event: &LinkEvent) {
+    pub(super) fn link_event(&mut self, event: &LinkEvent) -> Result<(), Error> {
         match event {
-            LinkEvent::Changed(link) => self.link_changed(link),
+            LinkEvent::Changed(link) => self.link_changed(link)?,
             LinkEvent::Removed { index } => {
                 let mut uplinks = self.uplinks.iter_mut();
                 let there = |uplink: &&mut Uplink| {
@@ -224,18 +266,27 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
                 };
                 if let Some(uplink) = uplinks.find(there) {
                     uplink.removed();
+                    let switch = uplink.switch.clone();
+                    self.fail_over(&switch);
+                    self.tell_networks(&switch)?;
                 }
             }
             LinkEvent::Lost => {}
         }
+        Ok(())
     }
 
-    fn link_changed(&mut self, link: &Link) {
+    fn link_changed(&mut self, link: &Link) -> Result<(), Error> {
+        let mut changed = None;
         for uplink in &mut self.uplinks {
             if uplink.index == link.index && uplink.link != LinkState::Removed {
+                let before = (uplink.link, uplink.mtu);
                 if let Some(mtu) = uplink.update(link) {
-                    let port_id = uplink.port_id;
-                    self.pool.send_all(|| ToWorker::SetMtu(port_id, mtu));
+                    let index = uplink.index;
+                    self.pool.send_all(|| ToWorker::SetMtu(index, mtu));
+                }
+                if before != (uplink.link, uplink.mtu) {
+                    changed = Some(uplink.switch.clone());
                 }
             } else if uplink.ifname == link.name {
                 self.returned = Some(Returned {
@@ -244,6 +295,11 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
                 });
             }
         }
+        let Some(switch) = changed else {
+            return Ok(());
+        };
+        self.fail_over(&switch);
+        self.tell_networks(&switch)
     }
 
     /// The interface of an uplink that was removed and is there again, left alone for long enough. The sockets died with the

@@ -7,6 +7,7 @@ use super::retry::{Pauses, Retry};
 use super::{Control, Error};
 use crate::hypervisor::Hypervisor;
 use crate::observe::counters::QueueStats;
+use crate::queue::limits::Limits;
 use crate::vif::features::Features;
 use crate::vif::handshake::{self, Paths, Refusal};
 use crate::vif::id::VifId;
@@ -88,6 +89,8 @@ pub struct Service {
     pub features: Features,
     /// The addresses it subscribed to.
     pub multicast: Arc<Multicast>,
+    /// What it may send and receive.
+    pub limits: Arc<Limits>,
     /// By number.
     pub queues: Vec<Queue>,
 }
@@ -355,6 +358,8 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         }
         let paths = vif.paths.clone();
         let obstacle = self.read_policy(id, Guest::Connects)?.err();
+        // Before the guest is invited to connect, when it reads what is said here.
+        self.tell_network(id)?;
         let max_queues = self.max_queues;
         let advertised =
             handshake::advertise(&mut self.store, &paths, max_queues, obstacle.as_ref());

@@ -3,19 +3,19 @@ use super::Control;
 use crate::hypervisor::Hypervisor;
 use crate::observe::counters::{DropReason, Drops, QueueStats};
 use crate::vif::id::{QueueId, VifId};
+use ring::packet::MAX_DATA_SLOTS;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 use tracing::{info, warn};
 use xen::store::XenStore;
 
-/// For how long packets wait for a guest that takes none before it counts as stalled.
-const STALL: Duration = Duration::from_secs(60);
 /// Pause between two log lines about the drops of one place.
 const LINES: Duration = Duration::from_secs(60);
 
 /// Reasons for which a bridge drops packets by rule: they say nothing about its health.
-const BY_RULE: [DropReason; 4] = [
+const BY_RULE: [DropReason; 5] = [
+    DropReason::Standby,
     DropReason::SamePort,
     DropReason::LinkLocal,
     DropReason::NoPort,
@@ -43,15 +43,27 @@ struct Stall {
 }
 
 impl Stall {
-    /// Looks at the queue's counters. Returns the log's line, if there is something to say.
-    fn sample(&mut self, id: QueueId, stats: &QueueStats, now: Instant) -> Option<String> {
+    /// Looks at the queue's counters. Returns the log's line, if there is something to say. A guest is stalled after `limit`; `None`: never.
+    fn sample(
+        &mut self,
+        id: QueueId,
+        stats: &QueueStats,
+        limit: Option<Duration>,
+        now: Instant,
+    ) -> Option<String> {
         let (answered, lost) = (answered(stats), lost(stats));
         let waits = stats.backlog_packets.get() > 0 || lost != self.lost;
-        if answered != self.answered || !waits {
+        // A stalled guest hears no floods, so that nothing may wait for it: it has to take a packet, or post room for the longest.
+        let idle = match self.logged {
+            true => posted(stats) > MAX_DATA_SLOTS as u32,
+            false => !waits,
+        };
+        if answered != self.answered || idle {
             self.moved = now;
         }
         (self.answered, self.lost) = (answered, lost);
-        let stalled = now.saturating_duration_since(self.moved) >= STALL;
+        let still = now.saturating_duration_since(self.moved);
+        let stalled = limit.is_some_and(|limit| still >= limit);
         if std::mem::replace(&mut self.logged, stalled) == stalled {
             return None;
         }
@@ -67,6 +79,12 @@ impl Stall {
 
 fn answered(stats: &QueueStats) -> u64 {
     stats.rx_packets.get() + stats.rx_errors.get()
+}
+
+/// Rx slots that the guest has posted and that are not used; what it says of its ring is not checked, and concerns itself alone.
+fn posted(stats: &QueueStats) -> u32 {
+    let ring = &stats.rx_ring;
+    (ring.req_prod.get() as u32).wrapping_sub(ring.req_cons.get() as u32)
 }
 
 fn lost(stats: &QueueStats) -> u64 {
@@ -152,6 +170,11 @@ fn sum<'a>(drops: impl Iterator<Item = &'a Drops>) -> Counts {
 }
 
 impl Watch {
+    /// Whether some guest is stalled: counters are then looked at more often, for it is to be heard of once it takes packets.
+    pub fn knows_a_stall(&self) -> bool {
+        self.stalls.values().any(|stall| stall.logged)
+    }
+
     /// For how long the guest of a queue has taken none of the packets that wait for it, where that makes it stalled.
     pub fn stalled(&self, id: QueueId, now: Instant) -> Option<Duration> {
         let stall = self.stalls.get(&id)?;
@@ -159,7 +182,7 @@ impl Watch {
         stall.logged.then_some(stalled)
     }
 
-    fn queue(&mut self, id: QueueId, stats: &QueueStats, now: Instant) {
+    fn queue(&mut self, id: QueueId, stats: &QueueStats, limit: Option<Duration>, now: Instant) {
         let new = || Stall {
             answered: answered(stats),
             lost: lost(stats),
@@ -167,7 +190,7 @@ impl Watch {
             logged: false,
         };
         let stall = self.stalls.entry(id).or_insert_with(new);
-        if let Some(line) = stall.sample(id, stats, now) {
+        if let Some(line) = stall.sample(id, stats, limit, now) {
             match stall.logged {
                 true => warn!("{line}"),
                 false => info!("{line}"),
@@ -188,6 +211,8 @@ impl Watch {
 impl<H: Hypervisor, S: XenStore> Control<H, S> {
     /// Looks at every counter that tells something over time; to be called every few seconds.
     pub(super) fn watch_counters(&mut self, now: Instant) {
+        let limit = self.config.vif.stall_ms;
+        let limit = (limit > 0).then(|| Duration::from_millis(limit.into()));
         let Self { watch, vifs, .. } = self;
         for (&vif, state) in vifs.iter() {
             let queues = state.service.iter().flat_map(|service| &service.queues);
@@ -196,13 +221,22 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
                     vif,
                     queue: number as u16,
                 };
-                watch.queue(queue_id, &queue.stats, now);
+                watch.queue(queue_id, &queue.stats, limit, now);
             }
             let stats = queues.map(|queue| &*queue.stats);
             let sent = stats.clone().map(|stats| &stats.tx_drops);
             watch.drops(Place::FromGuest(vif), sent, now);
             let received = stats.map(|stats| &stats.rx_drops);
             watch.drops(Place::ForGuest(vif), received, now);
+        }
+        // Floods for a guest that takes nothing would only push out what is for it alone.
+        for (vif, state) in vifs.iter() {
+            let Some(service) = &state.service else {
+                continue;
+            };
+            let ids = (0..service.queues.len() as u16).map(|queue| QueueId { vif: *vif, queue });
+            let deaf = ids.into_iter().any(|id| watch.stalled(id, now).is_some());
+            service.bridge.set_deaf(service.port_id, deaf);
         }
         for uplink in &self.uplinks {
             let stats = uplink.queues.iter().map(|queue| &*queue.stats);

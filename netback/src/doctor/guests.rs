@@ -20,9 +20,10 @@ pub(super) fn check(view: &View, config: Option<&Config>) -> Vec<Finding> {
     findings.extend(quota(vifs));
     for vif in vifs {
         if let Some(error) = &vif.hotplug_error {
-            let what = format!("a hotplug script failed for vif {}: {error}", vif.name());
+            let what = format!("vif {} is not served as asked for: {error}", vif.name());
             let cure = format!(
-                "correct what it says, then in dom0: `{}`, and attach it again",
+                "correct what it says in the guest's configuration, then in dom0: `{}`, and attach it again; or correct the key in xenstore, \
+                 which counts at once",
                 detach(vif)
             );
             findings.push(Finding::warning("hotplug-error", what, cure));

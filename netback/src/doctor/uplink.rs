@@ -17,9 +17,12 @@ const HEADERS: u64 = 18;
 pub(super) const MTU_LIMIT: u64 = DATA_CAPACITY as u64 - HEADERS;
 
 pub(super) fn check(view: &View, bpf_dir: &Path, bridge: &Bridge) -> Vec<Finding> {
-    let Some(name) = bridge.uplink.as_deref() else {
-        return Vec::new();
-    };
+    let interfaces = bridge.interfaces();
+    let findings = interfaces.map(|name| check_interface(view, bpf_dir, bridge, name));
+    findings.flatten().collect()
+}
+
+fn check_interface(view: &View, bpf_dir: &Path, bridge: &Bridge, name: &str) -> Vec<Finding> {
     let nic = Nic {
         view,
         name,
@@ -221,7 +224,12 @@ impl Nic<'_> {
             .iter()
             .find(|kind| self.view.exists(self.file(kind)))?;
         let what = format!("{} is a {kind} device, not a NIC", self.name);
-        let cure = "name the NIC beneath it as uplink, and take that out of it";
+        let cure = match *kind {
+            "bonding" => {
+                "take its NICs out of it, and name two of them as uplink and backup of the [[bridge]]"
+            }
+            _ => "name the NIC beneath it as uplink, and take that out of it",
+        };
         Some(Finding::error("uplink-stacked", what, cure))
     }
 

@@ -33,13 +33,11 @@ pub struct Backend {
     pub devid: String,
     /// `bridge`; None where the toolstack wrote none.
     pub bridge: Option<String>,
-    /// `script`: what `xl devd` runs for it.
-    pub script: Option<String>,
     /// `mac`.
     pub mac: Option<String>,
     /// `mtu`; absent means 1500.
     pub mtu: Option<String>,
-    /// `hotplug-error`: what a hotplug script had to say.
+    /// `hotplug-error`: why netback, or a hotplug script, does not serve it.
     pub hotplug_error: Option<String>,
 }
 
@@ -232,7 +230,6 @@ pub(super) fn backends(store: &mut impl XenStore) -> Result<Vec<Backend>, StoreE
                 };
             found.push(Backend {
                 bridge: key("bridge")?,
-                script: key("script")?,
                 mac: key("mac")?,
                 mtu: key("mtu")?,
                 hotplug_error: key("hotplug-error")?,

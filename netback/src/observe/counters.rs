@@ -103,12 +103,16 @@ drop_reasons! {
     FloodLimit = "flood_limit",
     /// The receiving queue's backlog is at its bound in bytes.
     BacklogFull = "backlog_full",
+    /// More for the guest than its rate_in, and what may wait for it is full.
+    RateExceeded = "rate_exceeded",
     /// Waited in the backlog longer than allowed.
     BacklogExpired = "backlog_expired",
     /// No free frame.
     NoFrame = "no_frame",
     /// The uplink takes no more, or its driver dropped the packet.
     UplinkFull = "uplink_full",
+    /// Came in by the uplink that stands by, while the other one carries the bridge's frames.
+    Standby = "standby",
     /// The uplink's link is down.
     LinkDown = "link_down",
     /// The kernel handed back a descriptor that is no frame of ours.
@@ -155,8 +159,13 @@ impl From<xsk_bridge::switch::filter::Broken> for DropReason {
 }
 
 /// One counter for each [`DropReason`].
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Drops([Counter; DropReason::ALL.len()]);
+impl Default for Drops {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Counter::default()))
+    }
+}
 impl Drops {
     /// Count `n` packets dropped for `reason`.
     #[inline]
@@ -294,6 +303,10 @@ counters! {
         notifications: Counter,
         /// Events that came from the frontend.
         events: Counter,
+        /// Times the guest had sent what its rate allows, and its requests waited.
+        tx_paced: Counter,
+        /// Times the guest had received what its rate allows, and packets for it waited.
+        rx_paced: Counter,
         /// Blank checksums completed in software.
         checksums_completed: Counter,
         /// Packets the guest sent to be segmented without saying that their checksum is blank: taken for blank, as Linux does.

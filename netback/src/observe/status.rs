@@ -75,6 +75,23 @@ pub struct Bridge {
     pub not_learnt: u64,
 }
 
+/// An address that a bridge knows.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct FdbEntry {
+    /// Name of the bridge.
+    pub bridge: String,
+    /// The address.
+    pub mac: String,
+    /// The VLAN; 0 where frames have no tag.
+    pub vlan: u16,
+    /// The port that the address is behind: a vif, or the interface of an uplink.
+    pub port: String,
+    /// `guest`: a vif's own address; `learnt`; `static`: made by `netback fdb add`.
+    pub kind: String,
+    /// For how many seconds a learnt address has not been heard of.
+    pub age_seconds: Option<u32>,
+}
+
 /// A device.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Uplink {
@@ -86,6 +103,8 @@ pub struct Uplink {
     pub xdp_mode: String,
     /// The driver reads and writes frames itself.
     pub zero_copy: bool,
+    /// Another device carries the frames of the bridge.
+    pub standby: bool,
     /// The device is up and has a carrier.
     pub link_up: bool,
     /// The device's MTU, in bytes without the Ethernet header.
@@ -125,6 +144,10 @@ pub struct Vif {
     pub vlan: Option<String>,
     /// What the guest may send; none where the interface is not served.
     pub filter: Option<Filter>,
+    /// What the guest may send, as its `rate` key says; none: as much as it can.
+    pub rate: Option<String>,
+    /// What the guest may receive, as `rate_in` says; none: as much as it can.
+    pub rate_in: Option<String>,
     /// `served`, `waiting`, `refused`, `disabled`, `closing`, `closed`.
     pub service: String,
     /// Why the interface is refused or disabled.

@@ -1,7 +1,9 @@
 //! `netback status` as text for people.
 use super::counters::{DropReason, QueueStats, UplinkStats, WorkerStats};
 use super::declare::Declared;
-use super::status::{Bridge, Filter, Frames, Queue, Status, Uplink, UplinkQueue, Vif, Worker};
+use super::status::{
+    Bridge, FdbEntry, Filter, Frames, Queue, Status, Uplink, UplinkQueue, Vif, Worker,
+};
 use crate::config::NO_BRIDGE;
 use crate::vif::features::Features;
 use std::fmt::{self, Formatter, Write as _};
@@ -92,13 +94,28 @@ impl fmt::Display for Bridge {
     }
 }
 
+impl fmt::Display for FdbEntry {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{} on {}", self.mac, self.bridge)?;
+        if self.vlan != 0 {
+            write!(f, " vlan {}", self.vlan)?;
+        }
+        write!(f, " behind {}: {}", self.port, self.kind)?;
+        match self.age_seconds {
+            Some(age) => write!(f, ", heard {age} s ago"),
+            None => Ok(()),
+        }
+    }
+}
+
 impl fmt::Display for Uplink {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let copy = if self.zero_copy { "zero-copy" } else { "copy" };
         let link = if self.link_up { "up" } else { "DOWN" };
+        let standby = if self.standby { " standing by" } else { "" };
         writeln!(
             f,
-            "uplink   {} on {}: link {link}, mtu {}, XDP {} {copy}, {} queues",
+            "uplink   {} on {}{standby}: link {link}, mtu {}, XDP {} {copy}, {} queues",
             self.ifname,
             self.bridge,
             self.mtu,
@@ -147,6 +164,15 @@ impl fmt::Display for Vif {
         details(f, access(self.vlan.as_deref(), self.filter.as_ref()))?;
         if let Some(features) = &self.features {
             writeln!(f, "  features {}", names(features))?;
+        }
+        if self.rate.is_some() || self.rate_in.is_some() {
+            let shown = |rate: &Option<String>| rate.clone().unwrap_or("no limit".into());
+            writeln!(
+                f,
+                "  may send {}, receive {}",
+                shown(&self.rate),
+                shown(&self.rate_in)
+            )?;
         }
         self.queues.iter().try_for_each(|queue| queue.fmt(f))
     }

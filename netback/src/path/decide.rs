@@ -36,7 +36,7 @@ impl<H: Hypervisor> Worker<H> {
     }
 
     fn decide_from_queue(&mut self, slot: u16, jobs: Range<usize>) {
-        self.check_heads(jobs.clone());
+        self.check_heads(slot, jobs.clone());
         let (batch, fabric) = (&mut self.batch, &mut self.fabric);
         let Some(queue) = &mut fabric.queues[usize::from(slot)] else {
             return;
@@ -93,9 +93,14 @@ impl<H: Hypervisor> Worker<H> {
         decide(jobs, &mut uplink.bridge, uplink.port_id, &context);
     }
 
-    /// Drops packets whose heads could not be fetched, and those that ask for a segmentation that cannot be.
-    fn check_heads(&mut self, jobs: Range<usize>) {
+    /// Drops packets whose heads could not be fetched, those that ask for a segmentation that cannot be, and those that are longer than
+    /// the vif's MTU.
+    fn check_heads(&mut self, slot: u16, jobs: Range<usize>) {
         let batch = &mut self.batch;
+        let Some(queue) = &self.fabric.queues[usize::from(slot)] else {
+            return;
+        };
+        let longest = queue.limits.longest();
         for job in &mut batch.jobs[jobs] {
             if job.outcome != Outcome::Pending {
                 continue;
@@ -110,6 +115,9 @@ impl<H: Hypervisor> Worker<H> {
                 && !job.judge(gso, batch.staging.bytes_mut(job.head))
             {
                 job.drop_for(DropReason::GsoRefused);
+                job.destination = Destination::Nowhere;
+            } else if job.len > longest && queue.limits.is_too_long(job.len, job.offload.gso) {
+                job.drop_for(DropReason::TooLong);
                 job.destination = Destination::Nowhere;
             }
         }

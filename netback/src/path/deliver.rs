@@ -10,6 +10,7 @@ use crate::queue::Queue;
 use crate::worker::Worker;
 use ring::packet::Fatal;
 use std::mem;
+use std::time::Instant;
 use xsk_bridge::frame::FramePool;
 use xsk_bridge::packet::Offload;
 
@@ -46,7 +47,8 @@ impl<H: Hypervisor> Worker<H> {
             };
             let placed = self.batch.placed.len();
             queue.drop_expired(fabric.now, &mut fabric.pool);
-            if let Err(fatal) = queue.drain(slot, &mut self.batch, &mut fabric.pool) {
+            let (batch, pool) = (&mut self.batch, &mut fabric.pool);
+            if let Err(fatal) = queue.drain(slot, batch, pool, fabric.now) {
                 queue.rogue = Some(fatal);
             }
             if self.batch.placed.len() > placed {
@@ -131,7 +133,7 @@ impl Batch {
 
 impl<H: Hypervisor> Queue<H> {
     /// Drops what waited for too long; what is behind it is younger.
-    fn drop_expired(&mut self, now: std::time::Instant, pool: &mut FramePool) {
+    fn drop_expired(&mut self, now: Instant, pool: &mut FramePool) {
         let expired = self.rx.backlog.drop_expired(now, pool);
         if expired > 0 {
             self.stats.rx_drops.add(DropReason::BacklogExpired, expired);
@@ -139,9 +141,24 @@ impl<H: Hypervisor> Queue<H> {
     }
 
     /// Places packets of the backlog, oldest first, for as long as the guest has posted enough and the turn has room.
-    fn drain(&mut self, slot: u16, batch: &mut Batch, pool: &mut FramePool) -> Result<(), Fatal> {
-        let mut budget = BACKLOG_QUANTUM as isize;
+    fn drain(
+        &mut self,
+        slot: u16,
+        batch: &mut Batch,
+        pool: &mut FramePool,
+        now: Instant,
+    ) -> Result<(), Fatal> {
+        let (bucket, sharers) = (&self.limits.rx, self.limits.queues);
+        let credit = self
+            .rx
+            .pacing
+            .credit(bucket, sharers, now, &self.stats.rx_paced);
+        let Some(credit) = credit else {
+            return Ok(());
+        };
+        let (mut budget, mut placed) = (BACKLOG_QUANTUM as isize, 0);
         while budget > 0
+            && placed < credit
             && let Some((len, offload)) = self.rx.backlog.front()
             && batch.can_place()
             && self.rx.has_posted(len, &offload)?
@@ -156,6 +173,10 @@ impl<H: Hypervisor> Queue<H> {
             }
             self.take_for_staged(slot, first, len, offload, batch);
             budget -= (len as usize).max(PACKET_COST) as isize;
+            placed += len as usize;
+        }
+        if credit != usize::MAX {
+            self.limits.rx.take(placed, now);
         }
         Ok(())
     }

@@ -70,31 +70,39 @@ impl<H: Hypervisor> Worker<H> {
 
     fn collect_from(&mut self, slot: u16, budget: &mut Budget) -> Ended {
         let allowance = self.allowance(slot);
+        let now = self.fabric.now;
         let Some(queue) = live(&mut self.fabric.queues, slot) else {
+            return Ended::Queue;
+        };
+        // Until the ring says otherwise there may be more than can be taken now.
+        queue.events.held = true;
+        // What is more than the guest's rate stays in its ring.
+        let (bucket, sharers) = (&queue.limits.tx, queue.limits.queues);
+        let credit = queue
+            .tx
+            .pacing
+            .credit(bucket, sharers, now, &queue.stats.tx_paced);
+        let Some(credit) = credit else {
             return Ended::Queue;
         };
         if queue.tx.deficit <= 0 {
             queue.tx.deficit += QUEUE_QUANTUM as isize;
         }
-        let (last, mut frames) = (queue.tx.last, 0);
-        let direct = queue
-            .tx
-            .suspected_until
-            .is_none_or(|until| until <= self.fabric.now);
+        let (last, mut frames, mut sent) = (queue.tx.last, 0, 0);
+        let direct = queue.tx.suspected_until.is_none_or(|until| until <= now);
         let mut room = TxPacket::default();
-        // Until the ring says otherwise there may be more than can be taken now.
-        queue.events.held = true;
         let ended = loop {
             if budget.is_used_up() || !self.batch.takes_chain() {
                 break Ended::Turn;
             }
-            if frames >= allowance || queue.tx.deficit <= 0 {
+            if frames >= allowance || queue.tx.deficit <= 0 || sent >= credit {
                 break Ended::Queue;
             }
             let cost = match queue.tx.next(&mut room) {
                 Ok(Some(Chain::Packet(packet))) => {
                     self.batch.push_chain(packet, queue.domid, direct);
                     frames += segments(packet);
+                    sent += usize::from(packet.size);
                     usize::from(packet.size).max(PACKET_COST)
                 }
                 Ok(Some(other)) => {
@@ -117,6 +125,9 @@ impl<H: Hypervisor> Worker<H> {
             queue.tx.deficit -= cost as isize;
             budget.spend(cost);
         };
+        if credit != usize::MAX {
+            queue.limits.tx.take(sent, now);
+        }
         if let Some(Destination::Uplink(uplink)) = last
             && let Some(uplink) = &mut self.fabric.uplinks[usize::from(uplink)]
         {

@@ -19,6 +19,10 @@ pub(crate) struct UplinkQueue {
     /// The turn in which a packet for the device was last deferred: nothing of that turn may overtake it.
     pub barrier: u64,
     pub capabilities: Capabilities,
+    /// The device's index.
+    pub index: u32,
+    /// Another device carries the frames of the port: what comes in here is dropped, for it comes in there too.
+    pub standby: bool,
     /// Packets for the end of the turn.
     outbox: VecDeque<Packet>,
     /// Packets that the device took when the turn began.
@@ -45,6 +49,8 @@ impl UplinkQueue {
             device,
             stats,
             barrier: 0,
+            index: 0,
+            standby: false,
             outbox: VecDeque::new(),
             room: 0,
             claimed: 0,
@@ -66,7 +72,7 @@ impl UplinkQueue {
         }
     }
 
-    /// Receives at most `max` packets into `out`, and counts them. The number of packets.
+    /// Receives at most `max` packets into `out`, which is empty, and counts them. The number of packets.
     pub fn receive(&mut self, pool: &mut FramePool, out: &mut Vec<Packet>, max: usize) -> usize {
         let received = self.device.recv(pool, out, max);
         if received != Received::default() {
@@ -74,6 +80,11 @@ impl UplinkQueue {
             self.stats.recv_bytes.add(received.bytes);
             let drops = &self.stats.recv_drops;
             drops.add(DropReason::BadDescriptor, received.bad);
+            if self.standby {
+                drops.add(DropReason::Standby, received.packets as u64);
+                out.drain(..).for_each(|packet| pool.recycle(packet));
+                return 0;
+            }
         }
         received.packets
     }

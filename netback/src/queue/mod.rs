@@ -1,6 +1,8 @@
 //! One queue of a vif: its two rings, and what waits for it.
 pub mod backlog;
+pub mod bucket;
 pub(crate) mod events;
+pub mod limits;
 pub(crate) mod merge;
 pub mod setup;
 
@@ -16,12 +18,14 @@ use crate::vif::id::QueueId;
 use crate::vif::multicast::Multicast;
 use backlog::Backlog;
 use events::QueueEvents;
+use limits::Limits;
 use ring::back::BackRing;
 use ring::packet::{Chain, Fatal};
 use ring::page::{PageWords, SharedPage};
 use ring::wire::{NETIF_RSP_ERROR, NETIF_RSP_OKAY, Rx, Tx};
 use rx::RxSide;
 use std::sync::Arc;
+use std::time::Instant;
 use tx::TxSide;
 use xen::event::Port;
 use xen::grant::{DomId, GrantTable};
@@ -78,6 +82,8 @@ pub(crate) struct Queue<H: Hypervisor> {
     pub filter: Option<Arc<Filter>>,
     /// The list that multicast towards the guest may be filtered by.
     pub multicast: Arc<Multicast>,
+    /// What the vif may send and receive.
+    pub limits: Arc<Limits>,
     pub stats: Arc<QueueStats>,
     pub events: QueueEvents,
     /// It broke the protocol: it is dropped at the end of the turn, and nothing of its rings is touched any more.
@@ -131,6 +137,7 @@ impl<H: Hypervisor> Queue<H> {
             rx: RxSide::new(rx, setup.features, Backlog::new(setup.backlog)),
             filter: setup.filter,
             multicast: setup.multicast,
+            limits: setup.limits,
             stats: setup.stats,
             events: QueueEvents::new(tx_port, rx_port, setup.take_over),
             rogue: None,
@@ -185,13 +192,13 @@ impl<H: Hypervisor> Queue<H> {
         }
     }
 
-    /// Ask for events on both rings; true when there is work already.
-    pub fn arm(&mut self) -> Result<bool, Fatal> {
+    /// Asks for events on both rings; true when there is work already. Packets that wait for the guest's rate are none before their time.
+    pub fn arm(&mut self, now: Instant) -> Result<bool, Fatal> {
         // Both are armed whatever the first one says.
         let tx = self.tx.arm()?;
         crash_point!("armed");
         let rx = self.rx.arm()?;
-        Ok(tx || rx)
+        Ok(tx || (rx && self.rx.pacing.wait(now).is_none()))
     }
 
     /// Write the levels that `status` shows.

@@ -1,6 +1,7 @@
 //! The guest's receive side: posted requests for whole packets, responses in ring order.
 use super::RxRing;
 use super::backlog::Backlog;
+use super::bucket::Pacing;
 use super::merge::Merge;
 use crate::bounds::MAX_PACKET;
 use crate::copy::memory::UmemMemory;
@@ -40,6 +41,8 @@ pub(crate) struct RxSide<H: Hypervisor> {
     pub barrier: u64,
     /// A copy from page to page failed: until then packets come out of our own memory.
     pub suspected_until: Option<Instant>,
+    /// How the rate towards the guest is kept.
+    pub pacing: Pacing,
     /// In the worker's list of queues with a backlog.
     pub listed: bool,
 }
@@ -54,6 +57,7 @@ impl<H: Hypervisor> RxSide<H> {
             backlog,
             barrier: 0,
             suspected_until: None,
+            pacing: Pacing::default(),
             listed: false,
         }
     }

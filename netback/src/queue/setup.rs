@@ -1,5 +1,6 @@
 //! What a worker is given to serve one queue of a vif.
 use super::backlog::BacklogBounds;
+use super::limits::Limits;
 use crate::hypervisor::Hypervisor;
 use crate::observe::counters::QueueStats;
 use crate::vif::features::Features;
@@ -39,6 +40,8 @@ pub struct QueueSetup<H: Hypervisor> {
     pub multicast: Arc<Multicast>,
     /// What the guest may send; `None`: anything.
     pub filter: Option<Arc<Filter>>,
+    /// What the vif may send and receive, the same for all its queues.
+    pub limits: Arc<Limits>,
     /// Take over live rings from the vif's file instead of starting at the indices the page says.
     pub take_over: bool,
     /// Written by the worker alone.

@@ -1,5 +1,6 @@
 //! The guest's transmit side: chains out of the ring, answers into it.
 use super::TxRing;
+use super::bucket::Pacing;
 use crate::crash_point;
 use crate::hypervisor::Hypervisor;
 use crate::path::ports::Destination;
@@ -17,6 +18,8 @@ pub(crate) struct TxSide<H: Hypervisor> {
     pub deficit: isize,
     /// A copy from page to page failed: until then packets go by our own memory.
     pub suspected_until: Option<Instant>,
+    /// How the guest's rate is kept.
+    pub pacing: Pacing,
 }
 
 impl<H: Hypervisor> TxSide<H> {
@@ -27,6 +30,7 @@ impl<H: Hypervisor> TxSide<H> {
             held_since: None,
             deficit: 0,
             suspected_until: None,
+            pacing: Pacing::default(),
         }
     }
 

@@ -269,6 +269,34 @@ fn write_hotplug<S: XenStore + ?Sized>(
     }
 }
 
+/// Writes the MTU where the frontend reads it, and in our directory `carrier` (netif.h: 0 where packets go nowhere, 1 or absent where
+/// they do). What is so already is not written.
+pub fn write_network(
+    store: &mut impl XenStore,
+    paths: &Paths,
+    mtu: Option<u32>,
+    carrier: bool,
+) -> Result<(), StoreError> {
+    let key = format!("{}/carrier", paths.backend);
+    let before = read(store, &key)?.is_none_or(|value| value != "0");
+    if before != carrier {
+        let value = u8::from(carrier).to_string();
+        store.transact(|store, t| {
+            store.read(t, &format!("{}/frontend", paths.backend))?;
+            store.write(t, &key, &value)
+        })?;
+    }
+    let Some(mtu) = mtu.map(|mtu| mtu.to_string()) else {
+        return Ok(());
+    };
+    let key = format!("{}/mtu", paths.frontend);
+    // libxl makes the key and lets us write it; where it is not there, it is not ours to make.
+    match hidden_is_gone(read(store, &key), None)? {
+        Some(before) if before != mtu => store.write(Transaction::NONE, &key, &mtu),
+        _ => Ok(()),
+    }
+}
+
 /// Removes our node where its state is Closed (another of the same name may be there by now), and the one of the domain where
 /// it was the last.
 pub fn remove_node(store: &mut impl XenStore, paths: &Paths) -> Result<(), StoreError> {

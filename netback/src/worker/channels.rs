@@ -156,7 +156,7 @@ impl<H: Hypervisor> Worker<H> {
         if queue.rogue.is_some() || queue.events.held {
             return false;
         }
-        match queue.arm() {
+        match queue.arm(self.fabric.now) {
             Ok(false) => {}
             Ok(true) => return false,
             Err(fatal) => {

@@ -10,6 +10,8 @@ use crate::queue::setup::QueueSetup;
 use crate::queue::{Queue, Remains};
 use crate::vif::id::QueueId;
 use std::os::fd::BorrowedFd;
+use xsk_bridge::announce::ANNOUNCEMENT;
+use xsk_bridge::packet::{Offload, Packet};
 use xsk_bridge::switch::PortId;
 
 impl<H: Hypervisor> Worker<H> {
@@ -25,9 +27,12 @@ impl<H: Hypervisor> Worker<H> {
                     let remains = self.slot_of(id).and_then(|slot| self.remove_queue(slot));
                     self.reply(FromWorker::Removed { id, remains });
                 }
+                ToWorker::Kick(id) => self.kick(id),
                 ToWorker::SetPort(port, place) => self.fabric.ports.set(port, place),
                 ToWorker::AddUplink {
                     port_id,
+                    index,
+                    standby,
                     bridge,
                     device,
                     stats,
@@ -35,17 +40,22 @@ impl<H: Hypervisor> Worker<H> {
                     let slot = free_slot(&mut self.fabric.uplinks);
                     self.watch_device(slot, device.fd());
                     let mut uplink = UplinkQueue::new(port_id, bridge, device, stats);
+                    (uplink.index, uplink.standby) = (index, standby);
                     uplink.begin(&mut self.fabric.pool, self.fabric.now);
                     self.fabric.uplinks[usize::from(slot)] = Some(uplink);
-                    self.fabric.ports.add(port_id, 0, Destination::Uplink(slot));
+                    if !standby {
+                        self.fabric.ports.add(port_id, 0, Destination::Uplink(slot));
+                    }
                 }
-                ToWorker::SetMtu(port_id, mtu) => self.set_mtu(port_id, mtu),
+                ToWorker::SetMtu(index, mtu) => self.set_mtu(index, mtu),
                 ToWorker::SetFilter(port_id, filter) => {
                     let queues = self.fabric.queues.iter_mut().flatten();
                     for queue in queues.filter(|queue| queue.port_id == port_id) {
                         queue.filter.clone_from(&filter);
                     }
                 }
+                ToWorker::SwitchUplink(port_id, index) => self.switch_uplink(port_id, index),
+                ToWorker::Announce(port_id, frames) => self.announce(port_id, &frames),
                 ToWorker::Stop => self.stopping = true,
             }
         }
@@ -126,6 +136,18 @@ impl<H: Hypervisor> Worker<H> {
         Some(queue.into_remains())
     }
 
+    /// Looks at a queue's rings as if an event had come, and notifies its guest as if its rings asked for that.
+    fn kick(&mut self, id: QueueId) {
+        let Some(slot) = self.slot_of(id) else {
+            return;
+        };
+        self.activate(slot);
+        self.touch(slot);
+        if let Some(queue) = &mut self.fabric.queues[usize::from(slot)] {
+            (queue.events.notify_tx, queue.events.notify_rx) = (true, true);
+        }
+    }
+
     /// The turn is over: queues that broke the protocol go at once, and control is told why.
     pub(crate) fn expel_rogues(&mut self) {
         for slot in 0..self.fabric.queues.len() as u16 {
@@ -144,11 +166,41 @@ impl<H: Hypervisor> Worker<H> {
         }
     }
 
-    /// Gives every queue of an uplink on this worker the MTU that its device has now.
-    fn set_mtu(&mut self, port_id: PortId, mtu: u32) {
+    /// Has the device with this index carry the port's frames; what the others receive is dropped.
+    fn switch_uplink(&mut self, port_id: PortId, index: u32) {
+        let Fabric { uplinks, ports, .. } = &mut self.fabric;
+        ports.remove(port_id, 0);
+        for (slot, uplink) in uplinks.iter_mut().enumerate() {
+            let uplink = uplink.as_mut().filter(|uplink| uplink.port_id == port_id);
+            let Some(uplink) = uplink else { continue };
+            uplink.standby = uplink.index != index;
+            if !uplink.standby {
+                ports.add(port_id, 0, Destination::Uplink(slot as u16));
+            }
+        }
+    }
+
+    /// Sends frames by the device that carries the port's frames.
+    fn announce(&mut self, port_id: PortId, frames: &[[u8; ANNOUNCEMENT]]) {
+        let Fabric { uplinks, pool, .. } = &mut self.fabric;
+        let mut uplinks = uplinks.iter_mut().flatten();
+        let active = uplinks.find(|uplink| uplink.port_id == port_id && !uplink.standby);
+        let Some(uplink) = active else { return };
+        for bytes in frames {
+            if !uplink.has_room(1) {
+                break;
+            }
+            let Some(mut frame) = pool.take() else { break };
+            pool.umem().data_mut(&mut frame)[..ANNOUNCEMENT].copy_from_slice(bytes);
+            uplink.send(Packet::new(frame, ANNOUNCEMENT as u32, Offload::default()));
+        }
+    }
+
+    /// Gives every queue of a device on this worker the MTU that the device has now.
+    fn set_mtu(&mut self, index: u32, mtu: u32) {
         let Fabric { uplinks, pool, .. } = &mut self.fabric;
         for uplink in uplinks.iter_mut().flatten() {
-            if uplink.port_id == port_id {
+            if uplink.index == index {
                 uplink.set_mtu(mtu, pool);
             }
         }

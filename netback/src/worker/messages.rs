@@ -11,6 +11,7 @@ use crate::queue::setup::QueueSetup;
 use crate::vif::id::QueueId;
 use ring::packet::Fatal;
 use std::sync::Arc;
+use xsk_bridge::announce::ANNOUNCEMENT;
 use xsk_bridge::device::Device;
 use xsk_bridge::switch::filter::Filter;
 use xsk_bridge::switch::{Bridge, PortId};
@@ -21,12 +22,18 @@ pub enum ToWorker<H: Hypervisor> {
     AddQueue(Box<QueueSetup<H>>),
     /// Stop serving it; answered by `FromWorker::Removed`, also for a queue that is not (no longer) there: then without remains.
     RemoveQueue(QueueId),
+    /// Look at this queue's rings now and notify its guest on both channels, whatever the rings say.
+    Kick(QueueId),
     /// Which workers serve a port from now on.
     SetPort(PortId, ServedBy),
     /// Serve this queue of a device.
     AddUplink {
-        /// The uplink's port; the same for all its queues.
+        /// The uplink's port; the same for all its queues, and for those of its backup.
         port_id: PortId,
+        /// The device's index.
+        index: u32,
+        /// Another device carries the port's frames.
+        standby: bool,
         /// The bridge it is on.
         bridge: Arc<Bridge>,
         /// The socket.
@@ -34,8 +41,12 @@ pub enum ToWorker<H: Hypervisor> {
         /// Written by the worker alone.
         stats: Arc<UplinkStats>,
     },
-    /// The MTU of an uplink's device has changed to this many bytes, Ethernet header not included.
-    SetMtu(PortId, u32),
+    /// The MTU of the device with this index has changed to this many bytes, Ethernet header not included.
+    SetMtu(u32, u32),
+    /// Of the devices of a port, the one with this index carries the port's frames from now on. `SetPort` follows.
+    SwitchUplink(PortId, u32),
+    /// Send frames by a device that this worker serves, as far as it has room: those of a port, by the device that carries its frames.
+    Announce(PortId, Vec<[u8; ANNOUNCEMENT]>),
     /// What the guest of this port may send from now on; `None`: anything.
     SetFilter(PortId, Option<Arc<Filter>>),
     /// Leave the loop without touching a guest's ring state; answered by `FromWorker::Stopped`.

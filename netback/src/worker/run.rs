@@ -76,6 +76,10 @@ impl<H: Hypervisor> Worker<H> {
             let Some(queue) = &mut fabric.queues[usize::from(slot)] else {
                 continue;
             };
+            // Its packets wait for time to pass, whatever the guest has posted.
+            if queue.rx.pacing.wait(fabric.now).is_some() {
+                continue;
+            }
             match queue.rx.arm() {
                 Ok(there) => posted |= there,
                 Err(fatal) => {
@@ -94,11 +98,20 @@ impl<H: Hypervisor> Worker<H> {
             .is_some_and(|queue| queue.events.held && queue.rogue.is_none())
     }
 
+    /// How long to sleep for the requests of the active queue in `slot`: until its guest's rate allows more, unless the queue, whose
+    /// events are masked, has packets that wait for the guest.
+    fn held_for(&self, slot: u16) -> Duration {
+        let queue = self.fabric.queues[usize::from(slot)].as_ref();
+        let paced = queue.filter(|queue| queue.rx.backlog.is_empty());
+        let wait = paced.and_then(|queue| queue.tx.pacing.wait(self.fabric.now));
+        wait.unwrap_or(UNTOLD)
+    }
+
     /// The longest sleep that misses nothing no event tells of.
-    fn timeout(&self) -> Option<Duration> {
+    pub(crate) fn timeout(&self) -> Option<Duration> {
         let now = self.fabric.now;
-        let untold = !self.active.is_empty()
-            || !self.replies.is_empty()
+        let held = self.active.iter().map(|&slot| self.held_for(slot));
+        let untold = !self.replies.is_empty()
             || self
                 .fabric
                 .uplinks
@@ -115,15 +128,17 @@ impl<H: Hypervisor> Worker<H> {
             .iter()
             .filter_map(|&slot| self.fabric.queues[usize::from(slot)].as_ref());
         let backlogs = waiting.filter_map(|queue| {
-            if queue.rx.must_be_polled() {
-                Some(RX_POLL)
-            } else {
-                queue.rx.backlog.expires(now)
+            let expires = queue.rx.backlog.expires(now);
+            match queue.rx.pacing.wait(now) {
+                Some(wait) => Some(expires.map_or(wait, |expires| expires.min(wait))),
+                None if queue.rx.must_be_polled() => Some(RX_POLL),
+                None => expires,
             }
         });
         // Never zero: what is due already is done by the next turn, after a moment.
         backlogs
             .chain(unmask)
+            .chain(held)
             .chain(untold.then_some(UNTOLD))
             .min()
             .map(|timeout| timeout.max(Duration::from_micros(50)))

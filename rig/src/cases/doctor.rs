@@ -86,12 +86,6 @@ const TABLE: &[Broken] = &[
         )],
     ),
     broken(
-        "devd-running",
-        "devd-script",
-        &[(HERE, "modprobe xen-privcmd && xl devd")],
-        &[],
-    ),
-    broken(
         "no-gntdev",
         "no-gntdev",
         &[(HERE, "systemctl stop netback && modprobe -r xen-gntdev")],

@@ -153,7 +153,6 @@ pub(super) fn guest(domid: &str, mac: &str) -> Backend {
         domid: domid.into(),
         devid: "0".into(),
         bridge: Some("xenbr0".into()),
-        script: Some("/etc/xen/scripts/vif-bridge".into()),
         mac: Some(mac.into()),
         ..Backend::default()
     }

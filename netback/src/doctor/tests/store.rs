@@ -11,7 +11,7 @@ fn reads_every_vif_of_the_backend_directory() {
     for (key, value) in [
         ("3/0/bridge", "xenbr0"),
         ("3/0/mac", "00:16:3e:00:00:03"),
-        ("3/1/script", "/etc/xen/scripts/vif-netback"),
+        ("3/1/mtu", "9000"),
         ("4/0/hotplug-error", "no bridge"),
     ] {
         store.set(&format!("/local/domain/7/backend/vif/{key}"), value);
@@ -24,9 +24,6 @@ fn reads_every_vif_of_the_backend_directory() {
     assert_eq!(names, [("3", "0"), ("3", "1"), ("4", "0")]);
     assert_eq!(found[0].mac.as_deref(), Some("00:16:3e:00:00:03"));
     assert_eq!(found[0].mtu, None);
-    assert_eq!(
-        found[1].script.as_deref(),
-        Some("/etc/xen/scripts/vif-netback")
-    );
+    assert_eq!(found[1].mtu.as_deref(), Some("9000"));
     assert_eq!(found[2].hotplug_error.as_deref(), Some("no bridge"));
 }

@@ -1,5 +1,6 @@
 //! Packets towards a guest's queue that this worker serves: into posted pages, or into the backlog.
 use super::{Handed, Pass};
+use crate::bounds::{PACED_LEAST, PACED_WAIT};
 use crate::copy::runs::{InFragments, InPages, InPieces};
 use crate::copy::staging::Piece;
 use crate::hypervisor::Hypervisor;
@@ -68,6 +69,11 @@ impl<H: Hypervisor> Queue<H> {
         {
             return self.take_segments(slot, n, batch, turn, pass);
         }
+        let free = job.len <= self.limits.free();
+        if !free && self.limits.is_too_long(job.len, job.offload.gso) {
+            self.stats.rx_drops.add(DropReason::TooLong, 1);
+            return Handed::Taken;
+        }
         if let Some(reason) = self.refuses(job.len, head) {
             self.stats.rx_drops.add(reason, 1);
             return Handed::Taken;
@@ -88,6 +94,10 @@ impl<H: Hypervisor> Queue<H> {
                     return Handed::Taken;
                 }
             }
+        }
+        if !free && self.limits.rx.is_limited() {
+            // It goes by the backlog, where packets are taken out at the guest's rate.
+            return self.keep(slot, n, batch, turn);
         }
         if self.rx.merge.is_on() && self.merge(slot, n, batch, turn) {
             return Handed::Taken;
@@ -129,8 +139,8 @@ impl<H: Hypervisor> Queue<H> {
         if !job.is_whole() {
             return self.defer(turn);
         }
-        if !self.rx.backlog.has_room(job.len, turn.pool) {
-            self.stats.rx_drops.add(DropReason::BacklogFull, 1);
+        if let Some(reason) = self.cannot_wait(job.len, turn.pool) {
+            self.stats.rx_drops.add(reason, 1);
             return Handed::Taken;
         }
         let (len, offload) = (job.len, job.offload);
@@ -138,6 +148,18 @@ impl<H: Hypervisor> Queue<H> {
         batch.each_slice(n, entry.umem, |bytes| entry.write(bytes));
         self.list(slot, turn.waiting);
         Handed::Taken
+    }
+
+    /// Why a packet of `len` bytes may not wait for the guest, if so. Where the guest's rate is limited, what goes out within
+    /// [`PACED_WAIT`] may.
+    pub(super) fn cannot_wait(&self, len: u32, pool: &FramePool) -> Option<DropReason> {
+        let waiting = self.rx.backlog.bytes();
+        let most = self.limits.rx.bytes_in(PACED_WAIT);
+        if most.is_some_and(|most| waiting + len as usize > most.max(PACED_LEAST)) {
+            return Some(DropReason::RateExceeded);
+        }
+        let room = self.rx.backlog.has_room(len, pool);
+        (!room).then_some(DropReason::BacklogFull)
     }
 
     /// Notes that the queue has a backlog.

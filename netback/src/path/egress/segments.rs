@@ -115,11 +115,13 @@ impl<H: Hypervisor> Queue<H> {
         batch.each_segment(n, shape, &umem, |write| {
             let len = write(umem.data_mut(&mut frame));
             let segment = &umem.data(&frame)[..len];
-            match self.rx.refuses(len as u32) {
+            let too_long = self.limits.is_too_long(len as u32, None);
+            let refused = match too_long {
+                true => Some(DropReason::TooLong),
+                false => self.rx.refuses(len as u32),
+            };
+            match refused.or_else(|| self.cannot_wait(len as u32, turn.pool)) {
                 Some(reason) => self.stats.rx_drops.add(reason, 1),
-                None if !self.rx.backlog.has_room(len as u32, turn.pool) => {
-                    self.stats.rx_drops.add(DropReason::BacklogFull, 1);
-                }
                 None => {
                     let backlog = &mut self.rx.backlog;
                     let mut entry = backlog.append(len as u32, SEGMENT, turn.now, turn.pool);

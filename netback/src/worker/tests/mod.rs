@@ -10,6 +10,7 @@ mod flood;
 mod mesh;
 mod multicast;
 mod offload;
+mod rate;
 mod rig;
 mod rx;
 mod segments;

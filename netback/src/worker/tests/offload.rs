@@ -1,5 +1,5 @@
 //! Blank checksums: completed before the wire, for guests that cannot take them and behind VLAN tags; passed on otherwise.
-use super::rig::{Guest, OUTSIDE, Received, Rig, UPLINK, all_features, frame, mac};
+use super::rig::{Guest, OUTSIDE, Received, Rig, all_features, frame, mac};
 use crate::observe::counters::DropReason;
 use crate::vif::features::Features;
 use crate::worker::messages::ToWorker;
@@ -143,11 +143,11 @@ fn the_longest_frame_to_the_wire_follows_the_mtu() {
         guest.read_answers();
         rig.sent_to_wire().len()
     };
-    rig.tell(0, ToWorker::SetMtu(UPLINK, 600));
+    rig.tell(0, ToWorker::SetMtu(1, 600));
     // Ethernet header and one VLAN tag are not of the MTU.
     assert_eq!(reaches(&mut rig, 618), 1);
     assert_eq!(reaches(&mut rig, 619), 0);
-    rig.tell(0, ToWorker::SetMtu(UPLINK, 1500));
+    rig.tell(0, ToWorker::SetMtu(1, 1500));
     assert_eq!(reaches(&mut rig, 1518), 1);
     assert_eq!(guest.stats.tx_drops.get(DropReason::TooLong), 1);
     assert_eq!(rig.frames_found(), rig.frames);

@@ -5,6 +5,7 @@ use crate::hypervisor::Fake;
 use crate::observe::counters::{QueueStats, UplinkStats, WorkerStats};
 use crate::path::ports::ServedBy;
 use crate::queue::backlog::BacklogBounds;
+use crate::queue::limits::Limits;
 use crate::queue::setup::QueueSetup;
 use crate::vif::features::Features;
 use crate::vif::file::{Identity, RingIdentity, VifFile};
@@ -23,7 +24,7 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use xen::event::Port;
 use xen::fake::{Access, Events, Grants, MappedPage, OWN_DOMID, OwnPages, Page};
 use xen::grant::{DomId, GrantRef, GrantTable};
@@ -113,6 +114,8 @@ impl Rig {
             0,
             ToWorker::AddUplink {
                 port_id: UPLINK,
+                index: 1,
+                standby: false,
                 bridge,
                 device: Box::new(near),
                 stats,
@@ -237,6 +240,7 @@ impl Rig {
             file: file.queue(0),
             multicast,
             filter: guest.filter.clone(),
+            limits: guest.limits.clone(),
             take_over,
             stats: guest.stats.clone(),
             backlog: guest.backlog,
@@ -375,6 +379,7 @@ pub struct Guest {
     pub number: u8,
     pub queue: u16,
     pub backlog: BacklogBounds,
+    pub limits: Arc<Limits>,
     pub worker: usize,
     pub features: Features,
     pub tx: FrontRing<Tx, Page>,
@@ -406,6 +411,7 @@ impl Guest {
             number,
             queue: 0,
             backlog: BacklogBounds::default(),
+            limits: Arc::new(Limits::new(1, [None; 2], None, Instant::now())),
             worker,
             features,
             tx: FrontRing::init(tx_page.clone()),
