@@ -104,6 +104,13 @@ pub fn tcp(from: &Host, to: &Host, address: &str, seconds: u32) -> Result<(u64, 
     Ok((bytes, end["sum_sent"]["retransmits"].as_u64().unwrap_or(0)))
 }
 
+/// What `to` received over one TCP stream of `seconds` from `from`, in bytes a second.
+pub fn tcp_rate(from: &Host, to: &Host, address: &str, seconds: u32) -> Result<f64> {
+    let end = iperf3(from, to, address, &["-t", &seconds.to_string()])?;
+    let bits = end["sum_received"]["bits_per_second"].as_f64();
+    Ok(bits.context("iperf3 measured no rate")? / 8.0)
+}
+
 /// Datagrams of `size` bytes for `seconds` at `rate` (such as 2M): how many were sent and how many of them lost.
 pub fn udp(
     from: &Host,
