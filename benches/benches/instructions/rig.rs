@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use netback::bounds::STAGING_PAGES;
 use netback::hypervisor::Hypervisor;
+use netback::queue::limits::Limits;
 use netback::queue::setup::QueueSetup;
 use netback::vif::features::Features;
 use netback::vif::file::{Identity, RingIdentity, VifFile};
@@ -20,7 +21,7 @@ use sim::guest::generator::{Generator, Stream};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use xen::fake::{Events, Grants, OwnPages};
 use xsk_bridge::frame::Umem;
 use xsk_bridge::switch::{Bridge, PortId, PortKind};
@@ -238,6 +239,7 @@ impl Rig {
             multicast: Arc::new(Multicast::new(file.multicast(), false)),
             file: file.queue(0),
             filter: None,
+            limits: Arc::new(Limits::new(1, [None; 2], None, Instant::now())),
             take_over: false,
             stats: Arc::default(),
             backlog: Default::default(),
