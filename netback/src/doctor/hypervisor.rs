@@ -138,14 +138,24 @@ pub(super) fn granted_pages(view: &View, config: &Config) -> Option<Finding> {
     Some(Finding::warning("gntalloc-limit", what, cure))
 }
 
-/// A PV domain has no IOMMU of its own to look at: all that can be said there is what to ask in dom0.
+/// What stands between the NIC and the host's memory, as far as it can be told from here.
 fn iommu(view: &View) -> Option<Finding> {
-    let guest_type = view.read("/sys/hypervisor/guest_type");
+    // Xen's mark of the domain that has the host's hardware and its toolstack.
+    let controls = view.read("/proc/xen/capabilities");
+    if controls.is_some_and(|rights| rights.contains("control_d")) {
+        let what = "this is dom0: whoever takes over netback here has the whole host";
+        let cure = "a driver domain keeps the NIC and guests' frames away from dom0";
+        return Some(Finding::info("dom0", what, cure));
+    }
     if !view.list("/sys/class/iommu").is_empty() {
         return None;
     }
-    let what = match guest_type.as_deref() {
+    let what = match view.read("/sys/hypervisor/guest_type").as_deref() {
         Some("PV") => "a PV domain cannot see the machine's IOMMU",
+        // Its NIC is given this domain's own addresses, which only an IOMMU makes into the host's: without one libxl refuses.
+        Some("HVM") => return None,
+        // libxl passes no NIC through to one.
+        Some("PVH") => return None,
         _ => "this domain sees no IOMMU",
     };
     let cure = "`xl dmesg | grep -i 'I/O virtualisation'` in dom0 tells; without one the NIC can reach all memory of the host";

@@ -44,6 +44,7 @@ fn check_interface(view: &View, bpf_dir: &Path, bridge: &Bridge, name: &str) -> 
         nic.addressed(),
         nic.queues(),
         nic.virtual_function(),
+        nic.frontend(),
     ];
     checks.into_iter().flatten().collect()
 }
@@ -245,6 +246,21 @@ impl Nic<'_> {
         let cure =
             "on its host: ip link set dev <physical function> vf <number> trust on spoofchk off";
         Some(Finding::warning("virtual-function", what, cure))
+    }
+
+    /// A vif of another domain's backend: netfront takes no packet of several slots while an XDP program is on it, and what the other
+    /// end sends cannot be seen from here.
+    fn frontend(&self) -> Option<Finding> {
+        let driver = self.view.link(self.file("device/driver"))?;
+        if driver != "vif" {
+            return None;
+        }
+        let what = format!(
+            "{} is itself a vif, and drops what dom0 sends it in packets larger than a frame",
+            self.name
+        );
+        let cure = "unless it was done, in dom0 on its interface vif<domid>.<devid>: ethtool -K vif<domid>.<devid> tso off gso off";
+        Some(Finding::info("uplink-vif", what, cure))
     }
 
     /// The uplink is not promiscuous although netback has made it so.

@@ -104,6 +104,21 @@ fn says_that_the_iommu_is_out_of_sight() {
 }
 
 #[test]
+fn says_what_an_hvm_domain_and_dom0_mean_for_the_hosts_memory() {
+    let machine = Machine::healthy();
+    machine.remove("/sys/class/iommu/ivhd0");
+    for (kind, findings) in [("PV", 1), ("HVM", 0), ("PVH", 0)] {
+        machine.write("/sys/hypervisor/guest_type", kind);
+        assert_eq!(machine.examine().findings.len(), findings, "{kind}");
+    }
+    machine.write("/sys/hypervisor/guest_type", "PV");
+    machine.write("/proc/xen/capabilities", "control_d\n");
+    machine.must_find(Info, "dom0", "has the whole host");
+    // No devd runs in dom0, where xl runs the scripts itself, and none is asked for.
+    assert_eq!(machine.examine().findings.len(), 1);
+}
+
+#[test]
 fn names_an_old_kernel() {
     let machine = Machine::healthy();
     machine.write("/proc/sys/kernel/osrelease", "5.4.0-1");

@@ -132,3 +132,10 @@ fn names_an_address_that_would_be_deaf_and_a_single_queue() {
     machine.remove(&format!("{NIC}/queues/rx-1"));
     machine.must_find(Info, "one-queue", "one core");
 }
+
+#[test]
+fn says_what_dom0_must_not_send_to_an_uplink_that_is_a_vif() {
+    let machine = Machine::healthy();
+    machine.link(&format!("{NIC}/device/driver"), "../drivers/vif");
+    machine.must_find(Info, "uplink-vif", "in dom0");
+}
