@@ -16,7 +16,7 @@ pub enum FdbCommand {
         #[command(flatten)]
         on: On,
     },
-    /// Make a static entry, which neither ages nor moves to another port. It goes with its port: when the vif is disconnected, or netback
+    /// Make a static entry, which neither ages nor moves to another port: what has the address and comes in elsewhere is dropped. It goes with its port: when the vif is disconnected, or netback
     /// ends.
     Add {
         /// The address, as 00:16:3e:00:00:01.

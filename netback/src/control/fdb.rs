@@ -79,6 +79,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         let port_id = self.port_named(bridge, port)?;
         let vlan = bridge.vlan_of(vlan);
         let fixed = switch.fix(address, vlan, port_id, self.seconds());
+        let vlan = bridge.vlan_shown(vlan);
         fixed.map_err(|error| format!("no room for {mac}: {error}"))?;
         let entries = self.known(bridge).into_iter();
         let is_it = |entry: &FdbEntry| entry.mac == shown(address) && entry.vlan == vlan;
@@ -132,7 +133,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         let entry = |entry: Entry| FdbEntry {
             bridge: bridge.name.clone(),
             mac: shown(bytes(entry.mac)),
-            vlan: entry.vlan,
+            vlan: bridge.vlan_shown(entry.vlan),
             port: self.port_name(entry.port),
             kind: match entry.age {
                 Some(_) => "learnt".into(),
@@ -180,8 +181,16 @@ impl Named {
     fn vlan_of(&self, typed: u16) -> u16 {
         match (typed, self.vlan) {
             (0, Some(vlan)) => vlan,
-            (0, None) if self.switch.tells_vlans_apart() => NATIVE,
+            (0, None) => NATIVE,
             (typed, _) => typed,
+        }
+    }
+
+    /// A VLAN of the forwarding database as an operator reads it: where VLANs are not told apart, frames without a tag are in none.
+    fn vlan_shown(&self, vlan: u16) -> u16 {
+        match vlan {
+            NATIVE if !self.switch.tells_vlans_apart() => 0,
+            vlan => vlan,
         }
     }
 }

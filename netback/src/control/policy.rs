@@ -82,43 +82,58 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
                 self.observe(id, Observation::Retry).map(drop)
             }
             (State::Connected, Err(error)) => {
-                self.refuse(id, format!("served as before: {error}"), true)
+                self.remark(id, format!("served as before: {error}"));
+                Ok(())
             }
             (State::Connected, Ok(policy)) => self.change_policy(id, policy),
             _ => Ok(()),
         }
     }
 
-    /// Takes on what has changed of a connected vif's keys.
-    fn change_policy(&mut self, id: VifId, policy: Policy) -> Result<(), Error> {
-        let Some(before) = &self.vif(id).policy else {
+    /// Takes on what has changed of a connected vif's keys. Some count from its next connection on only, and hold up none of the others.
+    fn change_policy(&mut self, id: VifId, wanted: Policy) -> Result<(), Error> {
+        let Some(before) = self.vif(id).policy.clone() else {
             return Ok(());
         };
         let late = [
-            ("mac", before.mac != policy.mac),
-            ("bridge", before.bridge != policy.bridge),
-            ("vlan", before.vlan != policy.vlan),
+            ("mac", before.mac != wanted.mac),
+            ("bridge", before.bridge != wanted.bridge),
+            ("vlan", before.vlan != wanted.vlan),
         ];
-        let rate = before.rate;
         let late: Vec<&str> = late
             .iter()
             .filter(|(_, late)| *late)
             .map(|(key, _)| *key)
             .collect();
-        if !late.is_empty() {
-            let late = late.join(" and ");
-            let reason = format!(
+        let policy = Policy {
+            mac: before.mac,
+            bridge: before.bridge.clone(),
+            vlan: before.vlan.clone(),
+            ..wanted
+        };
+        if policy != before {
+            self.adopt(id, policy, before.rate)?;
+        }
+        if late.is_empty() {
+            return self.clear_reason(id);
+        }
+        let late = late.join(" and ");
+        self.remark(
+            id,
+            format!(
                 "served as before: its new {late} counts from its next connection on (`netback disconnect {id}`)"
-            );
-            return self.refuse(id, reason, false);
-        }
+            ),
+        );
+        Ok(())
+    }
+
+    /// Holds a connected vif to a policy that differs from the one before in keys that count at once.
+    fn adopt(&mut self, id: VifId, policy: Policy, rate: Option<Bandwidth>) -> Result<(), Error> {
         let vif = self.vif(id);
-        if let Some(service) = &vif.service
-            && rate != policy.rate
-        {
-            service.limits.set_tx(policy.rate, Instant::now());
-        }
         if let Some(service) = &vif.service {
+            if rate != policy.rate {
+                service.limits.set_tx(policy.rate, Instant::now());
+            }
             service.limits.set_mtu(policy.mtu);
         }
         if vif.may_log() {
@@ -127,7 +142,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         vif.policy = Some(policy);
         self.tell_network(id)?;
         self.renew_access();
-        self.clear_reason(id)
+        Ok(())
     }
 }
 

@@ -455,6 +455,15 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         Ok(())
     }
 
+    /// Keeps what an operator should know of a vif that is served, for `status` and the log.
+    pub(super) fn remark(&mut self, id: VifId, reason: String) {
+        let vif = self.vif(id);
+        if vif.reason.as_deref() != Some(&reason) && vif.may_log_reason() {
+            warn!(vif = %id, "{reason}");
+        }
+        vif.reason = Some(reason);
+    }
+
     /// Forgets why the vif is not served, and says so in xenstore.
     pub(super) fn clear_reason(&mut self, id: VifId) -> Result<(), Error> {
         match self.vif(id).reason.take() {

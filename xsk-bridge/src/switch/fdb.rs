@@ -47,6 +47,8 @@ pub enum Learnt {
     Full,
     /// It lives on the wire, and is not a guest's to have.
     OnTheWire,
+    /// An operator has said that it lives at another port.
+    Elsewhere,
     /// The port that it came in by is not on the bridge.
     NoPort,
 }
@@ -117,7 +119,7 @@ impl Fdb {
         };
         let moved = ways().find(|&(_, _, old)| old != 0 && old >> 16 == mac);
         if moved.is_some_and(|(_, heard, _)| heard.load(Relaxed) == STATIC) {
-            return Learnt::Known;
+            return Learnt::Elsewhere;
         }
         if let Some((_, heard, old)) = moved
             && is_within(WIRE_FRESH, heard.load(Relaxed), now)

@@ -46,7 +46,7 @@ pub enum Flood {
 pub enum DropReason {
     /// Shorter than an Ethernet header, or than the tag it announces.
     Runt,
-    /// Source MAC belongs to a guest on another port.
+    /// Source MAC belongs to a guest on another port, or to a port that an operator has said it lives at.
     SpoofedSource,
     /// From a guest, with a source MAC that was heard on the wire within the last [`WIRE_FRESH`] seconds.
     WireSource,
@@ -208,6 +208,7 @@ impl Bridge {
                 Ok(())
             }
             Learnt::OnTheWire => Err(DropReason::WireSource),
+            Learnt::Elsewhere => Err(DropReason::SpoofedSource),
             Learnt::NoPort => Err(DropReason::PortGone),
             Learnt::Known | Learnt::Full => Ok(()),
         }

@@ -86,6 +86,9 @@ fn a_connected_guest_is_served_as_before_where_a_key_becomes_wrong() {
         reason(daemon) == "served as before: mtu is \"many\", not a number from 68 to 65517"
     });
     assert!(is_served(&daemon, &guest));
+    // Its network works, so the toolstack is told of no error.
+    let hotplug = key(&house, &guest, "hotplug-status");
+    assert_eq!(hotplug.as_deref(), Some("connected"));
     house.world.remove(&format!("{}/mtu", guest.back()));
     until(&mut daemon, "no reason", |daemon| reason(daemon).is_empty());
     set(&house, &guest, "bridge", "other");
@@ -93,6 +96,15 @@ fn a_connected_guest_is_served_as_before_where_a_key_becomes_wrong() {
         reason(daemon).contains("new bridge counts from its next connection on")
     });
     assert!(is_served(&daemon, &guest));
+    // What counts at once does not wait for what counts later.
+    set(&house, &guest, "ip", "192.0.2.7");
+    until(&mut daemon, "the filter", |daemon| {
+        let status = daemon.status();
+        let filter = status.vifs[0].filter.as_ref();
+        filter.and_then(|filter| filter.ip.as_deref()) == Some("192.0.2.7")
+    });
+    assert!(reason(&daemon).contains("new bridge"));
+    house.world.remove(&format!("{}/ip", guest.back()));
 
     // A successor serves it without what is wrong, for the guest is not to notice.
     set(&house, &guest, "bridge", "xenbr0");

@@ -6,6 +6,7 @@ use super::queue::Turn;
 use crate::hypervisor::Hypervisor;
 use crate::observe::counters::DropReason;
 use crate::path::batch::Batch;
+use crate::path::fabric::live;
 use crate::path::job::Job;
 use crate::path::ports::Destination;
 use crate::queue::Queue;
@@ -27,7 +28,7 @@ impl<H: Hypervisor> Worker<H> {
                 pool: &mut fabric.pool,
                 waiting: &mut fabric.waiting,
             };
-            if let Some(queue) = &mut fabric.queues[usize::from(slot)] {
+            if let Some(queue) = live(&mut fabric.queues, slot) {
                 queue.close_merge(slot, &mut self.batch, &mut turn);
             }
         }

@@ -11,7 +11,7 @@ pub(super) const STATIC: u32 = u32::MAX;
 pub struct Entry {
     /// The address, as a number.
     pub mac: u64,
-    /// The VLAN; 0 where frames have no tag.
+    /// The VLAN; [`NATIVE`](crate::switch::vlan::NATIVE) where frames have no tag.
     pub vlan: u16,
     /// The port that the address is behind.
     pub port: PortId,
@@ -98,7 +98,8 @@ impl Fdb {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::switch::{Bridge, PortKind, Verdict};
+    use crate::switch::vlan::NATIVE;
+    use crate::switch::{Bridge, DropReason, PortKind, Verdict};
 
     const WIRE: PortId = PortId(1);
     const GUEST: PortId = PortId(2);
@@ -115,24 +116,26 @@ mod tests {
         bridge.add_port(GUEST, PortKind::Guest([2; 6]));
         let to = |now| bridge.decide(GUEST, &frame(MAC, [2; 6]), now);
         assert!(matches!(to(0), Verdict::Flood(_)));
-        bridge.fix(MAC, 0, WIRE, 0).unwrap();
+        bridge.fix(MAC, NATIVE, WIRE, 0).unwrap();
         for now in [0, 299, 300, 1_000_000] {
             assert_eq!(to(now), Verdict::Unicast(WIRE));
-            // Heard where it is, and elsewhere.
-            bridge.decide(WIRE, &frame([2; 6], MAC), now);
-            bridge.decide(GUEST, &frame([0xff; 6], MAC), now);
+            // Heard where it is, and from who pretends to be it.
+            let there = bridge.decide(WIRE, &frame([2; 6], MAC), now);
+            assert_eq!(there, Verdict::Unicast(GUEST));
+            let elsewhere = bridge.decide(GUEST, &frame([0xff; 6], MAC), now);
+            assert_eq!(elsewhere, Verdict::Drop(DropReason::SpoofedSource));
             bridge.sweep(now);
         }
         let entry = Entry {
             mac: 0x0200_0000_0009,
-            vlan: 0,
+            vlan: NATIVE,
             port: WIRE,
             age: None,
         };
         assert_eq!(bridge.entries(1_000_000), [entry]);
         bridge.flush();
         assert_eq!(bridge.entries(0).len(), 1);
-        assert!(bridge.take(MAC, 0) && !bridge.take(MAC, 0));
+        assert!(bridge.take(MAC, NATIVE) && !bridge.take(MAC, NATIVE));
         assert!(bridge.entries(0).is_empty());
     }
 
@@ -147,7 +150,7 @@ mod tests {
         bridge.decide(WIRE, &tagged, 12);
         let found = bridge.entries(20);
         let seen: Vec<_> = found.iter().map(|entry| (entry.vlan, entry.age)).collect();
-        assert_eq!(seen, [(0, Some(10)), (7, Some(8))]);
+        assert_eq!(seen, [(NATIVE, Some(10)), (7, Some(8))]);
         bridge.fix(MAC, 7, GUEST, 20).unwrap();
         bridge.flush();
         let left = bridge.entries(20);
