@@ -1,0 +1,74 @@
+//! `netback vif` and `netback fdb`: what is shown, what they change, and what they refuse in one line.
+use anyhow::{Context, Result, ensure};
+use lab::Lab;
+use serde_json::Value;
+use tests::tools::ping;
+use tests::{netback, prepare, status, wait_for};
+
+/// The answer to `netback <words> --json`.
+fn ask(lab: &mut Lab, words: &str) -> Result<Value> {
+    let words: Vec<&str> = words.split_whitespace().chain(["--json"]).collect();
+    let answer = lab.daemon()?.command(&words)?;
+    serde_json::from_str(&answer).with_context(|| format!("{words:?} printed no JSON: {answer}"))
+}
+
+fn say(lab: &mut Lab, words: &str) -> Result<String> {
+    let words: Vec<&str> = words.split_whitespace().collect();
+    lab.daemon()?.command(&words)
+}
+
+/// `netback <words>` is refused by the running daemon in one line with `reason` in it.
+fn refused(lab: &Lab, words: &str, reason: &str) -> Result<()> {
+    let socket = lab.directory().file("run").join("control");
+    let socket = socket.to_str().context("not UTF-8")?;
+    let words: Vec<&str> = words
+        .split_whitespace()
+        .chain(["--control", socket])
+        .collect();
+    let output = netback::output(lab, &words)?;
+    let error = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.code() == Some(2)
+            && error.trim().lines().count() == 1
+            && error.contains(reason),
+        "{words:?}: {}: {error}",
+        output.status
+    );
+    Ok(())
+}
+
+#[test]
+fn a_vif_is_shown_kicked_and_disconnected() -> Result<()> {
+    let mut lab = prepare::connected(2, &["guest"])?;
+    let vif = format!("{}/0", lab.guests[0].domid);
+    let shown = ask(&mut lab, &format!("vif show {vif}"))?;
+    ensure!(
+        shown["vif"] == *vif && shown["service"] == "served",
+        "{shown}"
+    );
+    let text = say(&mut lab, &format!("vif show {vif}"))?;
+    ensure!(
+        text.starts_with(&format!("vif      {vif} on xenbr0: served")),
+        "{text}"
+    );
+
+    let notified = |lab: &mut Lab| -> Result<u64> {
+        let vif = status::vif(lab, lab.guests[0].domid.0)?;
+        Ok(status::numbers(&vif, "notifications").iter().sum())
+    };
+    let before = notified(&mut lab)?;
+    let kicked = ask(&mut lab, &format!("vif kick {vif}"))?;
+    ensure!(
+        kicked["kicked"] == *vif && kicked["queues"] == 2,
+        "{kicked}"
+    );
+    // Both channels of both queues.
+    wait_for("notifications", || Ok(notified(&mut lab)? >= before + 4))?;
+    ping(&lab.guests[0].host, &lab.outside[0].host.ipv4, 3, &[])?;
+
+    refused(&lab, "vif show 999/0", "there is no vif 999/0")?;
+    refused(&lab, "vif kick 999/0", "there is no vif 999/0")?;
+    let answer = ask(&mut lab, &format!("vif disconnect {vif}"))?;
+    ensure!(answer["disconnected"][0] == *vif, "{answer}");
+    Ok(())
+}

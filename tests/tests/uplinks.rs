@@ -1,0 +1,168 @@
+//! A bridge with two network cards: one takes over from the other.
+use anyhow::{Context, Result, ensure};
+use lab::Lab;
+use lab::guest::GuestConfig;
+use serde_json::Value;
+use std::process::{Child, Stdio};
+use tests::tools::{self, ping, wait_reachable};
+use tests::{prepare, status, wait_for};
+
+/// The backup's end of its cable in the driver domain.
+const BACKUP: &str = "up1";
+
+/// "outside", a bridge's length from both cables, as a host behind a switch that both lead to.
+fn wired_twice() -> Result<Lab> {
+    let mut lab = prepare::wired(1)?;
+    let far = lab.outside[0].host.namespace.name().to_owned();
+    let driver = lab.driver_namespace();
+    driver.ip(&[
+        "link", "add", BACKUP, "type", "veth", "peer", "name", "far1", "netns", &far,
+    ])?;
+    driver.ip(&["link", "set", BACKUP, "up"])?;
+    let outside = &lab.outside[0].host;
+    let inside = &outside.namespace;
+    tools::stdout(
+        outside,
+        "ethtool",
+        &["-K", "far1", "tx", "off", "txvlan", "off"],
+    )?;
+    inside.ip(&["addr", "flush", "dev", "eth0"])?;
+    // The switch, on which addresses are found by what is learnt alone.
+    inside.ip(&[
+        "link",
+        "add",
+        "switch",
+        "type",
+        "bridge",
+        "forward_delay",
+        "0",
+        "ageing_time",
+        "600000",
+    ])?;
+    for port in ["eth0", "far1"] {
+        inside.ip(&["link", "set", port, "master", "switch", "up"])?;
+    }
+    inside.ip(&[
+        "addr",
+        "add",
+        &format!("{}/24", outside.ipv4),
+        "dev",
+        "switch",
+    ])?;
+    inside.ip(&["link", "set", "switch", "up"])?;
+    tools::stdout(outside, "ethtool", &["-K", "switch", "tx", "off"])?;
+    let config = prepare::config(&lab, "");
+    let uplink = format!("uplink = {:?}", prepare::UPLINK);
+    let config = config.replace(&uplink, &format!("{uplink}\nbackup = {BACKUP:?}"));
+    lab.add_guest(GuestConfig::new("guest"))?;
+    lab.add_guest(GuestConfig::new("silent"))?;
+    lab.start_daemon(&config)?;
+    lab.connect_guests()?;
+    wait_reachable(&lab.guests[0].host, &lab.outside[0].host)?;
+    Ok(lab)
+}
+
+/// The interface that carries the bridge's frames.
+fn carrying(lab: &mut Lab) -> Result<String> {
+    let status: Value = lab.daemon()?.status()?;
+    let uplink = status["bridges"][0]["uplink"].as_str();
+    Ok(uplink.context("the bridge has no uplink")?.to_owned())
+}
+
+/// Ten pings a second from outside to the guest, for as long as this is not finished.
+struct Pings(Child);
+
+impl Pings {
+    fn start(lab: &Lab) -> Result<Self> {
+        let mut command = lab.outside[0].host.namespace.command("ping");
+        command.args([
+            "-n",
+            "-q",
+            "-i",
+            "0.1",
+            "-c",
+            "60",
+            "-W",
+            "2",
+            &lab.guests[0].host.ipv4,
+        ]);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::piped());
+        Ok(Self(child.spawn()?))
+    }
+
+    /// How many were lost.
+    fn finish(self) -> Result<u64> {
+        let output = self.0.wait_with_output()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let received = text
+            .split(" received")
+            .next()
+            .and_then(|text| text.rsplit(' ').next());
+        let received: u64 = received
+            .and_then(|n| n.parse().ok())
+            .with_context(|| text.clone())?;
+        Ok(60 - received)
+    }
+}
+
+#[test]
+fn a_backup_takes_over_within_a_second_and_the_network_learns_of_it() -> Result<()> {
+    let mut lab = wired_twice()?;
+    ensure!(carrying(&mut lab)? == prepare::UPLINK);
+    let pings = Pings::start(&lab)?;
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    // The far end of the cable goes down: the near one loses its carrier, and says nothing to the switch that knows the guest there.
+    lab.outside[0]
+        .host
+        .namespace
+        .ip(&["link", "set", "eth0", "down"])?;
+    wait_for(
+        "the backup carries on",
+        || Ok(carrying(&mut lab)? == BACKUP),
+    )?;
+    let lost = pings.finish()?;
+    ensure!(
+        lost <= 10,
+        "{lost} of 60 pings were lost, a tenth of a second each"
+    );
+
+    // The network finds a guest that has said nothing since, for netback spoke for it.
+    let silent = status::mac(&lab.guests[1].host);
+    wait_for("the announcement", || {
+        let known = tools::stdout(
+            &lab.outside[0].host,
+            "bridge",
+            &["fdb", "show", "br", "switch"],
+        )?;
+        Ok(known
+            .lines()
+            .any(|line| line.starts_with(&format!("{silent} dev far1"))))
+    })?;
+
+    // The link is back: nothing changes, and nothing is received twice.
+    lab.outside[0]
+        .host
+        .namespace
+        .ip(&["link", "set", "eth0", "up"])?;
+    wait_for("the link is back", || {
+        let status = lab.daemon()?.status()?;
+        Ok(status["uplinks"][0]["link_up"] == true)
+    })?;
+    ensure!(carrying(&mut lab)? == BACKUP);
+    ping(&lab.guests[0].host, &lab.outside[0].host.ipv4, 10, &[])?;
+    let status = lab.daemon()?.status()?;
+    ensure!(
+        status["uplinks"][0]["standby"] == true && status["uplinks"][1]["standby"] == false,
+        "{status}"
+    );
+
+    // And back, when the backup fails.
+    lab.outside[0]
+        .host
+        .namespace
+        .ip(&["link", "set", "far1", "down"])?;
+    wait_for("the uplink carries on", || {
+        Ok(carrying(&mut lab)? == prepare::UPLINK)
+    })?;
+    wait_reachable(&lab.outside[0].host, &lab.guests[0].host)
+}
