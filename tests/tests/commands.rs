@@ -37,6 +37,16 @@ fn refused(lab: &Lab, words: &str, reason: &str) -> Result<()> {
     Ok(())
 }
 
+/// The entries of the only bridge for an address.
+fn entries(lab: &mut Lab, mac: &str) -> Result<Vec<Value>> {
+    let answer = ask(lab, "fdb show")?;
+    let entries = answer["fdb"].as_array().context("no entries")?.clone();
+    Ok(entries
+        .into_iter()
+        .filter(|entry| entry["mac"] == mac)
+        .collect())
+}
+
 #[test]
 fn a_vif_is_shown_kicked_and_disconnected() -> Result<()> {
     let mut lab = prepare::connected(2, &["guest"])?;
@@ -71,4 +81,71 @@ fn a_vif_is_shown_kicked_and_disconnected() -> Result<()> {
     let answer = ask(&mut lab, &format!("vif disconnect {vif}"))?;
     ensure!(answer["disconnected"][0] == *vif, "{answer}");
     Ok(())
+}
+
+#[test]
+fn addresses_are_shown_added_taken_out_and_flushed() -> Result<()> {
+    let mut lab = prepare::connected(1, &["guest-a", "guest-b"])?;
+    let vifs: Vec<String> = lab
+        .guests
+        .iter()
+        .map(|guest| format!("{}/0", guest.domid))
+        .collect();
+    let (own, outside) = (
+        status::mac(&lab.guests[0].host),
+        status::mac(&lab.outside[0].host),
+    );
+    let found = entries(&mut lab, &own)?;
+    ensure!(
+        found.len() == 1 && found[0]["port"] == *vifs[0] && found[0]["kind"] == "guest",
+        "{found:?}"
+    );
+    let found = entries(&mut lab, &outside)?;
+    ensure!(
+        found.len() == 1 && found[0]["port"] == prepare::UPLINK && found[0]["kind"] == "learnt",
+        "{found:?}"
+    );
+    let text = say(&mut lab, "fdb show")?;
+    let line = format!(
+        "{outside} on xenbr0 behind {}: learnt, heard ",
+        prepare::UPLINK
+    );
+    ensure!(text.contains(&line), "{text}");
+
+    // A static entry takes what is for its address, whoever else has it.
+    let strange = "02:00:00:00:00:77";
+    let text = say(&mut lab, &format!("fdb add {strange} {}", vifs[1]))?;
+    ensure!(
+        text == format!("{strange} on xenbr0 behind {}: static\n", vifs[1]),
+        "{text}"
+    );
+    say(&mut lab, "fdb flush")?;
+    ensure!(entries(&mut lab, strange)?.len() == 1 && entries(&mut lab, &own)?.len() == 1);
+    ping(&lab.guests[0].host, &lab.outside[0].host.ipv4, 3, &[])?;
+    ensure!(entries(&mut lab, &outside)?.len() == 1, "learnt anew");
+    say(&mut lab, &format!("fdb del {strange}"))?;
+    ensure!(entries(&mut lab, strange)?.is_empty());
+
+    refused(&lab, &format!("fdb del {strange}"), "has no entry")?;
+    refused(
+        &lab,
+        "fdb add 01:00:5e:00:00:01 up0",
+        "is not a unicast address",
+    )?;
+    refused(
+        &lab,
+        &format!("fdb add {strange} eth9"),
+        "has no port \"eth9\"",
+    )?;
+    refused(&lab, &format!("fdb add {own} up0"), "is the address of vif")?;
+    refused(
+        &lab,
+        &format!("fdb add {strange} up0 --vlan 4095"),
+        "4095 is not a VLAN",
+    )?;
+    refused(
+        &lab,
+        "fdb show --bridge other",
+        "there is no bridge \"other\"; there are: xenbr0",
+    )
 }

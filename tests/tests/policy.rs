@@ -28,6 +28,40 @@ fn connected(keys: &[(&str, &str)], queues: u16, more: &str) -> Result<Lab> {
     Ok(lab)
 }
 
+fn reason(lab: &mut Lab) -> Result<String> {
+    let domid = lab.guests[0].domid.0;
+    let reason = &status::vif(lab, domid)?["reason"];
+    Ok(reason.as_str().unwrap_or_default().to_owned())
+}
+
+#[test]
+fn a_key_that_cannot_be_honoured_keeps_the_vif_from_connecting() -> Result<()> {
+    let mut lab = guest(&[("rate", "10Mb/s")], 1, "")?;
+    let error = format!("{}/hotplug-error", keys::backend(&lab, 0));
+    wait_for("the reason in hotplug-error", || {
+        Ok(keys::get(&mut lab, &error)?.is_some())
+    })?;
+    let said = keys::get(&mut lab, &error)?.unwrap_or_default();
+    ensure!(said.contains("rate is \"10Mb/s\""), "{said}");
+    let state = format!("{}/hotplug-status", keys::backend(&lab, 0));
+    ensure!(keys::get(&mut lab, &state)?.as_deref() == Some("error"));
+    wait_for("the reason in status", || Ok(reason(&mut lab)? == said))?;
+    // The frontend has done its part, and the backend stays where it was.
+    let domid = lab.guests[0].domid.0;
+    wait_for("the refusal", || {
+        let vif = status::vif(&mut lab, domid)?;
+        Ok(vif["frontend_state"] == "Connected" && vif["service"] == "refused")
+    })?;
+    let vif = status::vif(&mut lab, domid)?;
+    ensure!(vif["backend_state"] == "InitWait", "{vif}");
+
+    keys::set(&mut lab, 0, "rate", Some("625000,50000"))?;
+    lab.connect_guests()?;
+    wait_reachable(&lab.guests[0].host, &lab.outside[0].host)?;
+    ensure!(keys::get(&mut lab, &error)?.is_none() && reason(&mut lab)?.is_empty());
+    Ok(())
+}
+
 #[test]
 fn a_guest_sends_no_more_than_its_rate_on_all_queues_together() -> Result<()> {
     // rate=40Mb/s as libxl writes it.
