@@ -24,7 +24,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 use xen::fake::{Events, Grants, OwnPages};
 use xsk_bridge::frame::Umem;
-use xsk_bridge::switch::{Bridge, PortId, PortKind};
+use xsk_bridge::switch::filter::Filter;
+use xsk_bridge::switch::vlan::Vlans;
+use xsk_bridge::switch::{Bridge, PortId, PortKind, Rules};
 
 /// The fake hypervisor.
 pub enum Fake {}
@@ -52,6 +54,15 @@ pub enum Path {
     /// The same, each segment of another stream than the one before it.
     #[serde(rename = "wire -> guest, TCP alone")]
     StreamsToGuest,
+    /// As `GuestToWire`, the guest held to its MAC and an address.
+    #[serde(rename = "guest -> filter -> wire")]
+    FilteredToWire,
+    /// As `GuestToWire`, the guest in a VLAN whose tag goes in.
+    #[serde(rename = "guest -> VLAN of the wire")]
+    GuestToVlan,
+    /// As `WireToGuest`, the guest in a VLAN whose tag comes out.
+    #[serde(rename = "VLAN of the wire -> guest")]
+    VlanToGuest,
 }
 
 impl Path {
@@ -67,6 +78,37 @@ impl Path {
             Self::WireToGuest => "wire -> guest",
             Self::SegmentsToGuest => "wire -> guest, TCP merged",
             Self::StreamsToGuest => "wire -> guest, TCP alone",
+            Self::FilteredToWire => "guest -> filter -> wire",
+            Self::GuestToVlan => "guest -> VLAN of the wire",
+            Self::VlanToGuest => "VLAN of the wire -> guest",
+        }
+    }
+
+    fn is_from_wire(self) -> bool {
+        !(self == Self::GuestToGuest || self.is_to_wire())
+    }
+
+    fn is_to_wire(self) -> bool {
+        matches!(
+            self,
+            Self::GuestToWire | Self::FilteredToWire | Self::GuestToVlan
+        )
+    }
+
+    /// What the guests' ports may do.
+    fn rules(self) -> Rules {
+        let in_vlan = matches!(self, Self::GuestToVlan | Self::VlanToGuest);
+        Rules {
+            vlans: in_vlan.then(|| Vlans::access(VLAN)),
+            isolated: false,
+        }
+    }
+
+    /// A frame as the wire has it.
+    fn on_wire(self, frame: Vec<u8>) -> Vec<u8> {
+        match self.rules().vlans {
+            Some(_) => [&frame[..12], &[0x81, 0, 0, VLAN as u8], &frame[12..]].concat(),
+            None => frame,
         }
     }
 
@@ -89,6 +131,8 @@ const WARM_UP: usize = 100;
 /// Turns that are counted.
 const COUNTED: usize = 400;
 
+/// The VLAN that guests are in, on paths with one.
+const VLAN: u16 = 10;
 const UPLINK: PortId = PortId(1);
 const OUTSIDE: [u8; 6] = [2, 0, 0, 0, 0, 0xff];
 
@@ -173,7 +217,7 @@ impl Rig {
         let arriving = match self.path {
             Path::SegmentsToGuest => segments(self.size, second, 0),
             Path::StreamsToGuest => segments(self.size, second, 1),
-            _ => vec![frame(self.size, OUTSIDE, second)],
+            _ => vec![self.path.on_wire(frame(self.size, OUTSIDE, second))],
         };
         let device = Wire::new(umem, arriving, self.traffic.clone());
         self.bridge.add_port(UPLINK, PortKind::Uplink);
@@ -189,18 +233,18 @@ impl Rig {
             .send(ToWorker::SetPort(UPLINK, ServedBy::Uplink(vec![0])));
         for guest in &self.guests {
             let setup = self.queue(guest)?;
-            self.bridge
-                .add_port(guest.port(), PortKind::Guest(guest.mac()));
+            let (kind, rules) = (PortKind::Guest(guest.mac()), self.path.rules());
+            self.bridge.add_port_with(guest.port(), kind, &rules);
             self.driver.send(ToWorker::AddQueue(Box::new(setup)));
             self.driver
                 .send(ToWorker::SetPort(guest.port(), ServedBy::Guest(vec![0])));
         }
         // The switch has heard of who is outside.
-        self.bridge
-            .decide(UPLINK, &frame(64, OUTSIDE, [0xff; 6]), 0);
-        let to = match self.path {
-            Path::GuestToWire => OUTSIDE,
-            _ => second,
+        let heard = self.path.on_wire(frame(64, OUTSIDE, [0xff; 6]));
+        self.bridge.decide(UPLINK, &heard, 0);
+        let to = match self.path.is_to_wire() {
+            true => OUTSIDE,
+            false => second,
         };
         self.guests[0].load(&self.grants, &frame(self.size, first, to));
         Ok(())
@@ -238,7 +282,13 @@ impl Rig {
             rx_port: guest.event(),
             multicast: Arc::new(Multicast::new(file.multicast(), false)),
             file: file.queue(0),
-            filter: None,
+            filter: match self.path {
+                Path::FilteredToWire => {
+                    let addresses = "192.0.2.1 2001:db8::1".parse()?;
+                    Filter::new(guest.mac(), true, Some(addresses)).map(Arc::new)
+                }
+                _ => None,
+            },
             limits: Arc::new(Limits::new(1, [None; 2], None, Instant::now())),
             take_over: false,
             stats: Arc::default(),
@@ -252,11 +302,9 @@ impl Rig {
         if receiver.post() {
             self.events.fire(receiver.event());
         }
-        match self.path {
-            Path::WireToGuest | Path::SegmentsToGuest | Path::StreamsToGuest => {
-                self.traffic.arriving.store(BURST, Relaxed);
-            }
-            Path::GuestToGuest | Path::GuestToWire => {
+        match self.path.is_from_wire() {
+            true => self.traffic.arriving.store(BURST, Relaxed),
+            false => {
                 if sender.send(BURST, self.size) {
                     self.events.fire(sender.event());
                 }
@@ -273,15 +321,12 @@ impl Rig {
             _ => receiver.receive(self.size)?,
         };
         let sent = self.traffic.sent.swap(0, Relaxed);
-        let packets = match self.path {
-            Path::GuestToWire => sent,
-            _ => received,
+        let packets = match self.path.is_to_wire() {
+            true => sent,
+            false => received,
         };
-        let from_guest = matches!(self.path, Path::GuestToGuest | Path::GuestToWire);
-        ensure!(
-            !from_guest || answers == packets,
-            "{answers} answers for {packets} packets"
-        );
+        let whole = self.path.is_from_wire() || answers == packets;
+        ensure!(whole, "{answers} answers for {packets} packets");
         Ok(packets)
     }
 }

@@ -61,7 +61,7 @@ drop_reasons! {
     Runt = "runt",
     /// The source MAC belongs to another port, or is not the guest's own.
     SpoofedSource = "spoofed_source",
-    /// Sent by a guest with the source MAC of a host on the wire, heard there within the last minute.
+    /// Sent by a guest with the source MAC of a host on the wire, heard there within the last 30 seconds.
     WireSource = "wire_source",
     /// The source MAC is zero or multicast.
     BadSource = "bad_source",
