@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail};
 use lab::Host;
 use std::io::{self, Write};
 use std::mem::{size_of, zeroed};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// IEEE 802's EtherType for local experiments: no stack answers it.
@@ -92,6 +92,15 @@ impl Tap {
         Ok(frames)
     }
 
+    /// The next frame of any kind, its VLAN tag in place; `None` where none came within `limit`.
+    pub fn receive_any(&mut self, limit: Duration) -> Result<Option<Vec<u8>>> {
+        set_timeout(&self.socket, limit)?;
+        match receive(&self.socket) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            frame => Ok(frame?),
+        }
+    }
+
     /// The next experimental frame, `None` where none came within `limit`.
     fn receive_within(&mut self, limit: Duration) -> Result<Option<Vec<u8>>> {
         let end = Instant::now() + limit;
@@ -112,6 +121,12 @@ impl Tap {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+}
+
+impl AsFd for Tap {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

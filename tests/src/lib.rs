@@ -9,6 +9,7 @@ pub mod netback;
 pub mod prepare;
 pub mod status;
 pub mod tools;
+pub mod vlan;
 
 /// Look at `condition` until it says yes; an error that names `what` after a time that no healthy run comes near.
 pub fn wait_for(what: &str, condition: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {

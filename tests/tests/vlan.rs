@@ -1,4 +1,4 @@
-//! VLANs: guests on access ports and trunks, bridges that share a network card, and stock VLAN interfaces outside.
+//! VLANs: guests on access ports and trunks, bridges that share a network card, and VLAN interfaces outside.
 use anyhow::{Context, Result, ensure};
 use lab::daemon::Daemon;
 use lab::guest::GuestConfig;
@@ -8,30 +8,11 @@ use tests::frames::{Tap, frame};
 use tests::prepare::UPLINK;
 use tests::status::{numbers, vif};
 use tests::tools::{no_ping, ping, run, tcp};
+use tests::vlan::Vlan;
 use tests::wait_for;
 
 const QUIET: Duration = Duration::from_millis(500);
 const BROADCAST: [u8; 6] = [0xff; 6];
-
-/// A second address, on a VLAN interface that ip(8) makes on the host's own.
-fn add_vlan(host: &Host, vid: u16, address: &str) -> Result<()> {
-    let (name, vid) = (format!("vlan{vid}"), vid.to_string());
-    let ip = |arguments: &[&str]| host.namespace.ip(arguments);
-    ip(&[
-        "link",
-        "add",
-        "link",
-        &host.interface,
-        "name",
-        &name,
-        "type",
-        "vlan",
-        "id",
-        &vid,
-    ])?;
-    ip(&["addr", "add", &format!("{address}/24"), "dev", &name])?;
-    ip(&["link", "set", &name, "up"])
-}
 
 /// Another address in another subnet, which a VLAN has to itself.
 fn add_address(host: &Host, address: &str) -> Result<()> {
@@ -78,17 +59,19 @@ fn guests_are_in_the_vlans_that_their_keys_say() -> Result<()> {
         ],
     )?;
     let outside = &lab.outside[0].host;
-    add_vlan(outside, 10, "10.10.0.254")?;
-    add_vlan(outside, 20, "10.20.0.254")?;
-    add_vlan(outside, 110, "10.110.0.254")?;
+    let mut vlans = vec![
+        Vlan::add(outside, 10, "10.10.0.254")?,
+        Vlan::add(outside, 20, "10.20.0.254")?,
+        Vlan::add(outside, 110, "10.110.0.254")?,
+    ];
     let hosts: Vec<&Host> = lab.guests.iter().map(|guest| &guest.host).collect();
     let [native, access, trunk, other] = hosts[..] else {
         anyhow::bail!("four guests")
     };
     add_address(access, "10.10.0.2")?;
     add_address(trunk, "10.20.0.3")?;
-    add_vlan(trunk, 10, "10.10.0.3")?;
-    add_vlan(trunk, 110, "10.110.0.3")?;
+    vlans.push(Vlan::add(trunk, 10, "10.10.0.3")?);
+    vlans.push(Vlan::add(trunk, 110, "10.110.0.3")?);
     add_address(other, "10.20.0.4")?;
     // With and without a tag, to the outside and among guests.
     for (from, address) in [
@@ -204,8 +187,8 @@ fn bridges_share_a_network_card_by_their_tags() -> Result<()> {
         ],
     )?;
     let outside = &lab.outside[0].host;
-    add_vlan(outside, 10, "10.10.0.254")?;
-    add_vlan(outside, 20, "10.20.0.254")?;
+    let _ten = Vlan::add(outside, 10, "10.10.0.254")?;
+    let _twenty = Vlan::add(outside, 20, "10.20.0.254")?;
     let hosts: Vec<&Host> = lab.guests.iter().map(|guest| &guest.host).collect();
     let [plain, red_1, red_2, blue] = hosts[..] else {
         anyhow::bail!("four guests")
@@ -271,7 +254,10 @@ fn a_vlan_that_cannot_be_is_refused_with_a_reason() -> Result<()> {
     {
         let domid = lab.guests[number].domid.0;
         wait_for(&format!("the reason {says:?}"), || {
-            let vif = vif(&mut lab, domid)?;
+            // The daemon may not answer yet.
+            let Ok(vif) = vif(&mut lab, domid) else {
+                return Ok(false);
+            };
             let reason = vif["reason"].as_str().unwrap_or_default();
             Ok(vif["service"] == "refused" && reason.contains(says))
         })?;
