@@ -17,6 +17,7 @@ use xsk_bridge::header::HeaderError;
 use xsk_bridge::offload::checksum;
 use xsk_bridge::packet::{Checksum, Gso, MAX_FRAMES, Offload, Packet};
 use xsk_bridge::switch::Receiver;
+use xsk_bridge::switch::tag::InVlan;
 
 /// Where a burst of packets comes from, by slot or number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +71,8 @@ pub(crate) struct Batch {
     pub merging: Vec<u16>,
     /// What one look at a device brought.
     pub received: Vec<Packet>,
+    /// By job: the VLANs of packets that are flooded where ports have rules, in their order. Few packets have one.
+    pub vlans: Vec<(u16, InVlan)>,
     /// The ports that the packet at hand is flooded to.
     pub receivers: Vec<Receiver>,
 }
@@ -92,6 +95,7 @@ impl Batch {
             deferred: Vec::with_capacity(jobs),
             merging: Vec::with_capacity(jobs),
             received: Vec::with_capacity(TURN_RECEIVED),
+            vlans: Vec::with_capacity(jobs),
             receivers: Vec::new(),
         }
     }
@@ -109,6 +113,7 @@ impl Batch {
         self.tails.clear();
         self.rx.clear();
         self.deferred.clear();
+        self.vlans.clear();
         self.merging.clear();
     }
 
@@ -213,6 +218,24 @@ impl Batch {
         match burst.source {
             Source::Queue(slot) => Some(slot),
             Source::Uplink(_) | Source::Worker => None,
+        }
+    }
+
+    /// The VLAN of packet `n`, and the tag that it has now.
+    pub fn vlan_of(&self, n: usize) -> InVlan {
+        let at = self
+            .vlans
+            .binary_search_by_key(&(n as u16), |(job, _)| *job);
+        at.map_or(InVlan::default(), |at| self.vlans[at].1)
+    }
+
+    /// Notes what became of the tag of packet `n`.
+    pub fn set_vlan(&mut self, n: usize, vlan: InVlan) {
+        let at = self
+            .vlans
+            .binary_search_by_key(&(n as u16), |(job, _)| *job);
+        if let Ok(at) = at {
+            self.vlans[at].1 = vlan;
         }
     }
 

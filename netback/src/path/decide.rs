@@ -204,7 +204,7 @@ impl ByRules<'_> {
             job.hash = hash;
             let (destination, reason) = match ruling.verdict {
                 Verdict::Flood(flood) => {
-                    job.vlan = ruling.vlan;
+                    self.batch.vlans.push((n as u16, ruling.vlan));
                     (Destination::Flood(flood), DropReason::PortGone)
                 }
                 Verdict::Drop(reason) => (Destination::Nowhere, reason.into()),

@@ -9,7 +9,6 @@ use xsk_bridge::frame::Umem;
 use xsk_bridge::offload::segment::GsoHead;
 use xsk_bridge::packet::{Gso, Offload, Packet};
 use xsk_bridge::switch::PortId;
-use xsk_bridge::switch::tag::InVlan;
 
 /// What has become of a packet so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,8 +57,6 @@ pub(crate) struct Job {
     pub hash: u32,
     /// The port it goes to, where that is another worker's.
     pub port: PortId,
-    /// The VLAN it is in, and its tag, where it is flooded and ports have rules.
-    pub vlan: InVlan,
     /// The frames, where the packet came in frames.
     pub packet: Option<Packet>,
 }
@@ -101,7 +98,6 @@ impl Job {
             errors: 0,
             hash: 0,
             port: PortId(0),
-            vlan: InVlan::default(),
             packet: None,
         }
     }

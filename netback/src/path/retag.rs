@@ -115,3 +115,57 @@ fn in_frames(
         None => (packet, Err(DropReason::NoFrame)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use xsk_bridge::frame::Umem;
+    use xsk_bridge::packet::Offload;
+
+    /// A packet in one frame or several, whatever its length in them, has its tag put in and taken out again, and no frame is lost.
+    #[test]
+    fn a_packet_in_frames_is_retagged_whole() {
+        let (umem, frames) = Umem::new(64).unwrap();
+        let mut pool = FramePool::new(&umem);
+        pool.extend(frames);
+        for len in [60, 1514, 3835, 3836, 3837, 3840, 3841, 7680, 9000, 65_500] {
+            let plain: Vec<u8> = (0..len).map(|n| (n * 7 + n / 251) as u8).collect();
+            let tagged = [&plain[..12], &[0x81, 0, 0x01, 0x23], &plain[12..]].concat();
+            let slices = std::iter::once(&plain[..]);
+            let packet =
+                super::super::egress::in_new_frames(slices, len, Offload::default(), &mut pool);
+            let mut packet = packet.unwrap();
+            for (retag, expected) in [
+                (Retag::Push(0x123), &tagged),
+                (Retag::Set(0x123), &tagged),
+                (Retag::Pop, &plain),
+            ] {
+                let beginning = retag.beginning(packet.head(&umem)).unwrap();
+                let (retagged, done) = in_frames(packet, &beginning, &mut pool);
+                assert_eq!((done, retagged.len as usize), (Ok(()), expected.len()));
+                let bytes: Vec<u8> = retagged.slices(&umem).flatten().copied().collect();
+                assert!(bytes == *expected, "{len} bytes, {retag:?}");
+                packet = retagged;
+            }
+            pool.recycle(packet);
+            assert_eq!(pool.len(), 64);
+        }
+    }
+
+    #[test]
+    fn a_packet_stays_as_it_is_where_no_frame_is_free() {
+        let (umem, frames) = Umem::new(3).unwrap();
+        let mut pool = FramePool::new(&umem);
+        pool.extend(frames);
+        let plain = vec![7; 7000];
+        let slices = std::iter::once(&plain[..]);
+        let packet =
+            super::super::egress::in_new_frames(slices, 7000, Offload::default(), &mut pool)
+                .unwrap();
+        let beginning = Retag::Push(5).beginning(packet.head(&umem)).unwrap();
+        let (packet, done) = in_frames(packet, &beginning, &mut pool);
+        assert_eq!(done, Err(DropReason::NoFrame));
+        assert!(packet.slices(&umem).flatten().all(|&byte| byte == 7));
+        assert_eq!((packet.len, pool.len()), (7000, 1));
+    }
+}

@@ -77,14 +77,14 @@ impl<H: Hypervisor> Worker<H> {
     ) {
         // Without a tag, with one, and as it came: a third look finds nobody left.
         for _ in 0..3 {
-            let mut next = Retag::Keep;
+            let (vlan, mut next) = (self.batch.vlan_of(n), Retag::Keep);
             receivers.retain(|receiver| {
                 let job = &self.batch.jobs[n];
                 let destination = self.fabric.ports.destination(receiver.port, job.hash);
                 if is_uplink(destination) != uplinks {
                     return true;
                 }
-                let retag = job.vlan.retag(receiver.form);
+                let retag = vlan.retag(receiver.form);
                 if retag != Retag::Keep {
                     next = retag;
                     return true;
@@ -106,8 +106,7 @@ impl<H: Hypervisor> Worker<H> {
                 copies.refused = true;
                 return;
             }
-            let job = &mut self.batch.jobs[n];
-            job.vlan = job.vlan.after(next);
+            self.batch.set_vlan(n, vlan.after(next));
         }
     }
 
@@ -147,7 +146,7 @@ impl<H: Hypervisor> Worker<H> {
             // What other workers send has one port to go to.
             Source::Worker => return None,
         };
-        bridge.receivers(flood, ingress, batch.jobs[n].vlan, &mut batch.receivers);
+        bridge.receivers(flood, ingress, batch.vlan_of(n), &mut batch.receivers);
         Some(ingress)
     }
 
