@@ -56,12 +56,14 @@ impl Daemon {
         text + more
     }
 
-    /// Write the configuration and start it.
+    /// Write the configuration and start it. `copy_cost`: what each grant copy costs beyond the memcpy, as SIM_COPY_COST has it; empty:
+    /// nothing.
     pub fn start(
         directory: &Directory,
         namespace: &Namespace,
         domain: DomId,
         config: &str,
+        copy_cost: &str,
     ) -> Result<Self> {
         let launch = Launch {
             program: programs::path("netback")?,
@@ -70,6 +72,7 @@ impl Daemon {
                 ("LD_PRELOAD", programs::path("libsim_preload.so")?.into()),
                 ("SIM_DIR", directory.path().into()),
                 ("SIM_DOMID", domain.0.to_string().into()),
+                ("SIM_COPY_COST", copy_cost.into()),
                 // A panic is one line in the log.
                 ("RUST_BACKTRACE", "0".into()),
             ],
@@ -94,6 +97,12 @@ impl Daemon {
             bail!("the daemon has ended: {}", self.log_tail());
         }
         Ok(())
+    }
+
+    /// kill -9, and a new one on another configuration at once.
+    pub fn restart_with(&mut self, config: &str) -> Result<()> {
+        std::fs::write(&self.launch.config, config)?;
+        self.kill_and_restart()
     }
 
     /// kill -9, and a new one on the same configuration at once.

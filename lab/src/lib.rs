@@ -171,11 +171,17 @@ impl Lab {
 
     /// Start the daemon on `config` (see [`Daemon::config`]); it runs when this returns, and may not serve yet.
     pub fn start_daemon(&mut self, config: &str) -> Result<()> {
+        self.start_charged_daemon(config, "")
+    }
+
+    /// As [`Self::start_daemon`], each grant copy at a cost (see [`Daemon::start`]).
+    pub fn start_charged_daemon(&mut self, config: &str, copy_cost: &str) -> Result<()> {
         let daemon = Daemon::start(
             &self.directory,
             &self.driver_namespace,
             self.driver_domain.id(),
             config,
+            copy_cost,
         )?;
         self.daemon = Some(daemon);
         Ok(())

@@ -23,6 +23,9 @@ pub const POINTS: &[&str] = &[
     "unmasked",
 ];
 
+/// A worker's point that it passes where a device segments large packets itself: behind each that was handed to the kernel.
+pub const LANE_POINT: &str = "lane";
+
 /// Die here if asked to.
 #[macro_export]
 macro_rules! crash_point {
@@ -40,9 +43,10 @@ macro_rules! crash_point {
     }};
 }
 
-/// Whether `name` is in [`POINTS`] or [`CONNECT_POINTS`]; at compile time, so that no point can be left out of the lists.
+/// Whether `name` is in [`POINTS`] or [`CONNECT_POINTS`], or is [`LANE_POINT`]; at compile time, so that no point can be left out of
+/// the lists.
 pub const fn is_point(name: &str) -> bool {
-    is_in(POINTS, name) || is_in(CONNECT_POINTS, name)
+    is_in(POINTS, name) || is_in(CONNECT_POINTS, name) || is_in(&[LANE_POINT], name)
 }
 
 const fn is_in(points: &[&str], name: &str) -> bool {

@@ -3,7 +3,7 @@ use crate::bounds::STAGING_PAGES;
 use crate::config::{self, Config, XdpMode};
 use crate::control::signals::Signals;
 use crate::control::socket::Listener;
-use crate::control::{Control, Ended, Failed, OpenDevice, OpenUplink, Setup};
+use crate::control::{Control, Ended, Failed, OpenDevice, OpenQueue, OpenUplink, Setup};
 use crate::hypervisor::{Doors, Linux};
 use crate::life::Marks;
 use crate::uninstall;
@@ -348,6 +348,7 @@ fn make_umem(frames: u32, _wired: bool) -> Result<(Umem, Vec<Frame>), Failure> {
 /// Opens an interface of a bridge: device prepared, our program installed or adopted, a socket on each queue.
 #[cfg(feature = "af-xdp")]
 fn device_opener(config: &Config, umem: &Umem) -> OpenDevice {
+    use xsk_bridge::device::packet_socket::{LargeSender, PacketSocket};
     use xsk_bridge::device::xsk::{Options, XskDevice};
     use xsk_bridge::link::Link;
     use xsk_bridge::xdp;
@@ -370,8 +371,7 @@ fn device_opener(config: &Config, umem: &Umem) -> OpenDevice {
             }
             _ => {}
         }
-        let mut queues: Vec<(Box<dyn xsk_bridge::device::Device>, _)> =
-            Vec::with_capacity(prepared.queues as usize);
+        let mut queues = Vec::with_capacity(prepared.queues as usize);
         let mut zero_copy = true;
         for queue in 0..prepared.queues {
             let options = Options {
@@ -380,8 +380,14 @@ fn device_opener(config: &Config, umem: &Umem) -> OpenDevice {
             let device = XskDevice::open(&umem, &attachment, queue, options)
                 .map_err(|error| error.to_string())?;
             zero_copy &= device.zero_copy();
-            let socket = device.duplicate_fd().ok();
-            queues.push((Box::new(device), socket));
+            let large = PacketSocket::open(ifname, prepared.ifindex)
+                .map(|socket| -> Box<dyn LargeSender> { Box::new(socket) })
+                .map_err(|error| format!("no packet socket: {error}"));
+            queues.push(OpenQueue {
+                socket: device.duplicate_fd().ok(),
+                device: Box::new(device),
+                large,
+            });
         }
         let link = Link::by_name(ifname).ok().flatten();
         Ok(OpenUplink {

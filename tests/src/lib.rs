@@ -4,6 +4,7 @@
 //! Each test makes a lab of its own; nothing of it is left when the test ends. Tests assert outcomes and counts, never how
 //! long something took.
 pub mod frames;
+pub mod hashed;
 pub mod keys;
 pub mod netback;
 pub mod prepare;

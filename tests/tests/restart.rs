@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Child;
 use std::time::Duration;
+use tests::hashed::HashedStream;
+use tests::status::numbers;
 use tests::tools::{Counters, Flood, Server, Stream, ping, wait_reachable};
 use tests::{netback, prepare, wait_for};
 use xen::store::{StoreError, Transaction, XenStore};
@@ -251,6 +253,9 @@ fn a_death_at_any_point_of_the_worker_goes_unnoticed() -> Result<()> {
     for pass in [1, 40] {
         for point in &points {
             let place = format!("{point}:{pass}");
+            // Begun while somebody serves; what it carries goes on.
+            let (a, outside) = (&lab.guests[0].host, &lab.outside[0].host);
+            let large = HashedStream::start(a, outside)?;
             lab.daemon = None;
             let mut daemon = netback::start_to_crash(&lab, &config, &place)?;
             let traffic = traffic(&lab)?;
@@ -260,7 +265,7 @@ fn a_death_at_any_point_of_the_worker_goes_unnoticed() -> Result<()> {
             death?;
             lab.start_daemon(&config)?;
             drop(traffic);
-            let reached = all_reach_all(&lab);
+            let reached = large.finish().and_then(|()| all_reach_all(&lab));
             let state = format!(
                 "after a death at {place}, with {}",
                 lab.daemon()?.command(&["status"])?
@@ -277,6 +282,36 @@ fn a_death_at_any_point_of_the_worker_goes_unnoticed() -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[test]
+fn what_streams_carry_is_right_after_a_death_at_any_point_under_large_packets() -> Result<()> {
+    let mut lab = prepare::connected(1, &["guest-a", "guest-b"])?;
+    let points = crash_points(&lab)?;
+    let config = std::fs::read_to_string(lab.directory().file("netback.toml"))?;
+    let (a, b) = (&lab.guests[0].host, &lab.guests[1].host);
+    let outside = &lab.outside[0].host;
+    let streams = [(a, outside), (outside, b), (a, b), (b, a)];
+    let streams = streams.map(|(from, to)| HashedStream::start(from, to));
+    for point in &points {
+        let place = format!("{point}:15");
+        lab.daemon = None;
+        let mut daemon = netback::start_to_crash(&lab, &config, &place)?;
+        let death = died(&mut daemon, &place);
+        let _ = daemon.kill();
+        death?;
+    }
+    lab.start_daemon(&config)?;
+    for stream in streams {
+        stream?.finish()?;
+    }
+    let status = lab.daemon()?.status()?;
+    let large = numbers(&status["uplinks"], "lane_packets");
+    ensure!(
+        large.iter().sum::<u64>() > 0,
+        "no packet went whole: {status}"
+    );
+    guests_noticed_nothing(&mut lab)
 }
 
 /// Let a guest connect to a daemon that dies as `environment` says, and its successor serve it.

@@ -21,7 +21,7 @@ struct Cli {
 enum Task {
     /// Two simulated guests and an outside host talk through the daemon; figures at the end.
     ///
-    /// `cargo xtask demo --help` has its options (--json, --hold, --restart).
+    /// `cargo xtask demo --help` has its options (--json, --hold, --restart, --offloads).
     #[command(disable_help_flag = true)]
     Demo {
         /// The demo's options.

@@ -225,8 +225,10 @@ impl Rig {
             port_id: UPLINK,
             index: 1,
             standby: false,
+            queue: 0,
             bridge: self.bridge.clone(),
             device: Box::new(device),
+            large: None,
             stats: Arc::default(),
         });
         self.driver

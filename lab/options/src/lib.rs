@@ -13,6 +13,9 @@ pub struct Options {
     /// Kill the daemon under load and start it again, instead of measuring every path.
     #[arg(long)]
     pub restart: bool,
+    /// Measure TCP with segmentation offload in the guests and without, with free grant copies and with charged ones.
+    #[arg(long, conflicts_with_all = ["restart", "hold"])]
+    pub offloads: bool,
     /// Keep everything up until Ctrl-C, and print what to type to look around.
     #[arg(long, conflicts_with_all = ["json", "restart"])]
     pub hold: bool,

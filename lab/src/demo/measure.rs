@@ -85,11 +85,32 @@ impl Server {
     }
 }
 
+/// What a TCP stream carried.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Stream {
+    /// As received.
+    pub mbit_per_s: f64,
+    /// Received.
+    pub bytes: f64,
+}
+
+/// TCP from `from` to `address` for `seconds`.
+pub fn stream(from: &Host, address: &str, seconds: u32) -> Result<Stream> {
+    let report = iperf3(from, address, &["-t", &seconds.to_string()])?;
+    let sum = &report["end"]["sum_received"];
+    let (rate, bytes) = (sum["bits_per_second"].as_f64(), sum["bytes"].as_f64());
+    let (rate, bytes) = rate
+        .zip(bytes)
+        .context("iperf3 reported no TCP throughput")?;
+    Ok(Stream {
+        mbit_per_s: rate / 1e6,
+        bytes,
+    })
+}
+
 /// TCP from `from` to `address` for `seconds`; Mbit/s received.
 pub fn tcp(from: &Host, address: &str, seconds: u32) -> Result<f64> {
-    let report = iperf3(from, address, &["-t", &seconds.to_string()])?;
-    let bits = report["end"]["sum_received"]["bits_per_second"].as_f64();
-    Ok(bits.context("iperf3 reported no TCP throughput")? / 1e6)
+    Ok(stream(from, address, seconds)?.mbit_per_s)
 }
 
 /// UDP frames of 64 bytes, as many as the sender can; packets a second received.
@@ -146,6 +167,12 @@ pub fn finish_iperf3(process: &mut Process) -> Result<Value> {
 
 /// Connections reset, as the host's TCP counts them: resets sent, and connections that one broke.
 pub fn tcp_resets(host: &Host) -> Result<u64> {
+    let [broken, sent] = tcp_counters(host, ["EstabResets", "OutRsts"])?;
+    Ok(broken + sent)
+}
+
+/// Counters of a host's TCP, by the kernel's names.
+pub fn tcp_counters<const N: usize>(host: &Host, wanted: [&str; N]) -> Result<[u64; N]> {
     let text = host
         .namespace
         .run(|| std::fs::read_to_string("/proc/thread-self/net/snmp"))??;
@@ -157,17 +184,15 @@ pub fn tcp_resets(host: &Host) -> Result<u64> {
     let [names, values] = lines.as_slice() else {
         bail!("/proc/net/snmp has no TCP counters")
     };
-    let value = |wanted: &str| {
-        names
-            .iter()
-            .zip(values)
-            .find(|(name, _)| **name == wanted)
-            .and_then(|(_, value)| value.parse::<u64>().ok())
-    };
-    value("EstabResets")
-        .zip(value("OutRsts"))
-        .map(|(a, b)| a + b)
-        .context("/proc/net/snmp has no reset counters")
+    let mut counters = [0; N];
+    for (counter, wanted) in counters.iter_mut().zip(wanted) {
+        let mut all = names.iter().zip(values);
+        let found = all.find(|(name, _)| **name == wanted);
+        *counter = found
+            .and_then(|(_, value)| value.parse().ok())
+            .with_context(|| format!("/proc/net/snmp has no TCP counter {wanted}"))?;
+    }
+    Ok(counters)
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
 //! `cargo xtask demo`: two guests and an outside talk through the real daemon, on any Linux machine.
 pub mod measure;
+pub mod offloads;
 pub mod paths;
 pub mod probe;
 pub mod restart;
+mod wire;
 
 use crate::daemon::{Bridge, Daemon};
 use crate::guest::GuestConfig;
@@ -25,8 +27,11 @@ fn progress(what: &str) {
 /// Run it; whether all was as it should be.
 pub fn run(options: &Options) -> Result<bool> {
     interrupt::install();
+    if options.offloads {
+        return offloads::demonstrate(options);
+    }
     progress("starting hypervisor, guests and daemon");
-    let mut lab = build(options)?;
+    let mut lab = build(options, &[], "")?;
     if options.hold {
         return hold(&mut lab).map(|()| true);
     }
@@ -60,23 +65,31 @@ pub fn run(options: &Options) -> Result<bool> {
     Ok(good)
 }
 
-fn build(options: &Options) -> Result<Lab> {
+/// Two guests with more arguments of `sim-guest`, a host outside, and a daemon whose grant copies have a cost
+/// ([`Daemon::start`]).
+fn build(options: &Options, arguments: &[&str], copy_cost: &str) -> Result<Lab> {
     let mut lab = Lab::new()?;
     lab.add_outside("outside", UPLINK, options.queues)?;
     for name in ["guest-a", "guest-b"] {
         lab.add_guest(GuestConfig {
             queues: options.queues,
+            arguments: arguments.iter().map(|&argument| argument.into()).collect(),
             ..GuestConfig::new(name)
         })?;
     }
+    let config = config(&lab, options, "");
+    lab.start_charged_daemon(&config, copy_cost)?;
+    lab.connect_guests()?;
+    Ok(lab)
+}
+
+/// The daemon's configuration, with `more` keys of the bridge.
+fn config(lab: &Lab, options: &Options, more: &str) -> String {
     let bridge = Bridge {
         name: BRIDGE.into(),
         uplink: Some(UPLINK.into()),
     };
-    let config = Daemon::config(lab.directory(), options.queues, &[bridge], "");
-    lab.start_daemon(&config)?;
-    lab.connect_guests()?;
-    Ok(lab)
+    Daemon::config(lab.directory(), options.queues, &[bridge], more)
 }
 
 /// Guests first, then the outside.

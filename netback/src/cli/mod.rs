@@ -129,7 +129,10 @@ pub fn execute(cli: Cli) -> Result<u8, Failure> {
         }
         Command::Uninstall { interface } => uninstall(&cli, interface.as_deref())?,
         #[cfg(feature = "crash-points")]
-        Command::CrashPoints => say(&crate::crash::POINTS.join("\n"))?,
+        Command::CrashPoints => {
+            use crate::crash::{LANE_POINT, POINTS};
+            say(&[POINTS, &[LANE_POINT]].concat().join("\n"))?;
+        }
     }
     Ok(0)
 }

@@ -132,6 +132,18 @@ pub struct Bridge {
     pub xdp: XdpMode,
     /// The VLAN of the uplink that the bridge is; `None`: frames without a tag.
     pub vlan: Option<u16>,
+    /// Who segments large TCP packets for the uplink.
+    pub bulk: Bulk,
+}
+
+/// `bulk` of a bridge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Bulk {
+    /// The network card, where it can and where AF_XDP copies anyway.
+    #[default]
+    Auto,
+    /// Netback, always.
+    Off,
 }
 
 impl Bridge {

@@ -1,6 +1,6 @@
 //! The tables of the configuration file, read into [`Config`] with every value in its range.
 use super::table::{Table, Text};
-use super::{Bridge, Config, ConfigError, Daemon, Umem, Vif, Workers, XdpMode};
+use super::{Bridge, Bulk, Config, ConfigError, Daemon, Umem, Vif, Workers, XdpMode};
 use crate::bounds::MAX_BACKLOG_BYTES;
 use crate::vif::bandwidth::Bandwidth;
 use std::borrow::Cow;
@@ -11,7 +11,10 @@ use xsk_bridge::switch::vlan::{LAST, NATIVE};
 
 /// Every table of the file with its keys; `bridge` may be there several times, the others once.
 pub const KEYS: [(&str, &[&str]); 5] = [
-    ("bridge", &["name", "uplink", "backup", "xdp", "vlan"]),
+    (
+        "bridge",
+        &["name", "uplink", "backup", "xdp", "bulk", "vlan"],
+    ),
     ("workers", &["count", "pin", "poll_us"]),
     (
         "vif",
@@ -224,6 +227,14 @@ fn bridge(
             return Err(table.error("xdp", reason));
         }
     };
+    let bulk = match table.string("bulk")?.as_deref() {
+        None | Some("auto") => Bulk::Auto,
+        Some("off") => Bulk::Off,
+        Some(other) => {
+            let reason = format!("{other:?} is not \"auto\" or \"off\"");
+            return Err(table.error("bulk", reason));
+        }
+    };
     let vlan = table.number("vlan", 1..=i64::from(LAST))?;
     if vlan.is_some() && uplink.is_none() {
         let reason = "it is a VLAN of the uplink, and there is none: name one, or take vlan out";
@@ -234,6 +245,7 @@ fn bridge(
         uplink,
         backup,
         xdp,
+        bulk,
         vlan,
     })
 }
@@ -294,6 +306,13 @@ fn unique(table: &Table<'_>, bridge: &Bridge, earlier: &[Bridge]) -> Result<(), 
         if other.xdp != bridge.xdp {
             let reason = format!(
                 "bridge {:?} has the same uplink and another xdp: say the same in both",
+                other.name
+            );
+            return Err(table.error("uplink", reason));
+        }
+        if other.bulk != bridge.bulk {
+            let reason = format!(
+                "bridge {:?} has the same uplink and another bulk: say the same in both",
                 other.name
             );
             return Err(table.error("uplink", reason));

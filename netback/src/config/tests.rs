@@ -33,7 +33,7 @@ fn without_a_bridge_there_is_memory_for_the_first_uplink_of_a_reload() {
 fn every_field_is_taken() {
     let text = format!(
         "[daemon]\nrun_dir = \"/tmp/r\"\ncontrol_socket = \"/tmp/c\"\nbpf_dir = \"/tmp/b\"\n[workers]\ncount = 3\npin = false\npoll_us = 7\n\
-         [vif]\nmax_queues = 2\nbacklog_bytes = 65_536\nbacklog_ms = 0x5\nstall_ms = 0\nrate_in = \"10Mb/s\"\nmac_lock = true\nisolated = true\nip = \"10.0.0.0/8 fd00::7\"\n[umem]\nframes = 2048\n{BRIDGE}xdp = \"generic\"\nvlan = 4094\n[[bridge]]\nname = \"inner\"\n"
+         [vif]\nmax_queues = 2\nbacklog_bytes = 65_536\nbacklog_ms = 0x5\nstall_ms = 0\nrate_in = \"10Mb/s\"\nmac_lock = true\nisolated = true\nip = \"10.0.0.0/8 fd00::7\"\n[umem]\nframes = 2048\n{BRIDGE}xdp = \"generic\"\nbulk = \"off\"\nvlan = 4094\n[[bridge]]\nname = \"inner\"\n"
     );
     let config = parse(&text).unwrap();
     let workers = Workers {
@@ -61,6 +61,8 @@ fn every_field_is_taken() {
         (config.bridges[0].vlan, config.bridges[1].vlan),
         (Some(4094), None)
     );
+    assert_eq!(config.bridges[0].bulk, Bulk::Off);
+    assert_eq!(config.bridges[1].bulk, Bulk::Auto);
     assert_eq!(config.bridges[1].uplink, None);
     assert_eq!((config.worker_count(), config.max_queues()), (3, 2));
 }
@@ -190,7 +192,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "[[bridge]]\nname = \"a\"\nup-link = \"eth0\"\n",
-        "n.toml:3: bridge.up-link: there is no such key; bridge has name, uplink, backup, xdp, vlan",
+        "n.toml:3: bridge.up-link: there is no such key; bridge has name, uplink, backup, xdp, bulk, vlan",
     ),
     (
         "[[bridge]]\nuplink = \"eth0\"\n",
@@ -357,6 +359,14 @@ const MISTAKES: &[(&str, &str)] = &[
         "n.toml:3: bridge.xdp: \"fast\" is not \"auto\", \"native\" or \"generic\"",
     ),
     (
+        "[[bridge]]\nname = \"a\"\nbulk = true\n",
+        "n.toml:3: bridge.bulk: true is not text in double quotes",
+    ),
+    (
+        "[[bridge]]\nname = \"a\"\nbulk = \"on\"\n",
+        "n.toml:3: bridge.bulk: \"on\" is not \"auto\" or \"off\"",
+    ),
+    (
         "[[bridge]]\nname = \"a\"\nxdp = \"Native\"\n",
         "n.toml:3: bridge.xdp: \"Native\" is not \"auto\", \"native\" or \"generic\"",
     ),
@@ -379,6 +389,10 @@ const MISTAKES: &[(&str, &str)] = &[
     (
         "[[bridge]]\nname = \"a\"\nuplink = \"eth0\"\n[[bridge]]\nname = \"b\"\nuplink = \"eth0\"\nvlan = 7\nxdp = \"generic\"\n",
         "n.toml:6: bridge.uplink: bridge \"a\" has the same uplink and another xdp: say the same in both",
+    ),
+    (
+        "[[bridge]]\nname = \"a\"\nuplink = \"eth0\"\n[[bridge]]\nname = \"b\"\nuplink = \"eth0\"\nvlan = 7\nbulk = \"off\"\n",
+        "n.toml:6: bridge.uplink: bridge \"a\" has the same uplink and another bulk: say the same in both",
     ),
     (
         "[[bridge]]\nname = \"a\"\nvlan = 7\n",

@@ -1,5 +1,6 @@
 //! The control thread: xenstore, workers, uplinks, the control socket and signals. It may block; packets do not pass here.
 mod bridges;
+mod bulk;
 mod clients;
 mod events;
 mod failover;
@@ -21,7 +22,7 @@ mod uplinks;
 mod vif;
 mod watch;
 
-pub use uplinks::{OpenDevice, OpenUplink};
+pub use uplinks::{OpenDevice, OpenQueue, OpenUplink};
 
 use crate::config::{self, Config};
 use crate::hypervisor::{Doors, Hypervisor};
@@ -272,6 +273,8 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             let bridges = self.bridges.iter();
             bridges.for_each(|bridge| bridge.switch.sweep(now));
             self.watch_counters(self.swept);
+            // Of steering (xps_cpus) no event tells.
+            self.look_at_bulk();
         }
         Ok(())
     }

@@ -51,6 +51,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
                 warn!(bridge = bridge.name, "not taken on: {error}");
             }
         }
+        self.look_at_bulk();
         if self.config.vif != fresh.vif {
             let rate_in = fresh.vif.rate_in;
             if self.config.vif.rate_in != rate_in {
@@ -76,6 +77,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             info!(bridge = wanted.name, "added");
             return Ok(());
         };
+        self.config.bridges[place].bulk = wanted.bulk;
         if self.config.bridges[place].uplink.is_some() || wanted.uplink.is_none() {
             return Ok(());
         }

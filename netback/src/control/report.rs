@@ -137,6 +137,7 @@ fn uplink(device: &Device, bridges: &[Named]) -> Uplink {
                 UplinkQueue {
                     queue: number as u32,
                     worker: queue.worker,
+                    bulk: queue.bulk.report(),
                     counts: (&*queue.stats).into(),
                     kernel: socket.map(kernel_counters).unwrap_or_default(),
                 }

@@ -1,4 +1,5 @@
 //! Uplinks as the control thread keeps them: their queues are with the workers, their links are watched.
+use super::bulk::BulkWay;
 use super::rate::Rate;
 use super::{Control, Error};
 use crate::config;
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 use xen::store::XenStore;
 use xsk_bridge::device::Device;
+use xsk_bridge::device::packet_socket::LargeSender;
 use xsk_bridge::link::{Link, LinkEvent};
 use xsk_bridge::switch::{Bridge, PortId, PortKind};
 
@@ -31,8 +33,18 @@ pub struct OpenUplink {
     pub xdp_mode: String,
     /// The driver reads and writes frames itself.
     pub zero_copy: bool,
-    /// Queue n of the device, and a second descriptor of its socket for the kernel's counters.
-    pub queues: Vec<(Box<dyn Device>, Option<OwnedFd>)>,
+    /// Queue n of the device.
+    pub queues: Vec<OpenQueue>,
+}
+
+/// A queue of a device that is ready.
+pub struct OpenQueue {
+    /// The queue.
+    pub device: Box<dyn Device>,
+    /// A second descriptor of the queue's socket, for the kernel's counters.
+    pub socket: Option<OwnedFd>,
+    /// What sends packets that the device segments itself, or why there is no such thing.
+    pub large: Result<Box<dyn LargeSender>, String>,
 }
 
 /// Opens an interface of a bridge, its uplink or the backup: AF_XDP in the daemon, memory in tests.
@@ -75,6 +87,8 @@ pub(super) struct Uplink {
     pub link: LinkState,
     /// What is kept of each queue; the queues themselves are with the workers.
     pub queues: Vec<UplinkQueue>,
+    /// The device as the kernel last described it.
+    pub device: Link,
     lines: Rate,
 }
 
@@ -84,10 +98,14 @@ pub(super) struct UplinkQueue {
     pub stats: Arc<UplinkStats>,
     /// A second descriptor of the queue's socket.
     pub socket: Option<OwnedFd>,
+    /// Why there is no socket for packets that the device segments itself, where there is none.
+    pub no_lane: Option<String>,
+    /// How packets that are to be segmented leave by the queue.
+    pub bulk: BulkWay,
 }
 
 impl Uplink {
-    fn may_log(&mut self) -> bool {
+    pub(super) fn may_log(&mut self) -> bool {
         self.lines.take(Instant::now()).is_ok()
     }
 
@@ -176,28 +194,38 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             None => self.ports.take().ok_or("every port number is in use")?,
         };
         let workers = self.pool.0.len();
-        let first = self.uplinks.len();
+        // Where every worker gets a queue, it gets the one of its own number: by the kernel's rule for packet sockets the lane for
+        // large packets is then open on each of them.
+        let first = match opened.queues.len() < workers {
+            true => self.uplinks.len(),
+            false => 0,
+        };
         let mut queues = Vec::with_capacity(opened.queues.len());
-        for (number, (device, socket)) in opened.queues.into_iter().enumerate() {
+        for (number, queue) in opened.queues.into_iter().enumerate() {
             let worker = ((first + number) % workers) as u8;
             let stats = Arc::<UplinkStats>::default();
+            let (large, no_lane) = match queue.large {
+                Ok(large) => (Some(large), None),
+                Err(reason) => (None, Some(reason)),
+            };
             queues.push(UplinkQueue {
                 worker,
                 stats: stats.clone(),
-                socket,
+                socket: queue.socket,
+                no_lane,
+                bulk: BulkWay::default(),
             });
-            let bridge = bridge.clone();
-            self.pool.send(
-                worker,
-                ToWorker::AddUplink {
-                    port_id,
-                    index: opened.link.index,
-                    standby,
-                    bridge,
-                    device,
-                    stats,
-                },
-            );
+            let message = ToWorker::AddUplink {
+                port_id,
+                index: opened.link.index,
+                standby,
+                queue: number as u16,
+                bridge: bridge.clone(),
+                device: queue.device,
+                large,
+                stats,
+            };
+            self.pool.send(worker, message);
         }
         if !standby {
             let place = workers_of(&queues);
@@ -218,7 +246,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         );
         self.uplinks.push(Uplink {
             port_id,
-            ifname: opened.link.name,
+            ifname: opened.link.name.clone(),
             switch: bridge.clone(),
             xdp_mode: opened.xdp_mode,
             zero_copy: opened.zero_copy,
@@ -227,8 +255,10 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             mtu: opened.link.mtu,
             link,
             queues,
+            device: opened.link,
             lines: Rate::new(LINES.0, LINES.1, Instant::now()),
         });
+        self.look_at_bulk();
         Ok(port_id)
     }
 
@@ -277,9 +307,11 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
     }
 
     fn link_changed(&mut self, link: &Link) -> Result<(), Error> {
-        let mut changed = None;
+        let (mut changed, mut ours) = (None, false);
         for uplink in &mut self.uplinks {
             if uplink.index == link.index && uplink.link != LinkState::Removed {
+                ours = true;
+                uplink.device = link.clone();
                 let before = (uplink.link, uplink.mtu);
                 if let Some(mtu) = uplink.update(link) {
                     let index = uplink.index;
@@ -294,6 +326,10 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
                     settled: Instant::now() + SETTLE,
                 });
             }
+        }
+        if ours {
+            // ethtool(8) tells of a changed offload in this way.
+            self.look_at_bulk();
         }
         let Some(switch) = changed else {
             return Ok(());

@@ -351,10 +351,16 @@ counters! {
         send_packets: Counter,
         /// Bytes of the frames in `send_packets`.
         send_bytes: Counter,
-        /// Packets that were cut into segments for the wire.
+        /// Packets that were cut into segments here for the wire.
         cut_packets: Counter,
         /// Segments that the packets in `cut_packets` were cut into.
         segments: Counter,
+        /// Packets in `send_packets` that the device segments itself: the bulk lane's.
+        lane_packets: Counter,
+        /// Bytes of the packets in `lane_packets`.
+        lane_bytes: Counter,
+        /// Times the kernel had no room for a packet of the bulk lane, which was tried again later.
+        lane_refusals: Counter,
         /// System calls made to have frames sent.
         kicks: Counter,
         /// System calls to have frames sent that the kernel refused.

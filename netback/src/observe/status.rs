@@ -120,11 +120,22 @@ pub struct UplinkQueue {
     pub queue: u32,
     /// The worker that serves the queue.
     pub worker: u8,
+    /// How packets that are to be segmented leave by the queue.
+    pub bulk: Bulk,
     /// What the worker counts of the queue.
     #[serde(flatten)]
     pub counts: UplinkCounts,
     /// What the kernel counts of the queue's socket, by the kernel's names.
     pub kernel: BTreeMap<String, u64>,
+}
+
+/// How packets that are to be segmented leave by a queue of a device.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Bulk {
+    /// `device`: through a packet socket, for the device to segment them. `netback`: segmented here, sent over AF_XDP.
+    pub segmented_by: String,
+    /// Why netback segments them.
+    pub reason: Option<String>,
 }
 
 /// A guest's interface.

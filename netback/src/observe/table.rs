@@ -2,7 +2,7 @@
 use super::counters::{DropReason, QueueStats, UplinkStats, WorkerStats};
 use super::declare::Declared;
 use super::status::{
-    Bridge, FdbEntry, Filter, Frames, Queue, Status, Uplink, UplinkQueue, Vif, Worker,
+    Bridge, Bulk, FdbEntry, Filter, Frames, Queue, Status, Uplink, UplinkQueue, Vif, Worker,
 };
 use crate::config::NO_BRIDGE;
 use crate::vif::features::Features;
@@ -141,7 +141,23 @@ impl fmt::Display for UplinkQueue {
             counts.send_bytes,
             dropped(counts.texts(), "send_drops")
         )?;
+        self.bulk.fmt(f)?;
         details(f, others(counts.texts(), &UPLINK_TRAFFIC))
+    }
+}
+
+impl fmt::Display for Bulk {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let reason = self.reason.as_deref();
+        let because = reason.map_or(String::new(), |reason| format!(", because {reason}"));
+        writeln!(
+            f,
+            "    large packets are segmented by {}{because}",
+            match &*self.segmented_by {
+                "device" => "the device",
+                other => other,
+            }
+        )
     }
 }
 

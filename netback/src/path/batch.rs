@@ -284,18 +284,21 @@ impl Batch {
 
     /// Shows `see` the bytes of a whole packet in order, slice by slice.
     #[inline]
-    pub fn each_slice(&self, n: usize, umem: &Umem, mut see: impl FnMut(&[u8])) {
+    pub fn each_slice(&self, n: usize, umem: &Umem, see: impl FnMut(&[u8])) {
         let job = &self.jobs[n];
         match &job.packet {
             Some(packet) => packet.slices(umem).for_each(see),
-            None => {
-                see(self.staging.bytes(job.head));
-                let behind = job.behind.of(&self.pieces);
-                behind
-                    .iter()
-                    .for_each(|&piece| see(self.staging.bytes(piece)));
-            }
+            None => self.staged_slices(n).for_each(see),
         }
+    }
+
+    /// The bytes of a packet that is whole in staging memory, in order.
+    #[inline]
+    pub fn staged_slices(&self, n: usize) -> impl Iterator<Item = &[u8]> {
+        let job = &self.jobs[n];
+        let behind = job.behind.of(&self.pieces).iter();
+        let pieces = std::iter::once(&job.head).chain(behind);
+        pieces.map(|&piece| self.staging.bytes(piece))
     }
 
     /// Completes the blank checksum of a whole packet where its bytes are. Refused: the packet cannot be completed, and goes nowhere.

@@ -17,6 +17,7 @@ pub(crate) mod fabric;
 mod flow;
 mod ingress;
 pub(crate) mod job;
+pub mod lane;
 pub(crate) mod ports;
 mod retag;
 mod turn;

@@ -1,6 +1,7 @@
 //! A device queue as its worker uses it: the packets of a turn, and those that the room did not suffice for, go to the device in one
 //! burst.
-use crate::bounds::{HOLD, OUTBOX};
+use super::lane::{Kept, Lane};
+use crate::bounds::{HOLD, KEPT, OUTBOX};
 use crate::observe::counters::{DropReason, UplinkStats};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,6 +14,8 @@ use xsk_bridge::switch::{Bridge, BridgeView, PortId};
 /// One queue of an uplink.
 pub(crate) struct UplinkQueue {
     pub port_id: PortId,
+    /// The queue's number on the device.
+    pub queue: u16,
     pub bridge: BridgeView,
     pub device: Box<dyn Device>,
     pub stats: Arc<UplinkStats>,
@@ -23,8 +26,14 @@ pub(crate) struct UplinkQueue {
     pub index: u32,
     /// Another device carries the frames of the port: what comes in here is dropped, for it comes in there too.
     pub standby: bool,
+    /// The way of packets that the device segments itself, where it has one.
+    pub lane: Option<Lane>,
     /// Packets for the end of the turn.
-    outbox: VecDeque<Packet>,
+    pub(super) outbox: VecDeque<Packet>,
+    /// Packets behind those of the outbox.
+    pub(super) kept: Kept,
+    /// When the turn began.
+    pub(super) now: Instant,
     /// Packets that the device took when the turn began.
     room: usize,
     /// Packets this turn's queues were allowed in view of the room.
@@ -32,18 +41,21 @@ pub(crate) struct UplinkQueue {
     /// Since when every turn found the outbox full.
     full_since: Option<Instant>,
     /// What the kernel left of the last burst.
-    rest: Rest,
+    pub(super) rest: Rest,
 }
 
 impl UplinkQueue {
     pub fn new(
         port_id: PortId,
+        queue: u16,
         bridge: Arc<Bridge>,
         device: Box<dyn Device>,
+        lane: Option<Lane>,
         stats: Arc<UplinkStats>,
     ) -> Self {
         Self {
             port_id,
+            queue,
             bridge: BridgeView::new(bridge),
             capabilities: device.capabilities(),
             device,
@@ -51,7 +63,10 @@ impl UplinkQueue {
             barrier: 0,
             index: 0,
             standby: false,
+            kept: Kept::with_capacity(lane.as_ref().map_or(0, |_| KEPT)),
+            lane,
             outbox: VecDeque::new(),
+            now: Instant::now(),
             room: 0,
             claimed: 0,
             full_since: None,
@@ -61,7 +76,12 @@ impl UplinkQueue {
 
     /// Begins a turn: takes back the frames of what was sent, and asks for the device's room.
     pub fn begin(&mut self, pool: &mut FramePool, now: Instant) {
+        self.now = now;
         self.room = self.device.room(pool);
+        if !self.kept.is_empty() {
+            // Nothing overtakes what is kept.
+            self.room = 0;
+        }
         self.claimed = 0;
         // Grows until it has room for the device's whole ring, and never again.
         let most = self.room + OUTBOX;
@@ -92,7 +112,7 @@ impl UplinkQueue {
     /// Packets that queues in the habit of sending to the device may still consume in this turn.
     #[inline]
     pub fn allowance(&self) -> usize {
-        self.room.saturating_sub(self.outbox.len() + self.claimed)
+        self.room.saturating_sub(self.waiting() + self.claimed)
     }
 
     /// A queue consumed `packets` of the allowance.
@@ -101,10 +121,16 @@ impl UplinkQueue {
         self.claimed += packets;
     }
 
+    /// Frames that wait to be sent.
+    #[inline]
+    fn waiting(&self) -> usize {
+        self.outbox.len() + self.kept.frames()
+    }
+
     /// True while nothing more should be brought here.
     #[inline]
     fn is_full(&self) -> bool {
-        self.outbox.len() >= self.room + OUTBOX
+        self.waiting() >= self.room + OUTBOX
     }
 
     /// Whether packets for the device had better wait where they are: it is full, and has not been for long.
@@ -125,17 +151,28 @@ impl UplinkQueue {
 
     /// Whether there is room for so many frames.
     pub fn has_room(&self, frames: usize) -> bool {
-        self.outbox.len() + frames <= self.room + OUTBOX
+        self.waiting() + frames <= self.room + OUTBOX
     }
 
     /// Sends a packet that the device takes, with the turn's burst.
     #[inline]
     pub fn send(&mut self, packet: Packet) {
-        self.outbox.push_back(packet);
+        match self.kept.is_empty() {
+            true => self.outbox.push_back(packet),
+            false => self.kept.push(packet),
+        }
     }
 
     /// Ends a turn: the device gets the burst.
     pub fn flush(&mut self, pool: &mut FramePool) {
+        self.send_outbox(pool);
+        if !self.kept.is_empty() {
+            self.send_kept(pool);
+        }
+    }
+
+    /// Gives the device what is before the packets that are kept.
+    pub(super) fn send_outbox(&mut self, pool: &mut FramePool) {
         if self.outbox.is_empty() && self.rest == Rest::Nothing {
             return;
         }
@@ -164,29 +201,36 @@ impl UplinkQueue {
 
     /// Something is on its way that no event will tell of: sleep with a timeout.
     pub fn waits(&self) -> bool {
-        self.rest == Rest::InRing || !self.outbox.is_empty()
+        self.rest == Rest::InRing || self.waiting() > 0
     }
 
     /// Frames of packets that wait for room.
     pub fn frames(&self) -> usize {
-        self.outbox.iter().map(Packet::frame_count).sum()
+        let outbox: usize = self.outbox.iter().map(Packet::frame_count).sum();
+        outbox + self.kept.frames()
     }
 
     /// Takes over the MTU that the device has now; packets that wait and have become too long are dropped.
     pub fn set_mtu(&mut self, mtu: u32, pool: &mut FramePool) {
         self.device.set_mtu(mtu);
         self.capabilities = self.device.capabilities();
-        let Capabilities { max_frame, gso, .. } = self.capabilities;
+        let max_frame = self.capabilities.max_frame;
+        let stays = |packet: &Packet| {
+            // What is still to be segmented is looked at again when it is sent.
+            packet.len as usize <= max_frame || packet.offload.gso.is_some()
+        };
+        let mut dropped = 0;
         for _ in 0..self.outbox.len() {
-            let Some(packet) = self.outbox.pop_front() else {
-                break;
-            };
-            if packet.len as usize <= max_frame || (gso && packet.offload.gso.is_some()) {
-                self.outbox.push_back(packet);
-            } else {
-                self.stats.send_drops.add(DropReason::TooLong, 1);
-                pool.recycle(packet);
+            match self.outbox.pop_front() {
+                Some(packet) if stays(&packet) => self.outbox.push_back(packet),
+                Some(packet) => {
+                    dropped += 1;
+                    pool.recycle(packet);
+                }
+                None => {}
             }
         }
+        dropped += self.kept.retain(stays, pool);
+        self.stats.send_drops.add(DropReason::TooLong, dropped);
     }
 }

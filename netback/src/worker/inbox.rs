@@ -4,6 +4,7 @@ use super::messages::{FromWorker, ToWorker};
 use crate::hypervisor::Hypervisor;
 use crate::observe::counters::DropReason;
 use crate::path::fabric::Fabric;
+use crate::path::lane::Lane;
 use crate::path::ports::Destination;
 use crate::path::uplink::UplinkQueue;
 use crate::queue::setup::QueueSetup;
@@ -33,19 +34,25 @@ impl<H: Hypervisor> Worker<H> {
                     port_id,
                     index,
                     standby,
+                    queue,
                     bridge,
                     device,
+                    large,
                     stats,
                 } => {
-                    let slot = free_slot(&mut self.fabric.uplinks);
-                    self.watch_device(slot, device.fd());
-                    let mut uplink = UplinkQueue::new(port_id, bridge, device, stats);
-                    (uplink.index, uplink.standby) = (index, standby);
-                    uplink.begin(&mut self.fabric.pool, self.fabric.now);
-                    self.fabric.uplinks[usize::from(slot)] = Some(uplink);
-                    if !standby {
-                        self.fabric.ports.add(port_id, 0, Destination::Uplink(slot));
-                    }
+                    let lane = large.map(Lane::new);
+                    let uplink = UplinkQueue::new(port_id, queue, bridge, device, lane, stats);
+                    self.add_uplink(UplinkQueue {
+                        index,
+                        standby,
+                        ..uplink
+                    });
+                }
+                ToWorker::SetLane(index, queue, terms) => {
+                    let mut uplinks = self.fabric.uplinks.iter_mut().flatten();
+                    let uplink =
+                        uplinks.find(|uplink| (uplink.index, uplink.queue) == (index, queue));
+                    uplink.into_iter().for_each(|uplink| uplink.set_lane(terms));
                 }
                 ToWorker::SetMtu(index, mtu) => self.set_mtu(index, mtu),
                 ToWorker::SetFilter(port_id, filter) => {
@@ -60,6 +67,20 @@ impl<H: Hypervisor> Worker<H> {
             }
         }
         worked
+    }
+
+    fn add_uplink(&mut self, mut uplink: UplinkQueue) {
+        let (port_id, standby) = (uplink.port_id, uplink.standby);
+        let mut others = self.fabric.uplinks.iter().flatten();
+        let is_first = others.all(|other| other.port_id != port_id);
+        let slot = free_slot(&mut self.fabric.uplinks);
+        self.watch_device(slot, uplink.device.fd());
+        uplink.begin(&mut self.fabric.pool, self.fabric.now);
+        self.fabric.uplinks[usize::from(slot)] = Some(uplink);
+        // Of a device's queues a worker sends by the first: the one whose number is its own, where there is one.
+        if is_first && !standby {
+            self.fabric.ports.add(port_id, 0, Destination::Uplink(slot));
+        }
     }
 
     /// Has frames from a device end a sleep. Without that they wait for the next turn, which a warning is worth.
@@ -170,7 +191,8 @@ impl<H: Hypervisor> Worker<H> {
     fn switch_uplink(&mut self, port_id: PortId, index: u32) {
         let Fabric { uplinks, ports, .. } = &mut self.fabric;
         ports.remove(port_id, 0);
-        for (slot, uplink) in uplinks.iter_mut().enumerate() {
+        // The first queue comes last, and stays.
+        for (slot, uplink) in uplinks.iter_mut().enumerate().rev() {
             let uplink = uplink.as_mut().filter(|uplink| uplink.port_id == port_id);
             let Some(uplink) = uplink else { continue };
             uplink.standby = uplink.index != index;

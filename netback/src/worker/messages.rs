@@ -5,6 +5,7 @@
 //! down: `Bridge::remove_port`, `SetPort` with [`ServedBy::Nobody`] to every worker, then `RemoveQueue` to those that serve it.
 use crate::hypervisor::Hypervisor;
 use crate::observe::counters::UplinkStats;
+use crate::path::lane::LaneTerms;
 use crate::path::ports::ServedBy;
 use crate::queue::Remains;
 use crate::queue::setup::QueueSetup;
@@ -13,6 +14,7 @@ use ring::packet::Fatal;
 use std::sync::Arc;
 use xsk_bridge::announce::ANNOUNCEMENT;
 use xsk_bridge::device::Device;
+use xsk_bridge::device::packet_socket::LargeSender;
 use xsk_bridge::switch::filter::Filter;
 use xsk_bridge::switch::{Bridge, PortId};
 
@@ -34,10 +36,14 @@ pub enum ToWorker<H: Hypervisor> {
         index: u32,
         /// Another device carries the port's frames.
         standby: bool,
+        /// The queue's number on the device.
+        queue: u16,
         /// The bridge it is on.
         bridge: Arc<Bridge>,
         /// The socket.
         device: Box<dyn Device>,
+        /// The socket for packets that the device segments itself, where there is one. No packet takes it before `SetLane`.
+        large: Option<Box<dyn LargeSender>>,
         /// Written by the worker alone.
         stats: Arc<UplinkStats>,
     },
@@ -49,6 +55,9 @@ pub enum ToWorker<H: Hypervisor> {
     Announce(PortId, Vec<[u8; ANNOUNCEMENT]>),
     /// What the guest of this port may send from now on; `None`: anything.
     SetFilter(PortId, Option<Arc<Filter>>),
+    /// From now on packets that the device with this index segments itself go to its queue of this number on these terms; `None`: they
+    /// are cut here.
+    SetLane(u32, u16, Option<LaneTerms>),
     /// Leave the loop without touching a guest's ring state; answered by `FromWorker::Stopped`.
     Stop,
 }

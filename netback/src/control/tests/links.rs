@@ -37,7 +37,11 @@ pub fn opener() -> OpenDevice {
             bridge: bridge.name.clone(),
             xdp_mode: "native".into(),
             zero_copy: false,
-            queues: vec![(Box::new(Cable::pair(64).0), None)],
+            queues: vec![OpenQueue {
+                device: Box::new(Cable::pair(64).0),
+                socket: None,
+                large: Err("a cable has none".into()),
+            }],
         })
     })
 }

@@ -6,7 +6,8 @@ use crate::path::batch::Batch;
 use crate::path::egress::queue::Turn;
 use crate::path::uplink::UplinkQueue;
 use crate::queue::Queue;
-use xsk_bridge::frame::{FramePool, Umem};
+use xsk_bridge::device::packet_socket::Refused;
+use xsk_bridge::frame::{DATA_CAPACITY, FramePool, Umem};
 use xsk_bridge::offload::segment::{Cutter, GsoHead, Slices};
 use xsk_bridge::packet::{Checksum, Offload, Packet};
 
@@ -55,13 +56,9 @@ impl Batch {
 }
 
 impl UplinkQueue {
-    /// Sends packet `n`, which is whole, in segments: all of them or none.
-    pub(super) fn take_segments(
-        &mut self,
-        n: usize,
-        batch: &Batch,
-        pool: &mut FramePool,
-    ) -> Handed {
+    /// Sends packet `n`, which is whole and to be segmented: by the lane for such packets, or in segments.
+    #[inline(never)]
+    pub(super) fn take_large(&mut self, n: usize, batch: &Batch, pool: &mut FramePool) -> Handed {
         let umem = pool.umem().clone();
         let shape = match batch.shape(n, &umem) {
             Ok(shape) => shape,
@@ -70,6 +67,49 @@ impl UplinkQueue {
         if shape.longest() > self.capabilities.max_frame {
             return Handed::Refused(DropReason::TooLong);
         }
+        let head = batch.jobs[n].head_bytes(&batch.staging, &umem);
+        if !self.lane_takes(&shape, head) {
+            return self.take_segments(n, shape, batch, pool);
+        }
+        let sent = match &batch.jobs[n].packet {
+            Some(packet) => self.send_by_lane(&shape, packet.slices(&umem), pool),
+            None => self.send_by_lane(&shape, batch.staged_slices(n), pool),
+        };
+        match sent {
+            Ok(()) => Handed::Taken,
+            Err(Refused::Full) => self.keep(n, batch, pool),
+            Err(Refused::LinkDown) => {
+                self.stats.send_drops.add(DropReason::LinkDown, 1);
+                Handed::Taken
+            }
+            Err(Refused::Unfit) => self.take_segments(n, shape, batch, pool),
+        }
+    }
+
+    /// Keeps packet `n` until the kernel has room for it.
+    fn keep(&mut self, n: usize, batch: &Batch, pool: &mut FramePool) -> Handed {
+        let frames = (batch.jobs[n].len as usize).div_ceil(DATA_CAPACITY);
+        if !self.has_room(frames) {
+            return Handed::Refused(DropReason::UplinkFull);
+        }
+        match batch.copy_frames(n, pool) {
+            Some(packet) => {
+                self.kept.push(packet);
+                Handed::Taken
+            }
+            None => Handed::Refused(DropReason::NoFrame),
+        }
+    }
+
+    /// Sends packet `n` in segments: all of them or none.
+    fn take_segments(
+        &mut self,
+        n: usize,
+        shape: GsoHead,
+        batch: &Batch,
+        pool: &mut FramePool,
+    ) -> Handed {
+        let umem = pool.umem().clone();
         if !self.has_room(shape.segments()) {
             return Handed::Refused(DropReason::UplinkFull);
         }
@@ -82,8 +122,7 @@ impl UplinkQueue {
                 self.send(Packet::new(frame, len as u32, Offload::default()));
             }
         });
-        self.stats.cut_packets.add(1);
-        self.stats.segments.add(shape.segments() as u64);
+        self.count_cut(&shape);
         Handed::Taken
     }
 }

@@ -47,7 +47,7 @@ impl UplinkQueue {
             return Handed::Deferred;
         }
         if job.offload.gso.is_some() && !self.capabilities.gso {
-            return self.take_segments(n, batch, pool);
+            return self.take_large(n, batch, pool);
         }
         match batch.take_frame(n, pool) {
             Some(frame) => self.finish(frame, batch, n, pool),
@@ -62,7 +62,7 @@ impl UplinkQueue {
             return Handed::Refused(reason);
         }
         if job.offload.gso.is_some() && !self.capabilities.gso {
-            return self.take_segments(n, batch, pool);
+            return self.take_large(n, batch, pool);
         }
         match batch.copy_frame(n, pool) {
             Some(frame) => self.finish(frame, batch, n, pool),

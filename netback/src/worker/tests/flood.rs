@@ -1,5 +1,7 @@
 //! Who hears what nobody is known to be the one for.
-use super::rig::{OUTSIDE, Rig, frame};
+use super::rig::{Guest, OUTSIDE, Rig, frame};
+use super::segments::{gso_features, send_tcp, tcp};
+use crate::bounds::FLOOD_BYTES;
 use crate::observe::counters::DropReason;
 
 const NOBODY: [u8; 6] = [2, 0, 0, 0, 0, 0xee];
@@ -53,5 +55,52 @@ fn what_the_wire_brings_for_nobody_here_is_dropped_by_name() {
     rig.settle();
     assert!(guest.receive().is_empty());
     assert_eq!(rig.uplink.recv_drops.get(DropReason::NoPort), 5);
+    assert_eq!(rig.frames_found(), rig.frames);
+}
+
+#[test]
+fn large_packets_for_everybody_are_bounded_counted_and_cost_their_sender_alone() {
+    let mut rig = Rig::new();
+    let (mut loud, mut quiet) = (rig.guest(1), rig.guest(2));
+    let mut hearers: Vec<Guest> = (3..=18)
+        .map(|number| rig.guest_on(number, 0, gso_features()))
+        .collect();
+    let bytes = tcp([0xff; 6], loud.mac(), 65_000);
+    let (mut heard, mut by_one, mut on_the_wire) = (0, 0, 0);
+    for round in 0..8 {
+        hearers.iter_mut().for_each(|guest| {
+            let posted = guest.rx.free() as usize;
+            guest.post(posted.min(60));
+        });
+        send_tcp(&mut loud, &bytes);
+        for n in 0..8 {
+            let (to, from) = (hearers[0].mac(), quiet.mac());
+            quiet.send(&frame(to, from, 100, round * 8 + n));
+            quiet.send(&frame(OUTSIDE, from, 100, round * 8 + n));
+        }
+        rig.turns(1);
+        let mut copies = 0;
+        for (number, guest) in hearers.iter_mut().enumerate() {
+            for packet in guest.receive() {
+                match packet.bytes == bytes {
+                    true => copies += 1,
+                    false => by_one += usize::from(number == 0 && packet.bytes.len() == 100),
+                }
+            }
+        }
+        assert!(copies * bytes.len() <= FLOOD_BYTES, "{copies} in a turn");
+        heard += copies;
+        let small = rig.sent_to_wire().into_iter();
+        on_the_wire += small.filter(|bytes| bytes.len() == 100).count();
+        loud.read_answers();
+        quiet.read_answers();
+    }
+    assert!(heard > 0);
+    // 17 other guests would have heard each packet.
+    let dropped = loud.stats.tx_drops.get(DropReason::FloodLimit);
+    let cut_for_quiet = quiet.stats.rx_cut_packets.get();
+    assert_eq!(heard as u64 + cut_for_quiet + dropped, 8 * 17);
+    assert_eq!((by_one, on_the_wire), (64, 64));
+    assert_eq!(quiet.stats.tx_drops.total(), 0);
     assert_eq!(rig.frames_found(), rig.frames);
 }

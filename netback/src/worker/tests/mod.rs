@@ -7,6 +7,7 @@ mod faults;
 mod fidelity;
 mod filter;
 mod flood;
+mod lane;
 mod mesh;
 mod multicast;
 mod offload;

@@ -30,6 +30,20 @@ fn blank(to: [u8; 6], from: [u8; 6], vlan: bool, payload: usize) -> Vec<u8> {
     frame
 }
 
+/// The same over IPv6.
+fn blank_ipv6(to: [u8; 6], from: [u8; 6], payload: usize) -> Vec<u8> {
+    let mut frame: Vec<u8> = to.into_iter().chain(from).chain([0x86, 0xdd]).collect();
+    let [high, low] = (8 + payload as u16).to_be_bytes();
+    frame.extend([0x60, 0, 0, 0, high, low, 17, 64]);
+    frame.extend([0xfd; 16].into_iter().chain([0x20; 16]));
+    frame.extend([0x30, 0x39, 0, 53, high, low, 0, 0]);
+    frame.extend((0..payload).map(|n| n as u8));
+    let transport = Transport::parse(&frame, frame.len()).unwrap();
+    let (at, sum) = (transport.checksum(), pseudo_header(&transport, &frame));
+    frame[at..at + 2].copy_from_slice(&sum);
+    frame
+}
+
 fn send(guest: &mut Guest, bytes: &[u8]) {
     let sizes: Vec<_> = bytes.chunks(4096).map(<[u8]>::len).collect();
     guest.push(bytes, &sizes, NETTXF_CSUM_BLANK | NETTXF_DATA_VALIDATED);
@@ -104,6 +118,47 @@ fn completed_for_a_guest_that_cannot_and_behind_a_vlan_tag() {
             assert!(is_right(&received.bytes), "{payload}");
         }
     }
+}
+
+#[test]
+fn ipv6_is_completed_for_a_guest_that_does_not_say_that_it_completes() {
+    let mut rig = Rig::new();
+    let mut a = rig.guest(1);
+    let mut takes = rig.guest_on(2, 0, all_features());
+    let no_csum = Features {
+        csum_ipv6: false,
+        ..all_features()
+    };
+    let mut takes_not = rig.guest_on(3, 0, no_csum);
+    for (guest, flags) in [
+        (&mut takes, NETRXF_CSUM_BLANK | NETRXF_DATA_VALIDATED),
+        (&mut takes_not, NETRXF_DATA_VALIDATED),
+    ] {
+        guest.post(10);
+        let bytes = blank_ipv6(guest.mac(), a.mac(), 1000);
+        send(&mut a, &bytes);
+        rig.settle();
+        let received = guest.receive().remove(0);
+        assert_eq!(received.flags & 3, flags);
+        assert_eq!(is_right(&received.bytes), flags == NETRXF_DATA_VALIDATED);
+    }
+}
+
+#[test]
+fn validated_stays_validated_and_unknown_stays_unknown() {
+    let mut rig = Rig::new();
+    let (mut a, mut b) = (rig.guest(1), rig.guest(2));
+    b.post(10);
+    let bytes = frame(b.mac(), a.mac(), 200, 1);
+    for (sent, expected) in [(NETTXF_DATA_VALIDATED, NETRXF_DATA_VALIDATED), (0, 0)] {
+        a.push(&bytes, &[200], sent);
+        let _ = a.tx.publish();
+        rig.settle();
+        assert_eq!(b.receive().remove(0).flags & 3, expected);
+    }
+    rig.arrive_from_wire(&frame(b.mac(), OUTSIDE, 200, 2));
+    rig.settle();
+    assert_eq!(b.receive().remove(0).flags & 3, 0);
 }
 
 #[test]

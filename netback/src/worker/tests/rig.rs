@@ -116,8 +116,10 @@ impl Rig {
                 port_id: UPLINK,
                 index: 1,
                 standby: false,
+                queue: 0,
                 bridge,
                 device: Box::new(near),
+                large: None,
                 stats,
             },
         );

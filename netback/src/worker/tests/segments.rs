@@ -9,8 +9,8 @@ use ring::wire::{
 use xsk_bridge::header::Transport;
 use xsk_bridge::offload::checksum::{Verified, pseudo_header, verify};
 
-const SEGMENT: u16 = 1448;
-const HEADERS: usize = 54;
+pub const SEGMENT: u16 = 1448;
+pub const HEADERS: usize = 54;
 
 pub fn gso_features() -> Features {
     Features {

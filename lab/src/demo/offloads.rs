@@ -1,0 +1,255 @@
+//! The demo's third part: TCP between real stacks, with segmentation offload in the guests and without, while grant copies are free and
+//! while they cost what they cost on Xen.
+use super::measure::{self, Server};
+use super::wire::Wire;
+use super::{config, hosts, kernel, progress, xdp_mode};
+use crate::{Host, Lab};
+use anyhow::{Context, Result};
+use demo_options::Options;
+use serde::Serialize;
+use std::time::Duration;
+
+/// Seconds of each stream that is measured.
+const SECONDS: u32 = 3;
+/// Seconds of the stream whose frames are looked at one by one.
+const LOOK_SECONDS: u32 = 1;
+/// What a charged grant copy costs in nanoseconds: a call, a hypercall, an operation (benches/benches/paths/cost.rs has the sources).
+const COPY_COST: &str = "170,500,500";
+/// Bytes that copy operations are counted for.
+const UNIT: f64 = 65_536.0;
+
+/// A way that packets take.
+struct Way {
+    name: &'static str,
+    from: &'static str,
+    to: &'static str,
+    /// More keys of the bridge.
+    bridge: &'static str,
+    /// Grant copies of an ACK on its way back.
+    ack_operations: f64,
+    /// How many times as fast offloads are to make it, charged.
+    aim: Option<f64>,
+}
+
+const WAYS: [Way; 4] = [
+    Way {
+        name: "guest to guest",
+        from: "guest-a",
+        to: "guest-b",
+        bridge: "",
+        ack_operations: 2.0,
+        aim: Some(6.0),
+    },
+    Way {
+        name: "to a guest",
+        from: "outside",
+        to: "guest-a",
+        bridge: "",
+        ack_operations: 1.0,
+        aim: Some(2.0),
+    },
+    Way {
+        name: "to the wire",
+        from: "guest-a",
+        to: "outside",
+        bridge: "",
+        ack_operations: 1.0,
+        aim: Some(2.0),
+    },
+    Way {
+        name: "to the wire, cut by netback",
+        from: "guest-a",
+        to: "outside",
+        bridge: "bulk = \"off\"\n",
+        ack_operations: 1.0,
+        aim: None,
+    },
+];
+
+/// What one way is worth.
+#[derive(Debug, Serialize)]
+pub struct Row {
+    /// The way that packets take.
+    pub path: String,
+    /// Whether grant copies cost anything beyond the memcpy.
+    pub charged: bool,
+    /// TCP with offloads.
+    pub on_mbit_per_s: f64,
+    /// TCP without.
+    pub off_mbit_per_s: f64,
+    /// The first by the second.
+    pub ratio: f64,
+    /// Grant copies for 64 KiB received with offloads, those of ACKs left out.
+    pub copy_operations_per_64k: f64,
+    /// Grant copies of the ACKs for 64 KiB.
+    pub ack_operations_per_64k: f64,
+    /// Frames longer than the MTU that the receiver saw, large packets that its own stack would have cut not counted.
+    pub over_mtu_on_wire: u64,
+    /// Wrong checksums that sender and receiver counted.
+    pub checksum_errors: u64,
+}
+
+/// The whole of `--offloads --json`.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// Each way, with free copies and with charged ones.
+    pub paths: Vec<Row>,
+    /// Kernel release.
+    pub kernel: String,
+    /// native or generic.
+    pub xdp_mode: String,
+}
+
+impl Report {
+    /// Everything flowed, and nobody saw a wrong frame.
+    pub fn is_good(&self) -> bool {
+        let good = |row: &Row| {
+            let flowed = row.on_mbit_per_s > 0.0 && row.off_mbit_per_s > 0.0;
+            flowed && row.over_mtu_on_wire == 0 && row.checksum_errors == 0
+        };
+        self.paths.iter().all(good)
+    }
+}
+
+/// Measure and print; whether all was as it should be.
+pub fn demonstrate(options: &Options) -> Result<bool> {
+    let report = run(options)?;
+    match options.json {
+        true => println!("{}", serde_json::to_string_pretty(&report)?),
+        false => print(&report),
+    }
+    Ok(report.is_good())
+}
+
+fn run(options: &Options) -> Result<Report> {
+    let (mut paths, mut mode) = (Vec::new(), String::new());
+    for charged in [false, true] {
+        let cost = if charged { COPY_COST } else { "" };
+        let mut rates = Vec::new();
+        for (state, arguments) in [("on", &[][..]), ("off", &["--no-gso"][..])] {
+            progress(&format!(
+                "offloads {state}, grant copies {}",
+                if charged { "charged" } else { "free" }
+            ));
+            let mut lab = super::build(options, arguments, cost)?;
+            rates.push(measure_ways(&mut lab, options)?);
+            mode = xdp_mode(&lab.daemon()?.status()?);
+        }
+        let (off, on) = (rates.pop(), rates.pop());
+        let pairs = on.into_iter().flatten().zip(off.into_iter().flatten());
+        paths.extend(WAYS.iter().zip(pairs).map(|(way, (on, off))| Row {
+            path: way.name.into(),
+            charged,
+            on_mbit_per_s: round(on.mbit_per_s),
+            off_mbit_per_s: round(off.mbit_per_s),
+            ratio: round(on.mbit_per_s / off.mbit_per_s),
+            copy_operations_per_64k: round(on.operations),
+            ack_operations_per_64k: round(on.ack_operations),
+            over_mtu_on_wire: on.over_mtu + off.over_mtu,
+            checksum_errors: on.checksum_errors + off.checksum_errors,
+        }));
+    }
+    Ok(Report {
+        paths,
+        kernel: kernel(),
+        xdp_mode: mode,
+    })
+}
+
+/// One way, one state of the offloads.
+struct Measured {
+    mbit_per_s: f64,
+    operations: f64,
+    ack_operations: f64,
+    over_mtu: u64,
+    checksum_errors: u64,
+}
+
+fn measure_ways(lab: &mut Lab, options: &Options) -> Result<Vec<Measured>> {
+    let servers: Result<Vec<Server>> = hosts(lab).map(Server::start).collect();
+    let _servers = servers?;
+    let mut measured = Vec::with_capacity(WAYS.len());
+    let mut bridge = "";
+    for way in &WAYS {
+        if way.bridge != bridge {
+            bridge = way.bridge;
+            let config = config(lab, options, bridge);
+            lab.daemon()?.restart_with(&config)?;
+        }
+        measured.push(measure_way(lab, way)?);
+    }
+    Ok(measured)
+}
+
+fn measure_way(lab: &Lab, way: &Way) -> Result<Measured> {
+    let host = |name: &str| lab.host(name).with_context(|| format!("no host {name}"));
+    let (from, to) = (host(way.from)?, host(way.to)?);
+    measure::wait_reachable(from, &to.ipv4)?;
+    let errors = checksum_errors(from)? + checksum_errors(to)?;
+    let wire = Wire::watch(to)?;
+    measure::tcp(from, &to.ipv4, LOOK_SECONDS)?;
+    let over_mtu = wire.over_mtu();
+    // What the look left under way is not to be counted with the stream.
+    std::thread::sleep(Duration::from_millis(100));
+    let [acks] = measure::tcp_counters(to, ["OutSegs"])?;
+    let copies = lab.driver_counts()?.copy_operations;
+    let stream = measure::stream(from, &to.ipv4, SECONDS)?;
+    let copies = (lab.driver_counts()?.copy_operations - copies) as f64;
+    let [acks_after] = measure::tcp_counters(to, ["OutSegs"])?;
+    let ack_operations = (acks_after - acks) as f64 * way.ack_operations;
+    let units = stream.bytes / UNIT;
+    Ok(Measured {
+        mbit_per_s: stream.mbit_per_s,
+        operations: (copies - ack_operations) / units,
+        ack_operations: ack_operations / units,
+        over_mtu,
+        checksum_errors: checksum_errors(from)? + checksum_errors(to)? - errors,
+    })
+}
+
+fn checksum_errors(host: &Host) -> Result<u64> {
+    let [errors] = measure::tcp_counters(host, ["InCsumErrors"])?;
+    Ok(errors)
+}
+
+/// Two decimals tell a ratio of 1.96 from one of 2.
+fn round(value: f64) -> f64 {
+    (value * 100.0).round() / 100.0
+}
+
+fn print(report: &Report) {
+    println!(
+        "{:<28} {:<8} {:>10} {:>10} {:>6} {:>5} {:>12} {:>10} {:>9} {:>9}",
+        "path",
+        "copies",
+        "on Mbit/s",
+        "off Mbit/s",
+        "ratio",
+        "aim",
+        "copies/64 KB",
+        "of ACKs",
+        "over MTU",
+        "checksums"
+    );
+    for row in &report.paths {
+        let way = WAYS.iter().find(|way| way.name == row.path);
+        let aim = way.and_then(|way| way.aim).filter(|_| row.charged);
+        println!(
+            "{:<28} {:<8} {:>10.0} {:>10.0} {:>6.2} {:>5} {:>12.1} {:>10.1} {:>9} {:>9}",
+            row.path,
+            if row.charged { "charged" } else { "free" },
+            row.on_mbit_per_s,
+            row.off_mbit_per_s,
+            row.ratio,
+            aim.map_or(String::new(), |aim| format!("{aim:.0}")),
+            row.copy_operations_per_64k,
+            row.ack_operations_per_64k,
+            row.over_mtu_on_wire,
+            row.checksum_errors
+        );
+    }
+    println!(
+        "ACKs are packets of their own, whatever is offloaded; Linux {}, XDP {}",
+        report.kernel, report.xdp_mode
+    );
+}

@@ -1,0 +1,180 @@
+//! Large packets that the uplink's device segments itself: whole, in order with the frames beside them, and whatever is switched
+//! meanwhile.
+use anyhow::{Context, Result, ensure};
+use lab::Lab;
+use lab::daemon::Daemon;
+use lab::guest::GuestConfig;
+use serde_json::Value;
+use std::time::Duration;
+use tests::hashed::HashedStream;
+use tests::status::numbers;
+use tests::tools::{Counters, Flood, stdout, tcp};
+use tests::{prepare, wait_for};
+
+/// A sum over the uplink's queues.
+fn uplink(lab: &mut Lab, name: &str) -> Result<u64> {
+    let status = lab.daemon()?.status()?;
+    Ok(numbers(&status["uplinks"], name).iter().sum())
+}
+
+/// Who segments for each queue of the uplink.
+fn segmented_by(status: &Value) -> Result<Vec<String>> {
+    let queues = status["uplinks"][0]["queues"].as_array();
+    let queues = queues.context("status has no queues")?.iter();
+    let names = queues.map(|queue| queue["bulk"]["segmented_by"].as_str().map(str::to_owned));
+    names
+        .collect::<Option<_>>()
+        .context("status says nothing of bulk")
+}
+
+fn tso(lab: &Lab, state: &str) -> Result<()> {
+    let mut ethtool = lab.driver_namespace().command("ethtool");
+    let status = ethtool
+        .args(["-K", prepare::UPLINK, "tso", state])
+        .status()?;
+    ensure!(status.success(), "ethtool -K tso {state}: {status}");
+    Ok(())
+}
+
+/// Packets and bytes that an interface has received.
+fn received(lab: &Lab) -> Result<(u64, u64)> {
+    let outside = &lab.outside[0].host;
+    let text = stdout(
+        outside,
+        "ip",
+        &["-j", "-s", "link", "show", "dev", &outside.interface],
+    )?;
+    let report: Value = serde_json::from_str(&text)?;
+    let number = |name: &str| report[0]["stats64"]["rx"][name].as_u64();
+    number("packets")
+        .zip(number("bytes"))
+        .context("ip link shows no counters")
+}
+
+/// One stream to the outside beside pings; how many bytes a packet had, and counters of both ends.
+fn stream(lab: &mut Lab) -> Result<(u64, Counters, Counters)> {
+    let (packets, bytes) = received(lab)?;
+    let (guest, outside) = (&lab.guests[0].host, &lab.outside[0].host);
+    let _pings = Flood::start(guest, &outside.ipv4)?;
+    let (sent, _) = tcp(guest, outside, &outside.ipv4, 2)?;
+    ensure!(sent > 1_000_000, "{sent} bytes in two seconds");
+    let (after, bytes_after) = received(lab)?;
+    let mean = (bytes_after - bytes) / (after - packets);
+    Ok((mean, Counters::of(guest)?, Counters::of(outside)?))
+}
+
+fn whole_and_in_order(queues: u16) -> Result<()> {
+    let mut lab = prepare::connected(queues, &["guest-a"])?;
+    let (mean, guest, outside) = stream(&mut lab)?;
+    let whole = uplink(&mut lab, "lane_packets")?;
+    ensure!(whole > 100, "{whole} packets went whole");
+    ensure!(mean > 5000, "packets of {mean} bytes at the far side");
+    ensure!(outside.checksum_errors()? == 0, "wrong checksums");
+    // A packet out of its place is put aside, acknowledged twice, and perhaps sent again in vain.
+    let aside = outside.get("TcpExtTCPOFOQueue")?;
+    let again = guest.get("TcpRetransSegs")?;
+    ensure!(
+        again > 0 || aside == 0,
+        "{aside} packets came out of order, and none was lost"
+    );
+    let in_vain = guest.get("TcpExtTCPDSACKRecv")?;
+    ensure!(in_vain == 0, "{in_vain} segments were sent again in vain");
+    Ok(())
+}
+
+#[test]
+fn large_packets_go_whole_and_in_order_over_one_queue() -> Result<()> {
+    whole_and_in_order(1)
+}
+
+#[test]
+fn large_packets_go_whole_and_in_order_over_four_queues() -> Result<()> {
+    whole_and_in_order(4)
+}
+
+#[test]
+fn segmentation_of_the_device_is_switched_off_and_on_under_load() -> Result<()> {
+    let mut lab = prepare::connected(1, &["guest-a"])?;
+    let (guest, outside) = (&lab.guests[0].host, &lab.outside[0].host);
+    let stream = HashedStream::start(guest, outside)?;
+    for _ in 0..5 {
+        for (state, by) in [("off", "netback"), ("on", "device")] {
+            let counter = match by {
+                "device" => "lane_packets",
+                _ => "cut_packets",
+            };
+            tso(&lab, state)?;
+            wait_for(&format!("{by} segments with tso {state}"), || {
+                Ok(segmented_by(&lab.daemon()?.status()?)? == [by])
+            })?;
+            let before = uplink(&mut lab, counter)?;
+            wait_for(&format!("{counter} grow with tso {state}"), || {
+                Ok(uplink(&mut lab, counter)? > before)
+            })?;
+        }
+    }
+    stream.finish()?;
+    let errors = Counters::of(&lab.outside[0].host)?.checksum_errors()?;
+    ensure!(errors == 0, "{errors} wrong checksums");
+    Ok(())
+}
+
+#[test]
+fn bulk_off_has_netback_segment_and_a_reload_changes_it() -> Result<()> {
+    let mut lab = prepare::wired(1)?;
+    lab.add_guest(GuestConfig::new("guest-a"))?;
+    let with = |lab: &Lab, more| Daemon::config(lab.directory(), 2, &[prepare::bridge()], more);
+    let off = with(&lab, "bulk = \"off\"\n");
+    lab.start_daemon(&off)?;
+    lab.connect_guests()?;
+    let status = lab.daemon()?.status()?;
+    ensure!(segmented_by(&status)? == ["netback"], "{status}");
+    let text = lab.daemon()?.command(&["status"])?;
+    let line =
+        "large packets are segmented by netback, because the configuration says bulk = \"off\"";
+    ensure!(text.contains(line), "{text}");
+    let (mean, _, _) = stream(&mut lab)?;
+    ensure!(mean < 1515, "packets of {mean} bytes at the far side");
+    let auto = with(&lab, "bulk = \"auto\"\n");
+    std::fs::write(lab.directory().file("netback.toml"), auto)?;
+    let pid = status["pid"].to_string();
+    let hup = std::process::Command::new("kill")
+        .args(["-HUP", &pid])
+        .status()?;
+    ensure!(hup.success(), "kill -HUP: {hup}");
+    wait_for("the device segments", || {
+        Ok(segmented_by(&lab.daemon()?.status()?)? == ["device"])
+    })?;
+    ensure!(lab.guests[0].report()?.connects == 1, "it reconnected");
+    stream(&mut lab)?;
+    ensure!(uplink(&mut lab, "lane_packets")? > 0, "none went whole");
+    Ok(())
+}
+
+#[test]
+fn queues_whose_large_packets_would_take_another_queue_are_segmented_here() -> Result<()> {
+    let mut lab = prepare::connected(4, &["guest-a"])?;
+    // Two workers on cores 0 and 1, and every core has the send queue of its number.
+    let status = lab.daemon()?.status()?;
+    let expected = ["device", "device", "netback", "netback"];
+    ensure!(segmented_by(&status)? == expected, "{status}");
+    let reason = status["uplinks"][0]["queues"][2]["bulk"]["reason"].as_str();
+    let reason = reason.context("no reason")?;
+    ensure!(reason.contains("by queue 0"), "{reason}");
+    // Nobody tells of steering; it is looked at every ten seconds, and when anything else about the device changes.
+    let mut steer = lab.driver_namespace().command("sh");
+    steer.args([
+        "-c",
+        &format!(
+            "echo 3 > /sys/class/net/{}/queues/tx-3/xps_cpus",
+            prepare::UPLINK
+        ),
+    ]);
+    let steered = steer.status()?;
+    ensure!(steered.success(), "xps_cpus: {steered}");
+    wait_for("the steering is noticed", || {
+        std::thread::sleep(Duration::from_millis(100));
+        let by = segmented_by(&lab.daemon()?.status()?)?;
+        Ok(by == ["netback", "netback", "netback", "device"])
+    })
+}
