@@ -41,12 +41,9 @@ impl<H: Hypervisor> Worker<H> {
                     stats,
                 } => {
                     let lane = large.map(Lane::new);
-                    let uplink = UplinkQueue::new(port_id, queue, bridge, device, lane, stats);
-                    self.add_uplink(UplinkQueue {
-                        index,
-                        standby,
-                        ..uplink
-                    });
+                    let mut uplink = UplinkQueue::new(port_id, queue, bridge, device, lane, stats);
+                    (uplink.index, uplink.standby) = (index, standby);
+                    self.add_uplink(uplink);
                 }
                 ToWorker::SetLane(index, queue, terms) => {
                     let mut uplinks = self.fabric.uplinks.iter_mut().flatten();
