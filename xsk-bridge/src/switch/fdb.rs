@@ -18,9 +18,6 @@ pub const AGEING: u32 = 300;
 /// For so long (seconds) after an address was heard on the wire no guest takes it over: a guest that sends from it would hear what is
 /// meant for its holder. A host that talks is heard more often; what moves from the wire to behind a guest may have to wait for so long.
 pub const WIRE_FRESH: u32 = 30;
-/// The addresses of virtual routers (RFC 5798 section 7.3; CARP has the same), without their last byte, for either IP version: they move to
-/// whoever is master, at once.
-const VIRTUAL_ROUTERS: [u64; 2] = [0x00_00_5e_00_01, 0x00_00_5e_00_02];
 
 /// One way of a bucket: MAC in the upper 48 bits, port in the lower 16; 0 is free.
 type Word = u64;
@@ -127,7 +124,6 @@ impl Fdb {
         if let Some((_, heard, old)) = moved
             && is_within(WIRE_FRESH, heard.load(Relaxed), now)
             && ports.protects(port(old), ingress)
-            && !VIRTUAL_ROUTERS.contains(&(mac >> 8))
         {
             return Learnt::OnTheWire;
         }
@@ -318,10 +314,6 @@ mod tests {
         assert_eq!(fdb.learn(mac(1), 0, Q, late, &ports), Learnt::New(Some(P)));
         // The wire takes it back at once.
         assert_eq!(fdb.learn(mac(1), 0, P, late, &ports), Learnt::New(Some(Q)));
-        // A virtual router moves to its new master at once.
-        let router = 0x00_00_5e_00_01_07;
-        assert_eq!(fdb.learn(router, 0, P, late, &ports), Learnt::New(None));
-        assert_eq!(fdb.learn(router, 0, Q, late, &ports), Learnt::New(Some(P)));
         // A wire that is gone protects nothing.
         let ports = snapshot(vec![port(Q, guest)]);
         assert_eq!(fdb.learn(mac(1), 0, Q, late, &ports), Learnt::New(Some(P)));
