@@ -36,7 +36,7 @@ pub enum Verdict {
 pub enum Flood {
     /// Broadcast or multicast: to every port.
     Group,
-    /// Unicast to an address that nobody is known to have: to the uplinks, and to the guests behind which others were heard.
+    /// Unicast to an address that nobody is known to have: to the uplinks, the host, and the guests behind which others were heard.
     /// A guest that speaks for itself alone is known by its own address.
     Unknown,
 }
@@ -46,7 +46,7 @@ pub enum Flood {
 pub enum DropReason {
     /// Shorter than an Ethernet header, or than the tag it announces.
     Runt,
-    /// Source MAC belongs to a guest on another port, or to a port that an operator has said it lives at.
+    /// Source MAC belongs to a guest or to the host on another port, or to a port that an operator has said it lives at.
     SpoofedSource,
     /// From a guest, with a source MAC that was heard on the wire within the last [`WIRE_FRESH`] seconds.
     WireSource,

@@ -17,9 +17,22 @@ pub enum PortKind {
     Guest(Mac),
     /// The wire: learns and ages.
     Uplink,
+    /// The driver domain's own stack: its MAC is static as a guest's is, and as many others are learnt behind it; it hears unknown
+    /// unicast as the wire does.
+    Host(Mac),
 }
 
-/// Most addresses besides its own that are learnt behind one guest, so that no guest can fill the table.
+impl PortKind {
+    /// The address that nobody can take over from the port.
+    fn own(self) -> Option<Mac> {
+        match self {
+            PortKind::Guest(mac) | PortKind::Host(mac) => Some(mac),
+            PortKind::Uplink => None,
+        }
+    }
+}
+
+/// Most addresses besides its own that are learnt behind one guest, or behind the host, so that nobody but the wire fills the table.
 pub const MAX_LEARNT: u32 = 64;
 
 /// One port; shared by successive snapshots.
@@ -59,12 +72,12 @@ impl Port {
         matches!(self.kind, PortKind::Guest(_))
     }
 
-    /// How frames of a VLAN go out by the port; `None`: it is not in that VLAN. The wire is in every one.
+    /// How frames of a VLAN go out by the port; `None`: it is not in that VLAN. The wire and the host are in every one.
     #[inline]
     pub fn form(&self, vid: u16) -> Option<Form> {
         match (&self.rules.vlans, self.kind) {
             (Some(vlans), _) => vlans.form(vid),
-            (None, PortKind::Uplink) if vid != NATIVE => Some(Form::Tagged),
+            (None, PortKind::Uplink | PortKind::Host(_)) if vid != NATIVE => Some(Form::Tagged),
             (None, _) => (vid == NATIVE).then_some(Form::Untagged),
         }
     }
@@ -72,7 +85,9 @@ impl Port {
     fn may_learn(&self) -> bool {
         match self.kind {
             PortKind::Uplink => true,
-            PortKind::Guest(_) => self.learning.entries.load(Relaxed) < MAX_LEARNT,
+            PortKind::Guest(_) | PortKind::Host(_) => {
+                self.learning.entries.load(Relaxed) < MAX_LEARNT
+            }
         }
     }
 
@@ -89,7 +104,7 @@ impl Port {
     /// A guest is known by its own address; only what is bridged behind it can have an address that the FDB has forgotten.
     pub fn takes_unknown(&self) -> bool {
         match self.kind {
-            PortKind::Uplink => true,
+            PortKind::Uplink | PortKind::Host(_) => true,
             PortKind::Guest(_) => self.learning.listed.load(SeqCst),
         }
     }
@@ -131,8 +146,8 @@ pub(super) struct Ports {
     pub all: Arc<[PortId]>,
     /// Those that unknown unicast goes to.
     pub unknown: Arc<[PortId]>,
-    /// Guests' MACs and their ports: words as in the FDB, open addressing, at most half full, a power of two in length. 0 is free. Of
-    /// ports with one MAC the one that was attached last comes first.
+    /// MACs of guests and of the host, and their ports: words as in the FDB, open addressing, at most half full, a power of two in length.
+    /// 0 is free. Of ports with one MAC the one that was attached last comes first.
     owners: Box<[u64]>,
     /// By number: the place in `list`, and one on top; 0: there is no such port.
     places: Box<[u16]>,
@@ -151,7 +166,7 @@ impl Ports {
         let unknown = takes_unknown.map(|port| port.id).collect();
         let mut owners = vec![0; (list.len() * 2).next_power_of_two().max(2)].into_boxed_slice();
         for port in list.iter().rev() {
-            if let PortKind::Guest(mac) = port.kind {
+            if let Some(mac) = port.kind.own() {
                 insert(&mut owners, number(mac), port.id);
             }
         }
@@ -172,13 +187,13 @@ impl Ports {
         }
     }
 
-    /// The guest port that `mac` belongs to.
+    /// The port, of a guest or of the host, that `mac` belongs to.
     #[inline]
     pub fn owner(&self, mac: u64) -> Option<PortId> {
         self.owners(mac).next()
     }
 
-    /// The guest ports with this MAC, the one that was attached last first.
+    /// The ports with this MAC of their own, the one that was attached last first.
     #[inline]
     pub fn owners(&self, mac: u64) -> impl Iterator<Item = PortId> + '_ {
         let mask = self.owners.len() - 1;
@@ -217,10 +232,12 @@ impl Ports {
             .is_some_and(|port| port.kind != PortKind::Uplink)
     }
 
-    /// True where an address of port `of`, as long as it is fresh, is not for port `from` to take over: the wire's for a guest.
+    /// True where an address of port `of`, as long as it is fresh, is not for port `from` to take over: the wire's and the host's for a
+    /// guest.
     pub fn protects(&self, of: PortId, from: PortId) -> bool {
         let kind = |id| self.port(id).map(|port| port.kind);
-        kind(of) == Some(PortKind::Uplink) && matches!(kind(from), Some(PortKind::Guest(_)))
+        let is_guest = |kind| matches!(kind, PortKind::Guest(_));
+        kind(of).is_some_and(|kind| !is_guest(kind)) && kind(from).is_some_and(is_guest)
     }
 
     /// True where the entries of port `id` may be displaced: those of the wire, and of ports that are gone.

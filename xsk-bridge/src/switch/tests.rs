@@ -249,6 +249,29 @@ fn unknown_unicast_goes_to_the_wire_and_to_guests_with_others_behind_them() {
     assert_eq!(unknown(), [WIRE]);
 }
 
+#[test]
+fn the_host_keeps_its_own_address_and_hears_what_the_wire_hears() {
+    let bridge = bridge();
+    let (host, mac) = (PortId(4), [2, 0, 0, 0, 0, 0xf]);
+    bridge.add_port(host, PortKind::Host(mac));
+    let mut view = BridgeView::new(Arc::new(bridge));
+    let mut decide = |port, to, from| view.decide(port, &frame(to, from, None), 5);
+    assert_eq!(decide(A, mac, MAC_A), Verdict::Unicast(host));
+    assert_eq!(decide(WIRE, mac, PEER), Verdict::Unicast(host));
+    assert_eq!(decide(host, PEER, mac), Verdict::Unicast(WIRE));
+    for port in [A, WIRE] {
+        let taken = decide(port, BROADCAST, mac);
+        assert_eq!(taken, Verdict::Drop(DropReason::SpoofedSource));
+    }
+    // Addresses behind the host are learnt, as many as behind a guest, and the others reach it as unknown.
+    for n in 0..2 * MAX_LEARNT {
+        assert_eq!(decide(host, BROADCAST, stranger(n)), GROUP);
+    }
+    assert_eq!(decide(A, stranger(0), MAC_A), Verdict::Unicast(host));
+    assert_eq!(decide(A, stranger(2 * MAX_LEARNT - 1), MAC_A), UNKNOWN);
+    assert_eq!(&**view.flood(Flood::Unknown), [WIRE, host]);
+}
+
 /// What a bridge is, without bounds on its table.
 #[derive(Default)]
 struct Model {
@@ -262,7 +285,7 @@ impl Model {
         self.ports
             .iter()
             .rev()
-            .find(|(_, kind)| *kind == PortKind::Guest(mac))
+            .find(|(_, kind)| [PortKind::Guest(mac), PortKind::Host(mac)].contains(kind))
             .map(|(id, _)| *id)
     }
     fn is(&self, port: PortId, is: impl Fn(PortKind) -> bool) -> bool {
@@ -274,7 +297,7 @@ impl Model {
         let entry = self.fdb.get(&(from, vlan));
         entry.is_some_and(|&(port, heard)| {
             now < heard + WIRE_FRESH
-                && self.is(port, |kind| kind == PortKind::Uplink)
+                && self.is(port, |kind| !matches!(kind, PortKind::Guest(_)))
                 && self.is(ingress, |kind| matches!(kind, PortKind::Guest(_)))
         })
     }
@@ -328,7 +351,7 @@ impl Model {
     /// What a flood goes to.
     fn flood(&self, flood: Flood) -> Vec<PortId> {
         let takes = |(id, kind): &&(PortId, PortKind)| {
-            flood == Flood::Group || *kind == PortKind::Uplink || self.listed.contains(id)
+            flood == Flood::Group || !matches!(kind, PortKind::Guest(_)) || self.listed.contains(id)
         };
         self.ports.iter().filter(takes).map(|(id, _)| *id).collect()
     }
@@ -346,7 +369,7 @@ enum Step {
     Attach {
         bridge: usize,
         port: u16,
-        guest: Option<u8>,
+        kind: PortKind,
     },
     Detach {
         bridge: usize,
@@ -366,12 +389,20 @@ fn mac(n: u8) -> Mac {
     }
 }
 
+fn kind() -> impl Strategy<Value = PortKind> {
+    prop_oneof![
+        Just(PortKind::Uplink),
+        (4..10u8).prop_map(|n| PortKind::Host(mac(n))),
+        (4..10u8).prop_map(|n| PortKind::Guest(mac(n))),
+    ]
+}
+
 fn step() -> impl Strategy<Value = Step> {
     let vlan = prop_oneof![Just(None), Just(Some(0)), (1..4u16).prop_map(Some)];
     prop_oneof![
         12 => (0..2usize, 1..6u16, 0..12u8, 0..12u8, vlan)
             .prop_map(|(bridge, ingress, to, from, vlan)| Step::Frame { bridge, ingress, to, from, vlan }),
-        2 => (0..2usize, 1..6u16, proptest::option::of(4..10u8)).prop_map(|(bridge, port, guest)| Step::Attach { bridge, port, guest }),
+        2 => (0..2usize, 1..6u16, kind()).prop_map(|(bridge, port, kind)| Step::Attach { bridge, port, kind }),
         1 => (0..2usize, 1..6u16).prop_map(|(bridge, port)| Step::Detach { bridge, port }),
         1 => prop_oneof![Just(1), Just(WIRE_FRESH), Just(100), Just(AGEING)].prop_map(Step::Later),
         1 => Just(Step::Sweep),
@@ -395,8 +426,7 @@ proptest! {
                     let want = models[bridge].decide(PortId(ingress), mac(to), mac(from), vlan.unwrap_or(0).max(NATIVE), now);
                     prop_assert_eq!(got, want);
                 }
-                Step::Attach { bridge, port, guest } => {
-                    let kind = guest.map_or(PortKind::Uplink, |n| PortKind::Guest(mac(n)));
+                Step::Attach { bridge, port, kind } => {
                     bridges[bridge].add_port(PortId(port), kind);
                     models[bridge].ports.retain(|(id, _)| *id != PortId(port));
                     models[bridge].ports.push((PortId(port), kind));
