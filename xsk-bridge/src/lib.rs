@@ -11,6 +11,7 @@ pub mod nic;
 pub mod offload;
 pub mod packet;
 pub mod switch;
+pub mod tap;
 pub mod xdp;
 
 #[cfg(all(test, feature = "af-xdp"))]

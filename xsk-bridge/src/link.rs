@@ -1,4 +1,8 @@
 //! A device as the kernel describes it, and word of its changes (rtnetlink; linux/rtnetlink.h, linux/if_link.h).
+mod change;
+
+pub use change::{Change, delete};
+
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use std::fs::File;

@@ -60,7 +60,7 @@ impl Device for Wire {
         Received {
             packets,
             bytes,
-            bad: 0,
+            ..Received::default()
         }
     }
 

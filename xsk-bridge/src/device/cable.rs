@@ -58,7 +58,7 @@ impl Device for Cable {
         Received {
             packets,
             bytes,
-            bad: 0,
+            ..Received::default()
         }
     }
 

@@ -1,8 +1,9 @@
-//! The seam to the wire: one queue of a network device, owned by one worker, and what that queue can do. AF_XDP is the real
-//! one; the cable and the fault injector are for tests.
+//! The seam to what is outside: one queue of a network device, owned by one worker, and what that queue can do. AF_XDP leads to the
+//! wire, a TAP to this machine's own stack; the cable and the fault injector are for tests.
 mod cable;
 mod fault;
 pub mod packet_socket;
+pub mod tap;
 pub mod vnet;
 #[cfg(feature = "af-xdp")]
 pub mod xsk;
@@ -50,8 +51,12 @@ pub struct Received {
     pub packets: usize,
     /// Bytes of these packets.
     pub bytes: u64,
+    /// Those of the packets that are to be segmented.
+    pub gso: u64,
     /// Descriptors from the kernel that cannot be a frame of ours, dropped.
     pub bad: u64,
+    /// Packets that ask for what nobody here does, dropped.
+    pub unfit: u64,
 }
 
 /// What one call of [`Device::send`] did.
@@ -61,6 +66,10 @@ pub struct Sent {
     pub packets: u64,
     /// Bytes of these packets.
     pub bytes: u64,
+    /// Those of the packets that are to be segmented.
+    pub gso: u64,
+    /// Packets dropped because their blank checksum is not where the device would look for it.
+    pub unfit: u64,
     /// Packets dropped because the link is down.
     pub link_down: u64,
     /// Packets that the driver dropped although its link is up.
@@ -90,8 +99,10 @@ pub trait Device: Send {
     /// The network device's MTU has changed to `mtu` bytes, Ethernet header not included: the longest frame follows it, as far as a
     /// frame of the UMEM holds it.
     fn set_mtu(&mut self, mtu: u32);
-    /// Refills the fill ring from `pool`, then receives at most `max` packets (one frame each) into `out`, whose capacity
-    /// bounds them too (it never grows).
+    /// Takes the frames that it receives into from `pool`, then receives packets of at most `max` frames in all into `out`, whose capacity
+    /// bounds them too (it never grows); one packet may exceed `max`. What the sender of a packet left undone is in its
+    /// [`Offload`](crate::packet::Offload), and a packet that is to be segmented has been judged
+    /// ([`GsoHead`](crate::offload::segment::GsoHead)).
     fn recv(&mut self, pool: &mut FramePool, out: &mut Vec<Packet>, max: usize) -> Received;
     /// Takes completed frames back into `pool`, and says how many packets [`send`](Self::send) takes now.
     fn room(&mut self, pool: &mut FramePool) -> usize;
