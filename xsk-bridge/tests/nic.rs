@@ -53,6 +53,32 @@ fn prepare_and_put_back_leave_the_device_as_it_was() {
 }
 
 #[test]
+fn ipv6_is_silenced_and_put_back_as_it_was() {
+    let namespace = Namespace::enter();
+    namespace.veth("near", "far", 1);
+    let is_off = || run("sysctl -n net.ipv6.conf.near.disable_ipv6").trim() == "1";
+    let silence = |silent| nic::silence_ipv6("near", silent, namespace.run_dir());
+    let refused = silence(true).unwrap_err().to_string();
+    assert!(refused.contains("nic-near.json"), "{refused}");
+    for was_off in [false, true] {
+        run(&format!(
+            "sysctl -qw net.ipv6.conf.near.disable_ipv6={}",
+            u8::from(was_off)
+        ));
+        prepare(&namespace, None);
+        silence(true).unwrap();
+        assert!(is_off());
+        // A successor finds it done, and the record still says how it was.
+        silence(true).unwrap();
+        silence(false).unwrap();
+        assert_eq!(is_off(), was_off);
+        silence(true).unwrap();
+        assert!(nic::put_back("near", namespace.run_dir()).unwrap());
+        assert_eq!(is_off(), was_off);
+    }
+}
+
+#[test]
 fn settings_that_were_there_before_stay() {
     let namespace = Namespace::enter();
     namespace.veth("near", "far", 1);

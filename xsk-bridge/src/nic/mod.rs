@@ -4,6 +4,7 @@
 //! tags or merge packets work on metadata that XDP does not see, so they are off. All of it are settings of the device, not of
 //! the process: they outlive a death and a restart, and [`put_back`] undoes them.
 mod ioctl;
+mod ipv6;
 mod record;
 mod segmentation;
 mod send_queues;
@@ -192,6 +193,39 @@ pub fn put_back(ifname: &str, run_dir: &Path) -> Result<bool, NicError> {
     Ok(true)
 }
 
+/// Switches IPv6 off on a device that is prepared, which drops its IPv6 addresses, or on again as it was. [`put_back`] does the latter
+/// too.
+///
+/// # Errors
+/// The device has not been prepared, or the kernel refuses.
+pub fn silence_ipv6(ifname: &str, silent: bool, run_dir: &Path) -> Result<(), NicError> {
+    let path = record::path(run_dir, ifname);
+    let record = record::load(&path).map_err(record_error(&path, "read the record"))?;
+    let missing = || record_error(&path, "find the record")(io::ErrorKind::NotFound.into());
+    let mut record = record.ok_or_else(missing)?;
+    let named = named(ifname);
+    let action = "switch IPv6 off or on";
+    match (silent, record.ipv6_was_off) {
+        (true, None) => {
+            let Some(is_off) = ipv6::is_off(ifname).map_err(named(action))? else {
+                return Ok(());
+            };
+            // Noted before it is done: whatever ends the process in between, it is put back.
+            record.ipv6_was_off = Some(is_off);
+            record::store(&path, &record).map_err(record_error(&path, "write the record"))?;
+            ipv6::set_off(ifname, true).map_err(named(action))
+        }
+        // Something else may have switched it on meanwhile.
+        (true, Some(_)) => ipv6::set_off(ifname, true).map_err(named(action)),
+        (false, Some(was_off)) => {
+            ipv6::set_off(ifname, was_off).map_err(named(action))?;
+            record.ipv6_was_off = None;
+            record::store(&path, &record).map_err(record_error(&path, "write the record"))
+        }
+        (false, None) => Ok(()),
+    }
+}
+
 fn is_of(record: &Record, link: &Link) -> bool {
     record.ifindex == link.index && record.mac == link.mac
 }
@@ -279,6 +313,7 @@ fn remember(device: &Handle, link: &Link, run_dir: &Path) -> Result<(), NicError
             .filter(|f| f.changeable && UNWANTED.iter().any(|(name, _)| *name == f.name))
             .map(|f| (f.name, f.on))
             .collect(),
+        ipv6_was_off: None,
     };
     record::store(&path, &record).map_err(record_error(&path, "write the record"))
 }
@@ -372,6 +407,9 @@ fn restore(ifname: &str, record: &Record) -> Result<(), NicError> {
                 .set_channels(channels)
                 .map_err(named("restore the channels"))?;
         }
+    }
+    if let Some(was_off) = record.ipv6_was_off {
+        ipv6::set_off(ifname, was_off).map_err(named("restore IPv6"))?;
     }
     let mut flags = device.flags().map_err(named("read the flags"))?;
     for (flag, was) in [

@@ -19,6 +19,9 @@ pub(super) struct Record {
     pub channels: Option<Channels>,
     /// The offloads we touch, by the kernel's names.
     pub features: BTreeMap<String, bool>,
+    /// Whether IPv6 was off on the device; `None`: it is as it was.
+    #[serde(default)]
+    pub ipv6_was_off: Option<bool>,
 }
 
 pub(super) fn path(run_dir: &Path, ifname: &str) -> PathBuf {
