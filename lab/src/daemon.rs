@@ -1,4 +1,5 @@
 //! The real netback in the driver domain's namespace, with the simulator's devices in front of it.
+use super::manager::Manager;
 use super::process::Process;
 use super::{Directory, Namespace, programs};
 use anyhow::{Context, Result, bail};
@@ -36,6 +37,7 @@ struct Launch {
     environment: Vec<(&'static str, OsString)>,
     config: PathBuf,
     log: PathBuf,
+    manager: Manager,
 }
 
 impl Daemon {
@@ -78,6 +80,7 @@ impl Daemon {
             ],
             config: directory.file("netback.toml"),
             log: directory.file("netback.log"),
+            manager: Manager::start(&directory.file("notify"))?,
         };
         std::fs::write(&launch.config, config)?;
         Ok(Self {
@@ -112,9 +115,25 @@ impl Daemon {
         Ok(())
     }
 
+    /// kill -9, and the next one only with [`Self::start_again`].
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Another one on the same configuration.
+    pub fn start_again(&mut self) -> Result<()> {
+        self.process = self.launch.run()?;
+        Ok(())
+    }
+
+    /// The service manager's stand-in, which keeps descriptors from one daemon to the next.
+    pub fn manager(&self) -> &Manager {
+        &self.launch.manager
+    }
+
     /// `netback <arguments> --config <ours>`; its stdout. `status`, `disconnect` and the like.
     pub fn command(&self, arguments: &[&str]) -> Result<String> {
-        let mut command = self.launch.command();
+        let mut command = self.launch.command(&[]);
         command
             .args(arguments)
             .arg("--config")
@@ -164,7 +183,7 @@ impl Daemon {
 
 impl Launch {
     /// `netback` in the driver domain, the simulator's devices before the real ones.
-    fn command(&self) -> Command {
+    fn command(&self, wrapper: &[OsString]) -> Command {
         let mut command = Command::new("setpriv");
         command.args([
             "--pdeathsig",
@@ -180,13 +199,14 @@ impl Launch {
             word.push(value);
             command.arg(word);
         }
-        command.arg(&self.program);
+        command.args(wrapper).arg(&self.program);
         command
     }
 
     fn run(&self) -> Result<Process> {
         let log = File::options().create(true).append(true).open(&self.log)?;
-        let mut command = self.command();
+        let (wrapper, _handed) = self.manager.hand_over()?;
+        let mut command = self.command(&wrapper);
         command.args(["run", "--config"]).arg(&self.config);
         Process::start("netback", command.stdout(log.try_clone()?).stderr(log))
     }

@@ -5,6 +5,7 @@ pub mod demo;
 pub mod directory;
 pub mod guest;
 pub mod interrupt;
+pub mod manager;
 pub mod namespace;
 pub mod outside;
 pub mod process;
@@ -137,6 +138,19 @@ impl Lab {
     /// The namespace that the daemon runs in.
     pub fn driver_namespace(&self) -> &Namespace {
         &self.driver_namespace
+    }
+
+    /// The driver domain's own stack, by its host port `interface`.
+    pub fn driver_host(&self, interface: &str) -> Result<Host> {
+        let link = self.driver_namespace.link(interface)?;
+        Ok(Host {
+            name: "driver-domain".into(),
+            namespace: self.driver_namespace.alias(),
+            interface: interface.into(),
+            mac: link.mac,
+            ipv4: "10.77.0.200".into(),
+            ipv6: "fd77::200".into(),
+        })
     }
 
     /// Run a cable from the driver domain's interface `uplink` to a host of its own; `queues` on the driver domain's end.

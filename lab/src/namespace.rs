@@ -3,17 +3,22 @@ use anyhow::{Context, Result, anyhow};
 use sim::namespace::enter;
 use std::net::UdpSocket;
 use std::process::Command;
+use xsk_bridge::link::Link;
 
-/// A namespace that goes with this value.
+/// A namespace that goes with this value, unless it is an alias.
 pub struct Namespace {
     name: String,
+    is_alias: bool,
 }
 
 impl Namespace {
     /// Make `name` with its loopback up and addresses usable at once (no duplicate address detection).
     pub fn create(name: String) -> Result<Self> {
         ip(&["netns", "add", &name])?;
-        let namespace = Self { name };
+        let namespace = Self {
+            name,
+            is_alias: false,
+        };
         namespace.ip(&["link", "set", "lo", "up"])?;
         namespace.run(|| {
             for interface in ["all", "default"] {
@@ -25,6 +30,20 @@ impl Namespace {
             }
         })?;
         Ok(namespace)
+    }
+
+    /// The same namespace for another holder, which must not outlive this one.
+    pub fn alias(&self) -> Self {
+        Self {
+            name: self.name.clone(),
+            is_alias: true,
+        }
+    }
+
+    /// What the kernel says of an interface in it.
+    pub fn link(&self, interface: &str) -> Result<Link> {
+        let link = self.run(|| Link::by_name(interface))??;
+        link.with_context(|| format!("there is no {interface} in {}", self.name))
     }
 
     /// Its name for ip-netns(8).
@@ -73,6 +92,9 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
+        if self.is_alias {
+            return;
+        }
         // Nobody is left to tell; the next lab sweeps what a failure here leaves.
         let _ = ip(&["netns", "del", &self.name]);
     }

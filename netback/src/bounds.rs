@@ -19,7 +19,7 @@ pub const TURN_BYTES: usize = TURN_CHAINS * PACKET_COST;
 /// Bytes that a queue may consume in one turn before the others have had theirs (deficit round robin), counted as [`TURN_BYTES`].
 pub const QUEUE_QUANTUM: usize = TURN_BYTES / 2;
 
-/// Frames taken in one turn from one device.
+/// Frames taken in one turn from one device; one packet of a host port may exceed it.
 pub const TURN_RECEIVED: usize = 64;
 /// Packets taken in one turn from all other workers.
 pub const TURN_PARCELS: usize = 256;
@@ -103,12 +103,18 @@ pub const HOMEBOUND: usize = 1024;
 pub const SUSPICION: Duration = Duration::from_secs(1);
 
 /// Frames that all workers together need so that none is ever missing where no backlog is full: the sum of everybody who can hold some.
-pub fn frames_needed(workers: u32, uplink_queues: u32, rings: Rings) -> u32 {
+pub fn frames_needed(workers: u32, uplink_queues: u32, rings: Rings, host_queues: u32) -> u32 {
     let (workers, uplinks) = (workers as usize, uplink_queues as usize);
+    let hosts = host_queues as usize;
     let worker = BACKLOG_RESERVE + BACKLOG_SHARE + TURN_RECEIVED + STAGING_PAGES;
     let uplink = rings.frames() as usize + OUTBOX;
     // Between each two workers: packets for guests and for devices, and frames on their way home.
     let lane = 2 * PARCELS + HOMEBOUND;
-    let sum = workers * worker + uplinks * uplink + workers * workers.saturating_sub(1) * lane;
+    // What a host port reads into, and the packets of a turn's look at it.
+    let host = 2 * MAX_FRAMES + TURN_RECEIVED;
+    let sum = workers * worker
+        + uplinks * uplink
+        + hosts * host
+        + workers * workers.saturating_sub(1) * lane;
     u32::try_from(sum).unwrap_or(u32::MAX)
 }

@@ -1,24 +1,27 @@
 //! From the command line to a serving process: everything that needs privilege or a device node is opened here.
 use crate::bounds::STAGING_PAGES;
-use crate::config::{self, Config, XdpMode};
+use crate::config::{self, Config};
 use crate::control::signals::Signals;
 use crate::control::socket::Listener;
-use crate::control::{Control, Ended, Failed, OpenDevice, OpenQueue, OpenUplink, Setup};
+use crate::control::{Control, Ended, Failed, Setup};
+use crate::descriptors::Descriptors;
+use crate::devices;
 use crate::hypervisor::{Doors, Linux};
 use crate::life::Marks;
 use crate::uninstall;
 use rustix::fs::{FlockOperation, flock};
+use std::cell::RefCell;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tracing::{info, warn};
 use xen::grant::{DomId, GrantedMemory};
 use xen::linux::{Evtchn, Gntalloc, Gntdev};
 use xsk_bridge::frame::{Frame, Rings, Umem};
-use xsk_bridge::nic;
 
 /// How long a run directory's lock may stay with a process that is ending, and with one that may be about to.
 const DYING_PATIENCE: Duration = Duration::from_secs(10);
@@ -64,6 +67,7 @@ impl From<Failed> for Failure {
 /// `netback run`: serve until a signal.
 pub fn run(path: &Path) -> Result<(), Failure> {
     let config = read(path)?;
+    let descriptors = Rc::new(RefCell::new(Descriptors::inherited()));
     refuse_beside_kernel_netback(Path::new("/sys"))?;
     let _lock = lock(&config.daemon.run_dir)?;
     // Without a mark a crash counts for no vif, and everything else is as it was.
@@ -74,13 +78,14 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     let signals =
         Signals::catch().map_err(|error| Failure::Runtime(format!("signals: {error}")))?;
     let signals = Arc::new(signals);
-    let mut control = start(path, &config, &signals)?;
+    let mut control = start(path, &config, &signals, &descriptors)?;
+    devices::remove_forgotten_hosts(&config, &descriptors);
     loop {
         let ended = control.run();
         match ended.map_err(|error| Failure::Runtime(error.to_string()))? {
             Ended::Stopped => return Ok(()),
             Ended::BeginAnew { running, next } => {
-                control = begin_anew(path, &running, &next, &signals)?;
+                control = begin_anew(path, &running, &next, &signals, &descriptors)?;
             }
         }
     }
@@ -102,10 +107,12 @@ fn begin_anew(
     running: &Config,
     next: &Config,
     signals: &Arc<Signals>,
+    descriptors: &Rc<RefCell<Descriptors>>,
 ) -> Result<Control<Linux, LinuxStore>, Failure> {
-    let failure = match start(path, next, signals) {
+    let failure = match start(path, next, signals, descriptors) {
         Ok(control) => {
             give_back_uplinks(running, next);
+            devices::remove_forgotten_hosts(next, descriptors);
             return Ok(control);
         }
         Err(failure) => failure,
@@ -121,7 +128,9 @@ fn begin_anew(
     );
     // Those that were opened before the one that could not be.
     give_back_uplinks(next, running);
-    start(path, running, signals).map_err(failed)
+    let control = start(path, running, signals, descriptors).map_err(failed)?;
+    devices::remove_forgotten_hosts(running, descriptors);
+    Ok(control)
 }
 
 /// Gives the kernel back the network cards that `config` names as uplinks and `next` does not.
@@ -155,6 +164,7 @@ fn start(
     path: &Path,
     config: &Config,
     signals: &Arc<Signals>,
+    descriptors: &Rc<RefCell<Descriptors>>,
 ) -> Result<Control<Linux, LinuxStore>, Failure> {
     let environment = |error: io::Error| Failure::Input(error.to_string());
     let mut store = xen::linux::open_store().map_err(environment)?;
@@ -172,7 +182,8 @@ fn start(
         store,
         domid,
         doors,
-        open_device: device_opener(config, &umem),
+        open_device: devices::uplink_opener(config, &umem),
+        open_host: devices::host_opener(config, &umem, descriptors),
         umem,
         frames,
         listener,
@@ -343,71 +354,6 @@ fn make_umem(frames: u32, wired: bool) -> Result<(Umem, Vec<Frame>), Failure> {
 #[cfg(not(feature = "af-xdp"))]
 fn make_umem(frames: u32, _wired: bool) -> Result<(Umem, Vec<Frame>), Failure> {
     Umem::new(frames).map_err(|error| Failure::Runtime(format!("umem: {error}")))
-}
-
-/// Opens an interface of a bridge: device prepared, our program installed or adopted, a socket on each queue.
-#[cfg(feature = "af-xdp")]
-fn device_opener(config: &Config, umem: &Umem) -> OpenDevice {
-    use xsk_bridge::device::packet_socket::{LargeSender, PacketSocket};
-    use xsk_bridge::device::xsk::{Options, XskDevice};
-    use xsk_bridge::link::Link;
-    use xsk_bridge::xdp;
-    let (daemon, umem) = (config.daemon.clone(), umem.clone());
-    Box::new(move |bridge: &config::Bridge, ifname: &str| {
-        let prepared =
-            nic::prepare(ifname, None, &daemon.run_dir).map_err(|error| error.to_string())?;
-        for warning in &prepared.warnings {
-            warn!(uplink = ifname, "{warning}");
-        }
-        let attachment =
-            xdp::install_or_adopt(ifname, &daemon.bpf_dir).map_err(|error| error.to_string())?;
-        let mode = attachment.mode().name();
-        match bridge.xdp {
-            XdpMode::Native if mode != "native" => {
-                return Err(format!(
-                    "{ifname}: bridge {:?} asks for native XDP, but only {mode} mode works; say xdp = \"auto\", or take the program off with `netback uninstall {ifname}` and try again",
-                    bridge.name
-                ));
-            }
-            _ => {}
-        }
-        let mut queues = Vec::with_capacity(prepared.queues as usize);
-        let mut zero_copy = true;
-        for queue in 0..prepared.queues {
-            let options = Options {
-                copy: bridge.xdp == XdpMode::Generic,
-            };
-            let device = XskDevice::open(&umem, &attachment, queue, options)
-                .map_err(|error| error.to_string())?;
-            zero_copy &= device.zero_copy();
-            let large = PacketSocket::open(ifname, prepared.ifindex)
-                .map(|socket| -> Box<dyn LargeSender> { Box::new(socket) })
-                .map_err(|error| format!("no packet socket: {error}"));
-            queues.push(OpenQueue {
-                socket: device.duplicate_fd().ok(),
-                device: Box::new(device),
-                large,
-            });
-        }
-        let link = Link::by_name(ifname).ok().flatten();
-        Ok(OpenUplink {
-            link: link.ok_or_else(|| format!("{ifname} was removed while it was opened"))?,
-            bridge: bridge.name.clone(),
-            xdp_mode: mode.into(),
-            zero_copy,
-            queues,
-        })
-    })
-}
-
-#[cfg(not(feature = "af-xdp"))]
-fn device_opener(_config: &Config, _umem: &Umem) -> OpenDevice {
-    Box::new(|bridge: &config::Bridge, _: &str| {
-        Err(format!(
-            "bridge {:?}: this netback was built without AF_XDP (cargo feature af-xdp)",
-            bridge.name
-        ))
-    })
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@ pub mod control;
 pub(crate) mod copy;
 pub mod crash;
 pub mod daemon;
+pub(crate) mod descriptors;
+pub(crate) mod devices;
 pub mod doctor;
 pub mod hypervisor;
 pub mod life;

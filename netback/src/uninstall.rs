@@ -4,7 +4,7 @@ use crate::daemon::{Failure, unusable};
 use std::collections::BTreeSet;
 use std::fs::DirEntry;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use xsk_bridge::nic;
 
 /// Takes netback's program off an interface and puts its settings back as they were; for `netback uninstall`.
@@ -26,6 +26,33 @@ pub fn installed(daemon: &Daemon) -> Result<BTreeSet<String>, Failure> {
         .filter_map(|file| file.strip_prefix("nic-")?.strip_suffix(".json"))
         .map(str::to_owned);
     Ok(pinned.into_iter().chain(recorded).collect())
+}
+
+/// The note that the TAP `name` is a host port of netback's.
+fn host_note(run_dir: &Path, name: &str) -> PathBuf {
+    run_dir.join(format!("{HOST_NOTE}{name}"))
+}
+
+/// The beginning of such a note's name.
+const HOST_NOTE: &str = "host-";
+
+/// Notes that the TAP `name` is netback's, and to be removed by `netback uninstall`.
+pub(crate) fn note_host(run_dir: &Path, name: &str) -> io::Result<()> {
+    std::fs::write(host_note(run_dir, name), "")
+}
+
+/// The TAPs that were noted to be netback's.
+pub fn noted_hosts(daemon: &Daemon) -> Result<BTreeSet<String>, Failure> {
+    let notes = names(&daemon.run_dir)?;
+    let names = notes.iter().filter_map(|file| file.strip_prefix(HOST_NOTE));
+    Ok(names.map(str::to_owned).collect())
+}
+
+/// Removes a TAP of netback's; for `netback uninstall`.
+pub fn take_host_away(daemon: &Daemon, name: &str) -> Result<(), Failure> {
+    xsk_bridge::tap::remove(name).map_err(|error| Failure::Runtime(error.to_string()))?;
+    let note = host_note(&daemon.run_dir, name);
+    std::fs::remove_file(&note).map_err(|error| unusable(&note, &error))
 }
 
 /// Names in a directory; none where it is not there.

@@ -26,6 +26,8 @@ pub const LAB: &[&str] = &[
     "iperf3",
     "ethtool",
     "procps",
+    "isc-dhcp-client",
+    "dnsmasq-base",
 ];
 
 /// To build a Debian package.

@@ -18,7 +18,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use xsk_bridge::link::Link;
-use xsk_bridge::nic;
+use xsk_bridge::{nic, tap};
 
 /// How long `netback disconnect` waits for guests to be disconnected.
 const DISCONNECT_PATIENCE: Duration = Duration::from_secs(10);
@@ -89,11 +89,11 @@ pub enum Command {
     Fdb(fdb::FdbCommand),
     /// Disconnect guests: their vifs are closed, and connect again when the guests' drivers ask for it.
     Disconnect(Disconnected),
-    /// Take netback's program off a network card and put the card back as it was.
+    /// Take netback's program off a network card and put the card back as it was; remove a host port.
     ///
-    /// netback leaves both there when it ends, so that the next one goes on without a gap. Stop netback first.
+    /// netback leaves all that there when it ends, so that the next one goes on without a gap. Stop netback first.
     Uninstall {
-        /// The interface; without it, every interface that has something of netback's.
+        /// The interface: a network card or a host port; without it, every interface that has something of netback's.
         interface: Option<String>,
     },
     /// List the points at which NETBACK_CRASH_AT can kill the daemon.
@@ -142,9 +142,15 @@ fn check(cli: &Cli) -> Result<(), Failure> {
     let config = Config::load(&cli.config)?;
     let file = cli.config.display();
     for bridge in &config.bridges {
+        let name = &bridge.name;
         for interface in bridge.interfaces() {
             nic::check(interface).map_err(|error| {
-                Failure::Input(format!("{file}: uplink of bridge {}: {error}", bridge.name))
+                Failure::Input(format!("{file}: uplink of bridge {name}: {error}"))
+            })?;
+        }
+        if bridge.host {
+            tap::check(name).map_err(|error| {
+                Failure::Input(format!("{file}: host port of bridge {name}: {error}"))
             })?;
         }
     }
@@ -246,13 +252,20 @@ fn uninstall(cli: &Cli, interface: Option<&str>) -> Result<(), Failure> {
         ));
     }
     let mut installed = uninstall::installed(&daemon)?;
+    let mut hosts = uninstall::noted_hosts(&daemon)?;
     if let Some(interface) = interface {
-        if !installed.contains(interface) {
+        let is_it = |name: &String| name == interface;
+        installed.retain(is_it);
+        hosts.retain(is_it);
+        if installed.is_empty() && hosts.is_empty() {
             return nothing_installed(interface);
         }
-        installed = [interface.to_owned()].into();
     }
-    if installed.is_empty() {
+    for host in &hosts {
+        uninstall::take_host_away(&daemon, host)?;
+        say(&format!("{host}: the host port is removed"))?;
+    }
+    if installed.is_empty() && hosts.is_empty() {
         return say("no interface has anything of netback's");
     }
     for interface in installed {

@@ -132,6 +132,8 @@ pub struct Bridge {
     pub xdp: XdpMode,
     /// The VLAN of the uplink that the bridge is; `None`: frames without a tag.
     pub vlan: Option<u16>,
+    /// A TAP with the bridge's name is a port of the bridge, so that the driver domain itself has an address on it.
+    pub host: bool,
     /// Who segments large TCP packets for the uplink.
     pub bulk: Bulk,
 }
@@ -211,9 +213,15 @@ impl Config {
                 interfaces.collect::<BTreeSet<_>>().len() as u32
             }
         };
+        let hosts = self.bridges.iter().filter(|bridge| bridge.host).count() as u32;
         let workers = u32::from(self.worker_count());
         // A device rarely has more queues than we have workers.
-        crate::bounds::frames_needed(workers, uplinks * workers, Rings::default())
+        crate::bounds::frames_needed(
+            workers,
+            uplinks * workers,
+            Rings::default(),
+            hosts * workers,
+        )
     }
 
     /// How many frames of packet memory to make. Their number is most of a start's time, for the kernel clears and pins every page.

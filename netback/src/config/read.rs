@@ -13,7 +13,7 @@ use xsk_bridge::switch::vlan::{LAST, NATIVE};
 pub const KEYS: [(&str, &[&str]); 5] = [
     (
         "bridge",
-        &["name", "uplink", "backup", "xdp", "bulk", "vlan"],
+        &["name", "uplink", "backup", "xdp", "bulk", "vlan", "host"],
     ),
     ("workers", &["count", "pin", "poll_us"]),
     (
@@ -240,6 +240,13 @@ fn bridge(
         let reason = "it is a VLAN of the uplink, and there is none: name one, or take vlan out";
         return Err(table.error("vlan", reason.into()));
     }
+    let host = table.boolean("host")?.unwrap_or(false);
+    if host && !names_interface(&name) {
+        let reason = format!(
+            "the host port has the bridge's name, and {name:?} cannot be the name of a network interface: at most 15 bytes without / and :"
+        );
+        return Err(table.error("host", reason));
+    }
     Ok(Bridge {
         name,
         uplink,
@@ -247,6 +254,7 @@ fn bridge(
         xdp,
         bulk,
         vlan,
+        host,
     })
 }
 
@@ -267,7 +275,8 @@ fn names_interface(name: &str) -> bool {
     (1..=15).contains(&name.len()) && name != "." && name != ".." && !name.contains(unfit)
 }
 
-/// Refuses a name that an earlier bridge has, an uplink whose VLAN one has, and an interface that is another's uplink or backup.
+/// Refuses a name that an earlier bridge has, an uplink whose VLAN one has, and an interface that is another's uplink, backup or host
+/// port.
 fn unique(table: &Table<'_>, bridge: &Bridge, earlier: &[Bridge]) -> Result<(), ConfigError> {
     if earlier.iter().any(|other| other.name == bridge.name) {
         let reason = format!("{:?} is the name of an earlier bridge", bridge.name);
@@ -288,6 +297,21 @@ fn unique(table: &Table<'_>, bridge: &Bridge, earlier: &[Bridge]) -> Result<(), 
                 return Err(table.error(key, reason));
             }
         }
+    }
+    let is_host = |host: &Bridge, other: &Bridge| {
+        host.host && other.interfaces().any(|interface| interface == host.name)
+    };
+    let mut hosts = earlier.iter().chain([bridge]);
+    if let Some(host) = hosts.find(|host| is_host(host, bridge)) {
+        let reason = format!(
+            "{:?} is the host port of a bridge, no network card",
+            host.name
+        );
+        return Err(table.error("uplink", reason));
+    }
+    if earlier.iter().any(|other| is_host(bridge, other)) {
+        let reason = format!("{:?} is the uplink of an earlier bridge", bridge.name);
+        return Err(table.error("host", reason));
     }
     let Some(uplink) = &bridge.uplink else {
         return Ok(());

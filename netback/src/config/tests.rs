@@ -33,7 +33,7 @@ fn without_a_bridge_there_is_memory_for_the_first_uplink_of_a_reload() {
 fn every_field_is_taken() {
     let text = format!(
         "[daemon]\nrun_dir = \"/tmp/r\"\ncontrol_socket = \"/tmp/c\"\nbpf_dir = \"/tmp/b\"\n[workers]\ncount = 3\npin = false\npoll_us = 7\n\
-         [vif]\nmax_queues = 2\nbacklog_bytes = 65_536\nbacklog_ms = 0x5\nstall_ms = 0\nrate_in = \"10Mb/s\"\nmac_lock = true\nisolated = true\nip = \"10.0.0.0/8 fd00::7\"\n[umem]\nframes = 2048\n{BRIDGE}xdp = \"generic\"\nbulk = \"off\"\nvlan = 4094\n[[bridge]]\nname = \"inner\"\n"
+         [vif]\nmax_queues = 2\nbacklog_bytes = 65_536\nbacklog_ms = 0x5\nstall_ms = 0\nrate_in = \"10Mb/s\"\nmac_lock = true\nisolated = true\nip = \"10.0.0.0/8 fd00::7\"\n[umem]\nframes = 2048\n{BRIDGE}xdp = \"generic\"\nbulk = \"off\"\nvlan = 4094\nhost = true\n[[bridge]]\nname = \"inner\"\n"
     );
     let config = parse(&text).unwrap();
     let workers = Workers {
@@ -64,6 +64,10 @@ fn every_field_is_taken() {
     assert_eq!(config.bridges[0].bulk, Bulk::Off);
     assert_eq!(config.bridges[1].bulk, Bulk::Auto);
     assert_eq!(config.bridges[1].uplink, None);
+    assert!(config.bridges[0].host && !config.bridges[1].host);
+    // What a host port reads into is counted, a queue a worker.
+    let without = parse(&text.replace("host = true", "host = false")).unwrap();
+    assert!(config.frames_needed() >= without.frames_needed() + 3 * 18);
     assert_eq!((config.worker_count(), config.max_queues()), (3, 2));
 }
 
@@ -134,6 +138,26 @@ const MISTAKES: &[(&str, &str)] = &[
         "n.toml:1: bridge: write [[bridge]], with two brackets on each side",
     ),
     (
+        "[[bridge]]\nname = \"a\"\nhost = \"yes\"\n",
+        "n.toml:3: bridge.host: \"yes\" is not true or false",
+    ),
+    (
+        "[[bridge]]\nname = \"a-name-of-16-byte\"\nhost = true\n",
+        "n.toml:3: bridge.host: the host port has the bridge's name, and \"a-name-of-16-byte\" cannot be the name of a network interface: at most 15 bytes without / and :",
+    ),
+    (
+        "[[bridge]]\nname = \"a\"\nuplink = \"a\"\nhost = true\n",
+        "n.toml:3: bridge.uplink: \"a\" is the host port of a bridge, no network card",
+    ),
+    (
+        "[[bridge]]\nname = \"a\"\nhost = true\n[[bridge]]\nname = \"b\"\nuplink = \"a\"\n",
+        "n.toml:6: bridge.uplink: \"a\" is the host port of a bridge, no network card",
+    ),
+    (
+        "[[bridge]]\nname = \"b\"\nuplink = \"a\"\n[[bridge]]\nname = \"a\"\nhost = true\n",
+        "n.toml:6: bridge.host: \"a\" is the uplink of an earlier bridge",
+    ),
+    (
         "bridge = \"xenbr0\"\n",
         "n.toml:1: bridge: it is a table: write [[bridge]], and its keys below",
     ),
@@ -192,7 +216,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "[[bridge]]\nname = \"a\"\nup-link = \"eth0\"\n",
-        "n.toml:3: bridge.up-link: there is no such key; bridge has name, uplink, backup, xdp, bulk, vlan",
+        "n.toml:3: bridge.up-link: there is no such key; bridge has name, uplink, backup, xdp, bulk, vlan, host",
     ),
     (
         "[[bridge]]\nuplink = \"eth0\"\n",

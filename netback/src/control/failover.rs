@@ -48,7 +48,8 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         self.announce_guests(switch, port_id, place[0]);
     }
 
-    /// Tells the network behind the uplink where the switch's guests, and whoever is behind them, are now, in each of their VLANs.
+    /// Tells the network behind the uplink where the switch's guests and host ports, and whoever is behind them, are now, in each of
+    /// their VLANs.
     fn announce_guests(&mut self, switch: &Arc<Bridge>, port_id: PortId, worker: u8) {
         let mut addresses = Vec::new();
         let mut ports = Vec::new();
@@ -60,6 +61,14 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
                 let vlans = vlans(service.access.rules.vlans.as_ref());
                 addresses.extend(vlans.map(|vlan| (policy.mac, vlan)));
                 ports.push(service.port_id);
+            }
+        }
+        let bridges = self.bridges.iter();
+        for bridge in bridges.filter(|bridge| Arc::ptr_eq(&bridge.switch, switch)) {
+            let mut hosts = self.hosts.iter();
+            if let Some(host) = hosts.find(|host| host.ifname == bridge.name) {
+                addresses.push((host.mac, bridge.vlan.unwrap_or(NATIVE)));
+                ports.push(host.port_id);
             }
         }
         for entry in switch.entries(self.seconds()) {

@@ -5,6 +5,7 @@ mod clients;
 mod events;
 mod failover;
 mod fdb;
+mod hosts;
 mod mtu;
 mod policy;
 mod pool;
@@ -22,6 +23,7 @@ mod uplinks;
 mod vif;
 mod watch;
 
+pub use hosts::{OpenHost, OpenHostPort};
 pub use uplinks::{OpenDevice, OpenQueue, OpenUplink};
 
 use crate::config::{self, Config};
@@ -31,6 +33,7 @@ use crate::vif::id::VifId;
 use crate::worker::wake::Waker;
 use bridges::Named;
 use clients::Clients;
+use hosts::Host;
 use pool::{Member, Pool};
 use ports::PortNumbers;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -110,6 +113,8 @@ pub struct Setup<H: Hypervisor, S> {
     pub frames: Vec<Frame>,
     /// Opens uplinks.
     pub open_device: OpenDevice,
+    /// Opens host ports.
+    pub open_host: OpenHostPort,
     /// The control socket.
     pub listener: Listener,
     /// Signals to act on.
@@ -129,10 +134,12 @@ pub struct Control<H: Hypervisor, S> {
     umem: Umem,
     bridges: Vec<Named>,
     uplinks: Vec<Uplink>,
-    /// An uplink's device that was removed and is there again.
+    hosts: Vec<Host>,
+    /// An uplink's device that was removed and is there again, or a host port that was removed.
     returned: Option<Returned>,
     links: LinkWatcher,
     open_device: OpenDevice,
+    open_host: OpenHostPort,
     ports: PortNumbers,
     vifs: BTreeMap<VifId, Vif>,
     /// This life of the daemon, and how the one before it ended.
@@ -176,10 +183,12 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             umem: setup.umem,
             bridges: Vec::new(),
             uplinks: Vec::new(),
+            hosts: Vec::new(),
             returned: None,
             // Before any uplink is opened: what changes from there on is heard of.
             links: LinkWatcher::open().map_err(|error| Error::Os("netlink", error))?,
             open_device: setup.open_device,
+            open_host: setup.open_host,
             ports: PortNumbers::default(),
             vifs: BTreeMap::new(),
             life,
@@ -210,10 +219,15 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         Ok(control)
     }
 
-    /// Make a bridge and open its uplink; the error is one line.
+    /// Make a bridge and open its uplink and its host port; the error is one line.
     fn add_bridge(&mut self, wanted: &config::Bridge) -> Result<(), String> {
         let shared = wanted.uplink.as_deref();
         let shared = shared.and_then(|uplink| self.switch_behind(uplink));
+        // Before anything is in service: what is refused leaves nothing behind.
+        let host = match wanted.host {
+            true => Some(self.open_host(wanted)?),
+            false => None,
+        };
         let switch = match shared {
             Some(switch) => switch,
             None => {
@@ -222,7 +236,10 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
                 switch
             }
         };
-        self.keep_bridge(wanted, switch);
+        self.keep_bridge(wanted, switch.clone());
+        if let Some(host) = host {
+            self.add_host(wanted, &switch, host)?;
+        }
         Ok(())
     }
 
@@ -244,8 +261,8 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             self.turn()?;
             if let Some(ifname) = self.uplink_back() {
                 info!(
-                    uplink = ifname,
-                    "it is back as another device: beginning anew, guests stay connected"
+                    interface = ifname,
+                    "it was removed, and is opened again: beginning anew, guests stay connected"
                 );
                 let config = self.config.clone();
                 return self.begin_anew(config);

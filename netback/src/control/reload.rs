@@ -8,6 +8,7 @@ use crate::vif::state::Observation;
 use std::time::Instant;
 use tracing::{info, warn};
 use xen::store::XenStore;
+use xsk_bridge::link::Link;
 
 impl<H: Hypervisor, S: XenStore> Control<H, S> {
     /// Reads the configuration anew and takes it on: `[vif]` counts for guests that connect from then on, new bridges and uplinks are
@@ -91,6 +92,10 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         if let Some(bridge) = bridges.find(|bridge| bridge.name == wanted.name) {
             bridge.uplink.clone_from(&wanted.uplink);
         }
+        let uplink = wanted.uplink.as_deref().unwrap_or_default();
+        if let Ok(Some(link)) = Link::by_name(uplink) {
+            self.host_imitates(&wanted.name, &link);
+        }
         self.config.bridges[place] = wanted.clone();
         Ok(())
     }
@@ -158,6 +163,9 @@ fn needing_a_beginning(config: &Config, fresh: &Config) -> Vec<String> {
             }
             Some(_) => {}
         }
+        if wanted.is_some_and(|new| new.host != bridge.host) {
+            names.push(format!("the host port of bridge {}", bridge.name));
+        }
     }
     names
 }
@@ -220,6 +228,12 @@ mod tests {
              [[bridge]]\nname = \"c\"\nuplink = \"eth2\"",
         );
         assert!(needing_a_beginning(&wired, &more).is_empty());
+        let hosted = config(
+            "[[bridge]]\nname = \"a\"\nuplink = \"eth0\"\nhost = true\n[[bridge]]\nname = \"b\"",
+        );
+        for (from, to) in [(&wired, &hosted), (&hosted, &wired)] {
+            assert_eq!(needing_a_beginning(from, to), ["the host port of bridge a"]);
+        }
         let bare = config("[[bridge]]\nname = \"a\"\n[[bridge]]\nname = \"b\"");
         assert_eq!(needing_a_beginning(&bare, &more), ["the first uplink"]);
     }

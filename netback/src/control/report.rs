@@ -4,7 +4,10 @@ use super::bridges::Named;
 use super::uplinks::{LinkState, Uplink as Device};
 use super::vif::{self, Vif};
 use crate::hypervisor::Hypervisor;
-use crate::observe::status::{Bridge, Filter, Frames, Queue, Status, Uplink, UplinkQueue, Worker};
+use crate::observe::counters::UplinkCounts;
+use crate::observe::status::{
+    Bridge, Filter, Frames, Host, HostQueue, Queue, Status, Uplink, UplinkQueue, Worker,
+};
 use crate::vif::id::{QueueId, VifId};
 use crate::vif::state::State;
 use std::collections::BTreeMap;
@@ -14,6 +17,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 use xen::store::XenStore;
+use xsk_bridge::header::Mac;
 
 impl<H: Hypervisor, S: XenStore> Control<H, S> {
     /// Everything there is to tell.
@@ -22,6 +26,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         let uplinks: Vec<Uplink> = uplinks
             .map(|device| uplink(device, &self.bridges))
             .collect();
+        let hosts: Vec<Host> = self.hosts.iter().map(host).collect();
         let workers: Vec<Worker> = self
             .pool
             .0
@@ -37,7 +42,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             pid: std::process::id(),
             uptime_seconds: self.started.elapsed().as_secs(),
             domid: self.domid.0,
-            frames: self.frames(&uplinks),
+            frames: self.frames(&uplinks, &hosts),
             workers,
             bridges: self
                 .bridges
@@ -45,6 +50,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
                 .map(|bridge| self.describe_bridge(bridge))
                 .collect(),
             uplinks,
+            hosts,
             vifs: self
                 .vifs
                 .iter()
@@ -64,6 +70,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             name: bridge.name.clone(),
             uplink: uplink.map(|uplink| uplink.ifname.clone()),
             vlan: bridge.vlan,
+            host: self.hosts.iter().any(|host| host.ifname == bridge.name),
             ports: bridge.switch.ports().len(),
             learnt: stats.learnt,
             not_learnt: stats.not_learnt,
@@ -81,24 +88,23 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         stalled.max().map(|stalled| stalled.as_secs())
     }
 
-    fn frames(&self, uplinks: &[Uplink]) -> Frames {
+    fn frames(&self, uplinks: &[Uplink], hosts: &[Host]) -> Frames {
         let sum = |part: fn(&crate::observe::counters::WorkerStats) -> u64| {
             self.pool.0.iter().map(|member| part(&member.stats)).sum()
         };
-        let held = |part: fn(&UplinkQueue) -> u64| {
-            uplinks
-                .iter()
-                .flat_map(|uplink| &uplink.queues)
-                .map(part)
-                .sum()
+        let held = |part: fn(&UplinkCounts) -> u64| {
+            let uplinks = uplinks.iter().flat_map(|uplink| &uplink.queues);
+            let hosts = hosts.iter().flat_map(|host| &host.queues);
+            let uplinks = uplinks.map(|queue| part(&queue.counts));
+            uplinks.chain(hosts.map(|queue| part(&queue.counts))).sum()
         };
         let mut frames = Frames {
             total: self.umem.frames().into(),
             free: sum(|stats| stats.frames_free.get()),
             backlog: sum(|stats| stats.frames_backlog.get()),
             travelling: sum(|stats| stats.frames_travelling.get()),
-            fill: held(|queue| queue.counts.held_fill),
-            send: held(|queue| queue.counts.held_send),
+            fill: held(|counts| counts.held_fill),
+            send: held(|counts| counts.held_send),
             quarantined: self.umem.quarantined().into(),
             unaccounted: 0,
         };
@@ -146,6 +152,28 @@ fn uplink(device: &Device, bridges: &[Named]) -> Uplink {
     }
 }
 
+fn host(device: &super::hosts::Host) -> Host {
+    let queues = device.queues.iter().enumerate();
+    Host {
+        ifname: device.ifname.clone(),
+        link_up: device.link == LinkState::Up,
+        mtu: device.mtu,
+        mac: text(device.mac),
+        queues: queues
+            .map(|(number, queue)| HostQueue {
+                queue: number as u32,
+                worker: queue.worker,
+                counts: (&*queue.stats).into(),
+            })
+            .collect(),
+    }
+}
+
+/// An address as people write it.
+fn text(mac: Mac) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
 fn describe(id: VifId, vif: &Vif) -> crate::observe::status::Vif {
     let service = match vif.state {
         State::InitWait { .. } if vif.reason.is_some() => "refused",
@@ -165,10 +193,7 @@ fn describe(id: VifId, vif: &Vif) -> crate::observe::status::Vif {
         vif: id.to_string(),
         domid: id.domid.0,
         devid: id.devid,
-        mac: vif
-            .policy
-            .as_ref()
-            .map(|policy| policy.mac.map(|byte| format!("{byte:02x}")).join(":")),
+        mac: vif.policy.as_ref().map(|policy| text(policy.mac)),
         bridge: vif.policy.as_ref().map(|policy| policy.bridge.clone()),
         rate: vif
             .policy

@@ -19,9 +19,9 @@ use xsk_bridge::link::{Link, LinkEvent};
 use xsk_bridge::switch::{Bridge, PortId, PortKind};
 
 /// Log lines about one uplink's link at once, and the pause between further ones: a bad cable can flap for days.
-const LINES: (u32, Duration) = (20, Duration::from_secs(10));
+pub(super) const LINES: (u32, Duration) = (20, Duration::from_secs(10));
 /// How long a device that is back must be left alone before it is opened: whoever put it back also names it and sets it up.
-const SETTLE: Duration = Duration::from_secs(1);
+pub(super) const SETTLE: Duration = Duration::from_secs(1);
 
 /// A device that is ready: prepared, our program on it, a socket on each queue.
 pub struct OpenUplink {
@@ -62,7 +62,7 @@ pub(super) enum LinkState {
 }
 
 impl LinkState {
-    fn of(link: &Link) -> Self {
+    pub fn of(link: &Link) -> Self {
         match link.running() {
             true => Self::Up,
             false => Self::Down,
@@ -92,7 +92,7 @@ pub(super) struct Uplink {
     lines: Rate,
 }
 
-/// A queue of an uplink, once a worker has it.
+/// A queue of an uplink or a host port, once a worker has it.
 pub(super) struct UplinkQueue {
     pub worker: u8,
     pub stats: Arc<UplinkStats>,
@@ -155,7 +155,7 @@ pub(super) fn workers_of(queues: &[UplinkQueue]) -> Vec<u8> {
     workers.into_iter().collect()
 }
 
-/// A device that was removed and is there again, about to be opened.
+/// A device that was removed and is there again, or a host port that is to be made again: about to be opened.
 pub(super) struct Returned {
     pub ifname: String,
     /// When the device has been left alone for long enough.
@@ -203,29 +203,8 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         let mut queues = Vec::with_capacity(opened.queues.len());
         for (number, queue) in opened.queues.into_iter().enumerate() {
             let worker = ((first + number) % workers) as u8;
-            let stats = Arc::<UplinkStats>::default();
-            let (large, no_lane) = match queue.large {
-                Ok(large) => (Some(large), None),
-                Err(reason) => (None, Some(reason)),
-            };
-            queues.push(UplinkQueue {
-                worker,
-                stats: stats.clone(),
-                socket: queue.socket,
-                no_lane,
-                bulk: BulkWay::default(),
-            });
-            let message = ToWorker::AddUplink {
-                port_id,
-                index: opened.link.index,
-                standby,
-                queue: number as u16,
-                bridge: bridge.clone(),
-                device: queue.device,
-                large,
-                stats,
-            };
-            self.pool.send(worker, message);
+            let role = (opened.link.index, standby);
+            queues.push(self.serve_device(worker, port_id, role, number as u16, bridge, queue));
         }
         if !standby {
             let place = workers_of(&queues);
@@ -268,6 +247,41 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         uplinks.find(|uplink| Arc::ptr_eq(&uplink.switch, switch) && !uplink.standby)
     }
 
+    /// Hands queue `number` of the device with this index, which may stand by, to a worker.
+    pub(super) fn serve_device(
+        &mut self,
+        worker: u8,
+        port_id: PortId,
+        (index, standby): (u32, bool),
+        number: u16,
+        bridge: &Arc<Bridge>,
+        queue: OpenQueue,
+    ) -> UplinkQueue {
+        let stats = Arc::<UplinkStats>::default();
+        let (large, no_lane) = match queue.large {
+            Ok(large) => (Some(large), None),
+            Err(reason) => (None, Some(reason)),
+        };
+        let message = ToWorker::AddUplink {
+            port_id,
+            index,
+            standby,
+            queue: number,
+            bridge: bridge.clone(),
+            device: queue.device,
+            large,
+            stats: stats.clone(),
+        };
+        self.pool.send(worker, message);
+        UplinkQueue {
+            worker,
+            stats,
+            socket: queue.socket,
+            no_lane,
+            bulk: BulkWay::default(),
+        }
+    }
+
     /// Takes in what the kernel says of network devices since the last call.
     pub(super) fn read_links(&mut self) -> Result<(), Error> {
         let failed = |error| Error::Os("netlink", error);
@@ -275,7 +289,8 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         self.links.read(&mut events).map_err(failed)?;
         if events.contains(&LinkEvent::Lost) {
             let there = Link::all().map_err(failed)?;
-            let gone = self.uplinks.iter().map(|uplink| uplink.index);
+            let uplinks = self.uplinks.iter().map(|uplink| uplink.index);
+            let gone = uplinks.chain(self.hosts.iter().map(|host| host.index));
             let gone = gone.filter(|index| there.iter().all(|link| link.index != *index));
             events = gone
                 .map(|index| LinkEvent::Removed { index })
@@ -294,11 +309,14 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
                 let there = |uplink: &&mut Uplink| {
                     uplink.index == *index && uplink.link != LinkState::Removed
                 };
-                if let Some(uplink) = uplinks.find(there) {
-                    uplink.removed();
-                    let switch = uplink.switch.clone();
-                    self.fail_over(&switch);
-                    self.tell_networks(&switch)?;
+                match uplinks.find(there) {
+                    Some(uplink) => {
+                        uplink.removed();
+                        let switch = uplink.switch.clone();
+                        self.fail_over(&switch);
+                        self.tell_networks(&switch)?;
+                    }
+                    None => self.host_removed(*index),
                 }
             }
             LinkEvent::Lost => {}
@@ -307,7 +325,10 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
     }
 
     fn link_changed(&mut self, link: &Link) -> Result<(), Error> {
-        let (mut changed, mut ours) = (None, false);
+        if self.host_changed(link) {
+            return Ok(());
+        }
+        let (mut changed, mut follows, mut ours) = (None, None, false);
         for uplink in &mut self.uplinks {
             if uplink.index == link.index && uplink.link != LinkState::Removed {
                 ours = true;
@@ -316,6 +337,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
                 if let Some(mtu) = uplink.update(link) {
                     let index = uplink.index;
                     self.pool.send_all(|| ToWorker::SetMtu(index, mtu));
+                    follows = Some((uplink.ifname.clone(), mtu));
                 }
                 if before != (uplink.link, uplink.mtu) {
                     changed = Some(uplink.switch.clone());
@@ -326,6 +348,9 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
                     settled: Instant::now() + SETTLE,
                 });
             }
+        }
+        if let Some((uplink, mtu)) = follows {
+            self.hosts_follow_mtu(&uplink, mtu);
         }
         if ours {
             // ethtool(8) tells of a changed offload in this way.
@@ -338,14 +363,15 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         self.tell_networks(&switch)
     }
 
-    /// The interface of an uplink that was removed and is there again, left alone for long enough. The sockets died with the
-    /// removed device, and so may have the one by which all others share the packet memory: only a new start gets everything back
-    /// (xsk_bridge::device::xsk::OpenError::FirstGone).
+    /// The interface of an uplink that was removed and is there again, or of a host port that was removed, left alone for long enough. The
+    /// sockets died with the removed device, and so may have the one by which all others share the packet memory: only a new start gets
+    /// everything back (xsk_bridge::device::xsk::OpenError::FirstGone).
     pub(super) fn uplink_back(&mut self) -> Option<String> {
         let due = |returned: &mut Returned| returned.settled <= Instant::now();
         let returned = self.returned.take_if(due)?;
-        // Removed once more in the meantime: another event tells of its next return.
-        let there = Link::by_name(&returned.ifname).ok().flatten();
-        there.map(|_| returned.ifname)
+        let is_host = self.hosts.iter().any(|host| host.ifname == returned.ifname);
+        // An uplink removed once more in the meantime: another event tells of its next return.
+        let there = || Link::by_name(&returned.ifname).ok().flatten().is_some();
+        (is_host || there()).then_some(returned.ifname)
     }
 }

@@ -98,6 +98,8 @@ enum Place {
     ForGuest(VifId),
     FromWire(String),
     ForWire(String),
+    FromHost(String),
+    ForHost(String),
     BetweenWorkers(usize),
 }
 
@@ -108,6 +110,8 @@ impl fmt::Display for Place {
             Self::ForGuest(vif) => write!(f, "vif {vif}: packets for the guest"),
             Self::FromWire(ifname) => write!(f, "uplink {ifname}: frames from the wire"),
             Self::ForWire(ifname) => write!(f, "uplink {ifname}: frames for the wire"),
+            Self::FromHost(ifname) => write!(f, "host port {ifname}: packets from this domain"),
+            Self::ForHost(ifname) => write!(f, "host port {ifname}: packets for this domain"),
             Self::BetweenWorkers(worker) => write!(f, "worker {worker}: packets of other workers"),
         }
     }
@@ -244,6 +248,13 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             watch.drops(Place::FromWire(uplink.ifname.clone()), received, now);
             let sent = stats.map(|stats| &stats.send_drops);
             watch.drops(Place::ForWire(uplink.ifname.clone()), sent, now);
+        }
+        for host in &self.hosts {
+            let stats = host.queues.iter().map(|queue| &*queue.stats);
+            let received = stats.clone().map(|stats| &stats.recv_drops);
+            watch.drops(Place::FromHost(host.ifname.clone()), received, now);
+            let sent = stats.map(|stats| &stats.send_drops);
+            watch.drops(Place::ForHost(host.ifname.clone()), sent, now);
         }
         for (worker, member) in self.pool.0.iter().enumerate() {
             let drops = std::iter::once(&member.stats.drops);

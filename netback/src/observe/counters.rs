@@ -109,11 +109,11 @@ drop_reasons! {
     BacklogExpired = "backlog_expired",
     /// No free frame.
     NoFrame = "no_frame",
-    /// The uplink takes no more, or its driver dropped the packet.
+    /// The uplink or host port takes no more, or its driver dropped the packet.
     UplinkFull = "uplink_full",
     /// Came in by the uplink that stands by, while the other one carries the bridge's frames.
     Standby = "standby",
-    /// The uplink's link is down.
+    /// The link of the uplink or host port is down.
     LinkDown = "link_down",
     /// The kernel handed back a descriptor that is no frame of ours.
     BadDescriptor = "bad_descriptor",
@@ -337,20 +337,24 @@ counters! {
 }
 
 counters! {
-    /// Counters of one queue of an uplink; the queue's worker is their only writer.
+    /// Counters of one queue of an uplink or a host port; the queue's worker is their only writer.
     #[repr(align(128))]
     UplinkStats,
-    /// What a report says of one queue of an uplink.
+    /// What a report says of one queue of an uplink or a host port.
     UplinkCounts,
     {
-        /// Frames received from the wire.
+        /// Frames received from the wire, or packets from the driver domain's own stack.
         recv_packets: Counter,
         /// Bytes of the frames in `recv_packets`.
         recv_bytes: Counter,
-        /// Frames handed to the kernel for sending.
+        /// Packets in `recv_packets` that came whole, still to be segmented.
+        recv_gso_packets: Counter,
+        /// Frames handed to the kernel for sending, or packets to the driver domain's own stack.
         send_packets: Counter,
         /// Bytes of the frames in `send_packets`.
         send_bytes: Counter,
+        /// Packets in `send_packets` that went whole, still to be segmented.
+        send_gso_packets: Counter,
         /// Packets that were cut into segments here for the wire.
         cut_packets: Counter,
         /// Segments that the packets in `cut_packets` were cut into.
@@ -365,9 +369,9 @@ counters! {
         kicks: Counter,
         /// System calls to have frames sent that the kernel refused.
         kick_errors: Counter,
-        /// Frames from the wire that went nowhere, by reason.
+        /// Frames received that went nowhere, by reason.
         recv_drops: Drops,
-        /// Frames for the wire that went nowhere, by reason.
+        /// Frames to be sent that went nowhere, by reason.
         send_drops: Drops,
         /// Frames in the kernel's hands to receive into.
         held_fill: Gauge,

@@ -23,6 +23,9 @@ pub struct Status {
     pub bridges: Vec<Bridge>,
     /// Devices.
     pub uplinks: Vec<Uplink>,
+    /// Host ports: the driver domain's own interfaces.
+    #[serde(default)]
+    pub hosts: Vec<Host>,
     /// Guests' interfaces.
     pub vifs: Vec<Vif>,
 }
@@ -67,7 +70,10 @@ pub struct Bridge {
     pub uplink: Option<String>,
     /// The VLAN of the uplink that the bridge is; none where its frames have no tag.
     pub vlan: Option<u16>,
-    /// Ports of the switch: uplinks and vifs. Bridges with one uplink share a switch.
+    /// Whether the driver domain itself has an interface on the bridge: the host port, of the bridge's name.
+    #[serde(default)]
+    pub host: bool,
+    /// Ports of the switch: uplinks, host ports and vifs. Bridges with one uplink share a switch.
     pub ports: usize,
     /// Addresses in the forwarding database that were learnt.
     pub learnt: usize,
@@ -136,6 +142,33 @@ pub struct Bulk {
     pub segmented_by: String,
     /// Why netback segments them.
     pub reason: Option<String>,
+}
+
+/// The driver domain's own interface on a bridge.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Host {
+    /// The interface, a TAP with the bridge's name.
+    pub ifname: String,
+    /// The interface is up and has a carrier.
+    pub link_up: bool,
+    /// The interface's MTU, in bytes without the Ethernet header.
+    pub mtu: u32,
+    /// The interface's address.
+    pub mac: String,
+    /// The interface's queues, one a worker.
+    pub queues: Vec<HostQueue>,
+}
+
+/// A queue of a host port. *recv* is from the driver domain's own stack, *send* to it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct HostQueue {
+    /// The queue's number on the interface.
+    pub queue: u32,
+    /// The worker that serves the queue.
+    pub worker: u8,
+    /// What the worker counts of the queue.
+    #[serde(flatten)]
+    pub counts: UplinkCounts,
 }
 
 /// A guest's interface.

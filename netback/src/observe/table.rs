@@ -1,8 +1,9 @@
 //! `netback status` as text for people.
-use super::counters::{DropReason, QueueStats, UplinkStats, WorkerStats};
+use super::counters::{DropReason, QueueStats, UplinkCounts, UplinkStats, WorkerStats};
 use super::declare::Declared;
 use super::status::{
-    Bridge, Bulk, FdbEntry, Filter, Frames, Queue, Status, Uplink, UplinkQueue, Vif, Worker,
+    Bridge, Bulk, FdbEntry, Filter, Frames, Host, HostQueue, Queue, Status, Uplink, UplinkQueue, Vif,
+    Worker,
 };
 use crate::config::NO_BRIDGE;
 use crate::vif::features::Features;
@@ -44,6 +45,7 @@ impl fmt::Display for Status {
         }
         self.bridges.iter().try_for_each(|bridge| bridge.fmt(f))?;
         self.uplinks.iter().try_for_each(|uplink| uplink.fmt(f))?;
+        self.hosts.iter().try_for_each(|host| host.fmt(f))?;
         if self.vifs.is_empty() {
             writeln!(
                 f,
@@ -86,9 +88,10 @@ impl fmt::Display for Bridge {
         let uplink = self.uplink.as_deref().unwrap_or("no uplink");
         let vlan = self.vlan.map(|vlan| format!(" VLAN {vlan}"));
         let vlan = vlan.unwrap_or_default();
+        let host = if self.host { ", host port" } else { "" };
         writeln!(
             f,
-            "bridge   {}: {uplink}{vlan}, {} ports, {} addresses learnt, {} not learnt for lack of room",
+            "bridge   {}: {uplink}{vlan}{host}, {} ports, {} addresses learnt, {} not learnt for lack of room",
             self.name, self.ports, self.learnt, self.not_learnt
         )
     }
@@ -128,22 +131,51 @@ impl fmt::Display for Uplink {
 
 impl fmt::Display for UplinkQueue {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let counts = &self.counts;
+        device_queue(f, self.queue, self.worker, &self.counts)?;
+        self.bulk.fmt(f)?;
+        details(f, others(self.counts.texts(), &UPLINK_TRAFFIC))
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let link = if self.link_up { "up" } else { "DOWN" };
         writeln!(
             f,
-            "  queue {} (worker {})  recv {} packets {} bytes{}  send {} packets {} bytes{}",
-            self.queue,
-            self.worker,
-            counts.recv_packets,
-            counts.recv_bytes,
-            dropped(counts.texts(), "recv_drops"),
-            counts.send_packets,
-            counts.send_bytes,
-            dropped(counts.texts(), "send_drops")
+            "host     {}: link {link}, mtu {}, mac {}, {} queues",
+            self.ifname,
+            self.mtu,
+            self.mac,
+            self.queues.len()
         )?;
-        self.bulk.fmt(f)?;
-        details(f, others(counts.texts(), &UPLINK_TRAFFIC))
+        self.queues.iter().try_for_each(|queue| queue.fmt(f))
     }
+}
+
+impl fmt::Display for HostQueue {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        device_queue(f, self.queue, self.worker, &self.counts)?;
+        details(f, others(self.counts.texts(), &UPLINK_TRAFFIC))
+    }
+}
+
+/// The first line of one queue of an uplink or a host port.
+fn device_queue(
+    f: &mut Formatter<'_>,
+    queue: u32,
+    worker: u8,
+    counts: &UplinkCounts,
+) -> fmt::Result {
+    writeln!(
+        f,
+        "  queue {queue} (worker {worker})  recv {} packets {} bytes{}  send {} packets {} bytes{}",
+        counts.recv_packets,
+        counts.recv_bytes,
+        dropped(counts.texts(), "recv_drops"),
+        counts.send_packets,
+        counts.send_bytes,
+        dropped(counts.texts(), "send_drops")
+    )
 }
 
 impl fmt::Display for Bulk {
@@ -286,7 +318,10 @@ pub fn explanation() -> String {
     let mut text = String::new();
     let groups: [(&str, &[Declared]); 3] = [
         ("Each worker:", WorkerStats::DECLARED),
-        ("Each queue of an uplink:", UplinkStats::DECLARED),
+        (
+            "Each queue of an uplink (recv is from the wire, send to it) or a host port (recv is from this domain's own stack, send to it):",
+            UplinkStats::DECLARED,
+        ),
         (
             "Each queue of a vif (tx and rx are the guest's):",
             QueueStats::DECLARED,
@@ -320,7 +355,7 @@ fn explain<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::counters::{QueueCounts, UplinkCounts, WorkerCounts};
+    use crate::observe::counters::{QueueCounts, WorkerCounts};
     use serde_json::Value;
 
     fn names(counts: &Value) -> Vec<&str> {
@@ -381,6 +416,7 @@ mod tests {
             name: "xenbr0".into(),
             uplink: None,
             vlan: None,
+            host: false,
             ports: 3,
             learnt: 20,
             not_learnt: 4,

@@ -1,5 +1,5 @@
-//! A device queue as its worker uses it: the packets of a turn, and those that the room did not suffice for, go to the device in one
-//! burst.
+//! A device queue, of an uplink or a host port, as its worker uses it: the packets of a turn, and those that the room did not suffice
+//! for, go to the device in one burst.
 use super::lane::{Kept, Lane};
 use crate::bounds::{HOLD, KEPT, OUTBOX};
 use crate::observe::counters::{DropReason, UplinkStats};
@@ -11,7 +11,7 @@ use xsk_bridge::frame::FramePool;
 use xsk_bridge::packet::{MAX_FRAMES, Offload, Packet};
 use xsk_bridge::switch::{Bridge, BridgeView, PortId};
 
-/// One queue of an uplink.
+/// One queue of an uplink or a host port.
 pub(crate) struct UplinkQueue {
     pub port_id: PortId,
     /// The queue's number on the device.
@@ -98,8 +98,10 @@ impl UplinkQueue {
         if received != Received::default() {
             self.stats.recv_packets.add(received.packets as u64);
             self.stats.recv_bytes.add(received.bytes);
+            self.stats.recv_gso_packets.add(received.gso);
             let drops = &self.stats.recv_drops;
             drops.add(DropReason::BadDescriptor, received.bad);
+            drops.add(DropReason::GsoRefused, received.unfit);
             if self.standby {
                 drops.add(DropReason::Standby, received.packets as u64);
                 out.drain(..).for_each(|packet| pool.recycle(packet));
@@ -180,11 +182,13 @@ impl UplinkQueue {
         self.rest = sent.rest;
         self.stats.send_packets.add(sent.packets);
         self.stats.send_bytes.add(sent.bytes);
+        self.stats.send_gso_packets.add(sent.gso);
         self.stats.kicks.add(sent.kicks);
         self.stats.kick_errors.add(sent.kick_errors);
         let drops = &self.stats.send_drops;
         drops.add(DropReason::LinkDown, sent.link_down);
         drops.add(DropReason::UplinkFull, sent.refused);
+        drops.add(DropReason::ChecksumImpossible, sent.unfit);
     }
 
     /// Writes the levels that `status` shows.

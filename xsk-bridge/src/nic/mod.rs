@@ -226,6 +226,13 @@ pub fn silence_ipv6(ifname: &str, silent: bool, run_dir: &Path) -> Result<(), Ni
     }
 }
 
+/// Whether [`prepare`] has prepared this very device, and nothing has put it back.
+pub fn is_prepared(ifname: &str, run_dir: &Path) -> bool {
+    let record = record::load(&record::path(run_dir, ifname)).ok().flatten();
+    let link = Link::by_name(ifname).ok().flatten();
+    record.is_some_and(|record| link.is_some_and(|link| is_of(&record, &link)))
+}
+
 fn is_of(record: &Record, link: &Link) -> bool {
     record.ifindex == link.index && record.mac == link.mac
 }

@@ -1,5 +1,6 @@
 //! The control thread with real workers, on a xenstore and a hypervisor in the heap.
 mod bridges;
+mod hosts;
 mod links;
 mod log;
 mod machine;
@@ -81,6 +82,7 @@ impl House {
             umem,
             frames,
             open_device: links::opener(),
+            open_host: hosts::opener(),
             signals: Arc::new(Signals::catch().unwrap()),
         };
         Control::start(setup).unwrap()

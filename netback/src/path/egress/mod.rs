@@ -151,6 +151,14 @@ impl Batch {
         self.copy_frame(n, pool)
     }
 
+    /// A whole packet in frames: its own where it came in frames, else a copy in frames out of `pool`. `None`: there are too few free frames.
+    fn take_packet(&mut self, n: usize, pool: &mut FramePool) -> Option<Packet> {
+        match self.jobs[n].packet.take() {
+            Some(packet) => Some(packet),
+            None => self.copy_frames(n, pool),
+        }
+    }
+
     /// A copy of a whole packet of at most DATA_CAPACITY bytes in a frame out of `pool`. `None`: there is no free frame.
     #[inline]
     fn copy_frame(&self, n: usize, pool: &mut FramePool) -> Option<Frame> {

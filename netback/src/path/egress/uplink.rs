@@ -8,7 +8,7 @@ use crate::worker::Worker;
 use std::ops::Range;
 use xsk_bridge::frame::{Frame, FramePool};
 use xsk_bridge::offload::checksum;
-use xsk_bridge::packet::{Checksum, Offload, Packet};
+use xsk_bridge::packet::{Checksum, Packet};
 
 impl<H: Hypervisor> Worker<H> {
     /// Hands consecutive packets to the device in `slot`.
@@ -46,8 +46,11 @@ impl UplinkQueue {
             self.barrier = turn;
             return Handed::Deferred;
         }
-        if job.offload.gso.is_some() && !self.capabilities.gso {
-            return self.take_large(n, batch, pool);
+        if job.offload.gso.is_some() {
+            return match self.capabilities.gso {
+                true => self.take_whole(batch.take_packet(n, pool)),
+                false => self.take_large(n, batch, pool),
+            };
         }
         match batch.take_frame(n, pool) {
             Some(frame) => self.finish(frame, batch, n, pool),
@@ -61,11 +64,25 @@ impl UplinkQueue {
         if let Some(reason) = self.refuses(job.len, &job.offload) {
             return Handed::Refused(reason);
         }
-        if job.offload.gso.is_some() && !self.capabilities.gso {
-            return self.take_large(n, batch, pool);
+        if job.offload.gso.is_some() {
+            return match self.capabilities.gso {
+                true => self.take_whole(batch.copy_frames(n, pool)),
+                false => self.take_large(n, batch, pool),
+            };
         }
         match batch.copy_frame(n, pool) {
             Some(frame) => self.finish(frame, batch, n, pool),
+            None => Handed::Refused(DropReason::NoFrame),
+        }
+    }
+
+    /// Sends a packet that the device has segmented. `None`: there were too few free frames for it.
+    fn take_whole(&mut self, packet: Option<Packet>) -> Handed {
+        match packet {
+            Some(packet) => {
+                self.send(packet);
+                Handed::Taken
+            }
             None => Handed::Refused(DropReason::NoFrame),
         }
     }
@@ -79,14 +96,14 @@ impl UplinkQueue {
         pool: &mut FramePool,
     ) -> Handed {
         let job = &batch.jobs[n];
-        if job.offload.checksum == Checksum::Blank {
+        if job.offload.checksum == Checksum::Blank && !self.capabilities.blank_checksum {
             let data = &mut pool.umem().data_mut(&mut frame)[..job.len as usize];
             if checksum::complete(data, std::iter::empty()).is_err() {
                 pool.give(frame);
                 return Handed::Refused(DropReason::ChecksumImpossible);
             }
         }
-        self.send(Packet::new(frame, job.len, Offload::default()));
+        self.send(Packet::new(frame, job.len, job.offload));
         Handed::Taken
     }
 }

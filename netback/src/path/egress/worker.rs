@@ -36,11 +36,7 @@ impl<H: Hypervisor> Worker<H> {
             return Handed::Refused(DropReason::MailboxFull);
         }
         let (port, hash) = (job.port, job.hash);
-        let packet = match batch.jobs[n].packet.take() {
-            Some(packet) => Some(packet),
-            None => batch.copy_frames(n, &mut fabric.pool),
-        };
-        match packet {
+        match batch.take_packet(n, &mut fabric.pool) {
             Some(packet) => fabric.post(worker, kind, Parcel { packet, port, hash }),
             None => Handed::Refused(DropReason::NoFrame),
         }

@@ -11,7 +11,7 @@ use xsk_bridge::frame::Rings;
 fn rig_of_the_usual_size() -> Rig {
     Rig::with(
         1,
-        frames_needed(1, 1, Rings { recv: 0, send: 0 }) as usize,
+        frames_needed(1, 1, Rings { recv: 0, send: 0 }, 0) as usize,
         1024,
     )
 }
