@@ -14,7 +14,7 @@ use std::process::Command;
 
 /// Beyond Debian's minimal system: what starts it, what netback's package asks for, what a driver domain has from Xen, and what the
 /// document's steps and the doctor's cures type.
-const PACKAGES: &str = "systemd-sysv,udev,kmod,iproute2,ethtool,bpftool,pciutils,procps,xen-utils-4.17,xen-utils-common,xenstore-utils";
+const PACKAGES: &str = "systemd-sysv,udev,kmod,iproute2,iputils-ping,ethtool,bpftool,pciutils,procps,xen-utils-4.17,xen-utils-common,xenstore-utils";
 
 /// The rig's own: the agent as a unit, and the domain's end of the management network.
 const FILES: &[(&str, &str)] = &[

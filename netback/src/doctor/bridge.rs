@@ -1,6 +1,7 @@
 //! A configuration without a bridge: what to write into it.
 
 use super::guests::DEFAULT_BRIDGE;
+use super::host::kernel_bridges;
 use super::view::{Backend, View};
 use super::{Finding, Severity};
 use crate::config::Config;
@@ -29,9 +30,22 @@ pub(super) fn missing(view: &View, config: &Config) -> Option<Finding> {
         .partition(|nic| !view.addresses(nic).is_empty());
     for nic in &addressed {
         what += &format!(
-            "; {nic} is left out: it has the address {} of this domain, which would receive nothing any more",
+            "; {nic} is left out: it has the address {} of this domain, which would have to move to a host port (host = true)",
             view.addresses(nic).join(", ")
         );
+    }
+    let replaced = kernel_bridges(view);
+    if let (true, Some(bridge)) = (free.is_empty(), replaced.first()) {
+        what += &format!(
+            "; {} is a bridge of the kernel with {}",
+            bridge.name, bridge.nic
+        );
+        return Some(Finding::new(
+            severity,
+            "no-bridge",
+            what,
+            bridge.replacement(view),
+        ));
     }
     let cure = match (free.as_slice(), addressed.as_slice()) {
         ([], []) => "pass a network card through to this domain (pci= in its configuration) and load its driver".into(),

@@ -5,6 +5,7 @@
 mod bridge;
 mod drivers;
 mod guests;
+mod host;
 mod hypervisor;
 mod kernel;
 mod process;
@@ -132,6 +133,8 @@ pub fn examine(view: &View) -> Report {
     if let Some(config) = &config {
         findings.extend(hypervisor::granted_pages(view, config));
         findings.extend(bridge::missing(view, config));
+        let hosts = config.bridges.iter();
+        findings.extend(hosts.filter_map(|bridge| host::occupied(view, bridge)));
         let mut looked_at = BTreeSet::new();
         for bridge in &config.bridges {
             // Several bridges may share one.

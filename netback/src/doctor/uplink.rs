@@ -2,6 +2,7 @@
 
 use super::Finding;
 use super::drivers::driver;
+use super::host::deaf_address;
 use super::view::View;
 use crate::config::{Bridge, XdpMode};
 use std::path::{Path, PathBuf};
@@ -41,7 +42,7 @@ fn check_interface(view: &View, bpf_dir: &Path, bridge: &Bridge, name: &str) -> 
         nic.down(),
         nic.promiscuous(),
         nic.offloads(),
-        nic.addressed(),
+        deaf_address(view, bridge, name),
         nic.queues(),
         nic.virtual_function(),
         nic.frontend(),
@@ -295,24 +296,6 @@ impl Nic<'_> {
             what,
             "`systemctl restart netback` switches them off, and guests do not notice",
         ))
-    }
-
-    /// An address of this domain on the uplink, which receives nothing because every frame goes to netback.
-    fn addressed(&self) -> Option<Finding> {
-        let addresses = self.view.addresses(self.name);
-        if addresses.is_empty() {
-            return None;
-        }
-        let what = format!(
-            "{} has the address {} of this domain, which receives nothing while netback runs: netback takes every frame",
-            self.name,
-            addresses.join(", ")
-        );
-        let cure = format!(
-            "reach this domain by another interface, and: `ip address flush dev {} scope global`",
-            self.name
-        );
-        Some(Finding::warning("uplink-addressed", what, cure))
     }
 
     fn queues(&self) -> Option<Finding> {

@@ -146,15 +146,27 @@ impl View {
 
     /// Addresses of this domain on the interface by which others can reach it.
     pub(super) fn addresses(&self, interface: &str) -> Vec<String> {
+        let prefixed = self.prefixed_addresses(interface).into_iter();
+        let bare = |address: String| address.split('/').next().unwrap_or_default().to_owned();
+        prefixed.map(bare).collect()
+    }
+
+    /// As [`Self::addresses`], each with the length of its prefix, as ip(8) takes them.
+    pub(super) fn prefixed_addresses(&self, interface: &str) -> Vec<String> {
         let known = self.ip(interface);
         let addresses = known.and_then(|link| link["addr_info"].as_array());
         let global = addresses
             .into_iter()
             .flatten()
             .filter(|address| address["scope"] == "global");
-        global
-            .filter_map(|address| Some(address["local"].as_str()?.to_owned()))
-            .collect()
+        let prefixed = |address: &serde_json::Value| {
+            let local = address["local"].as_str()?;
+            Some(match address["prefixlen"].as_u64() {
+                Some(length) => format!("{local}/{length}"),
+                None => local.to_owned(),
+            })
+        };
+        global.filter_map(prefixed).collect()
     }
 
     /// What ip(8) said of the interface.

@@ -2,8 +2,8 @@
 use super::counters::{DropReason, QueueStats, UplinkCounts, UplinkStats, WorkerStats};
 use super::declare::Declared;
 use super::status::{
-    Bridge, Bulk, FdbEntry, Filter, Frames, Host, HostQueue, Queue, Status, Uplink, UplinkQueue, Vif,
-    Worker,
+    Bridge, Bulk, FdbEntry, Filter, Frames, Host, HostQueue, Queue, Status, Uplink, UplinkQueue,
+    Vif, Worker,
 };
 use crate::config::NO_BRIDGE;
 use crate::vif::features::Features;

@@ -213,8 +213,8 @@ const TABLE: &[Broken] = &[
     broken(
         "nic-addressed",
         "uplink-addressed",
-        &[(HERE, "ip address add 198.51.100.7/24 dev $nic")],
-        &[],
+        &[KEEP, (HERE, "ip address add 198.51.100.7/24 dev $nic")],
+        &[RESTORE],
     ),
     broken(
         "nic-enslaved",

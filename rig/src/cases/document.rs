@@ -14,8 +14,8 @@ const PROGRESS: &str = "/run/document";
 /// By its number in the document.
 const INSTALL: usize = 3;
 pub const GUEST: usize = 4;
-pub const UPGRADE: usize = 5;
-pub const REMOVE: usize = 6;
+pub const UPGRADE: usize = 6;
+pub const REMOVE: usize = 7;
 
 /// What the document says of a machine and what the rig has in its place.
 fn substitutions() -> Vec<(&'static str, String)> {
@@ -50,6 +50,11 @@ fn substitutions() -> Vec<(&'static str, String)> {
         ),
         // The host at the other end of the cable.
         ("192.0.2.1", "10.9.0.1".into()),
+        // The driver domain itself, on the same network.
+        (
+            "192.0.2.2",
+            format!("10.9.0.{}", Place::DriverDomain.tested()),
+        ),
     ]
 }
 

@@ -52,6 +52,30 @@ fn proposes_no_card_that_would_cut_the_machine_off() {
 }
 
 #[test]
+fn proposes_what_stands_for_a_bridge_of_the_kernel() {
+    let mut machine = unconfigured();
+    machine.link(&format!("{NIC}/master"), "../br0");
+    machine.write("/sys/class/net/br0/bridge/x", "");
+    machine.links.push(serde_json::json!({
+        "ifname": "br0", "addr_info": [{ "local": "192.0.2.7", "prefixlen": 24, "scope": "global" }]
+    }));
+    machine.must_find(
+        Warning,
+        "no-bridge",
+        "br0 is a bridge of the kernel with eth0; this [[bridge]] stands for it: \
+         `printf '\\n[[bridge]]\\nname = \"br0\"\\nuplink = \"eth0\"\\nhost = true\\n' >> /etc/netback/netback.toml \
+         && ip link del dev br0 && systemctl restart netback && ip address add 192.0.2.7/24 dev br0`",
+    );
+    // Asked for, and still there.
+    machine.write(CONFIG, "[[bridge]]\nname = \"br0\"\nhost = true\n");
+    machine.must_find(
+        Error,
+        "host-occupied",
+        "`ip link del dev br0 && systemctl restart netback && ip address add 192.0.2.7/24 dev br0`",
+    );
+}
+
+#[test]
 fn names_the_bridge_that_guests_wait_for() {
     let mut machine = unconfigured();
     let mut waiting = guest("3", "00:16:3e:00:00:03");

@@ -127,7 +127,20 @@ fn names_an_address_that_would_be_deaf_and_a_single_queue() {
     let mut machine = Machine::healthy();
     machine.links[0]["addr_info"] =
         serde_json::json!([{ "local": "192.0.2.7", "scope": "global" }]);
-    machine.must_find(Warning, "uplink-addressed", "192.0.2.7");
+    let moved = "ip address flush dev eth0 scope global && ip address add 192.0.2.7/24 dev xenbr0`";
+    machine.links[0]["addr_info"][0]["prefixlen"] = 24.into();
+    machine.must_find(
+        Warning,
+        "uplink-addressed",
+        &format!(
+            "`sed -i '0,/^uplink = \"eth0\"/s//&\\nhost = true/' /etc/netback/netback.toml && systemctl restart netback && {moved}"
+        ),
+    );
+    machine.write(
+        CONFIG,
+        "[[bridge]]\nname = \"xenbr0\"\nuplink = \"eth0\"\nhost = true\n",
+    );
+    machine.must_find(Warning, "uplink-addressed", &format!("`{moved}"));
     let machine = Machine::healthy();
     machine.remove(&format!("{NIC}/queues/rx-1"));
     machine.must_find(Info, "one-queue", "one core");
