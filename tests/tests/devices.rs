@@ -70,7 +70,10 @@ fn a_reload_adds_bridges_and_uplinks_and_names_what_it_does_not_take_on() -> Res
     wait_reachable(&lab.guests[lost].host, &lab.outside[1].host)?;
     wait_reachable(&lab.guests[0].host, &lab.outside[0].host)?;
     no_ping(&lab.guests[0].host, &lab.guests[lost].host.ipv4)?;
-    wait_logged(&lab, "[vif] counts for guests that connect from now on")?;
+    wait_logged(
+        &lab,
+        "[vif]: what guests may send and receive counts at once",
+    )?;
 
     // What a running daemon does not change it begins anew for, and guests stay connected.
     let fewer = config(
