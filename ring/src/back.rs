@@ -193,7 +193,7 @@ impl<D: Protocol, P: SharedPage, S: Shadow<D>> BackRing<D, P, S> {
     }
 
     /// The one place where the page's request words are read.
-    #[inline]
+    #[inline(always)]
     fn copy_next(&mut self) -> Words {
         let words = read_slot::<D>(self.page.words(), self.looked, D::REQUEST_WORDS);
         write_request(&self.shadow, self.looked, words);
@@ -202,15 +202,15 @@ impl<D: Protocol, P: SharedPage, S: Shadow<D>> BackRing<D, P, S> {
     }
 
     /// Consume `n` requests (looked at or not): `consumed` in the shadow moves, before any answer to them can be written.
-    #[inline]
+    #[inline(always)] // Most often it is one request, copied already.
     pub fn consume(&mut self, n: u32) {
         debug_assert!(
             n <= self.known(),
             "consumed {n} with {} known",
             self.known()
         );
-        while self.looked.wrapping_sub(self.req_cons) < n {
-            self.copy_next();
+        if self.looked.wrapping_sub(self.req_cons) < n {
+            self.look_again(n - 1);
         }
         let ahead = self.consumed.wrapping_sub(self.req_cons);
         self.req_cons = self.req_cons.wrapping_add(n);

@@ -283,12 +283,17 @@ impl Batch {
     }
 
     /// Shows `see` the bytes of a whole packet in order, slice by slice.
-    #[inline]
-    pub fn each_slice(&self, n: usize, umem: &Umem, see: impl FnMut(&[u8])) {
+    #[inline(always)] // Most packets are one slice.
+    pub fn each_slice(&self, n: usize, umem: &Umem, mut see: impl FnMut(&[u8])) {
         let job = &self.jobs[n];
         match &job.packet {
             Some(packet) => packet.slices(umem).for_each(see),
-            None => self.staged_slices(n).for_each(see),
+            None => {
+                see(self.staging.bytes(job.head));
+                for &piece in job.behind.of(&self.pieces) {
+                    see(self.staging.bytes(piece));
+                }
+            }
         }
     }
 
