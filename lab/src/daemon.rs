@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 use xen::grant::DomId;
 
@@ -106,6 +106,15 @@ impl Daemon {
     pub fn restart_with(&mut self, config: &str) -> Result<()> {
         std::fs::write(&self.launch.config, config)?;
         self.kill_and_restart()
+    }
+
+    /// Starts a new daemon on the same configuration where this one has ended, as systemd does it. Returns how it ended.
+    pub fn revive(&mut self) -> Result<Option<ExitStatus>> {
+        let ended = self.process.wait(Duration::ZERO)?;
+        if ended.is_some() {
+            self.process = self.launch.run()?;
+        }
+        Ok(ended)
     }
 
     /// kill -9, and a new one on the same configuration at once.

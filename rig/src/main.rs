@@ -37,7 +37,11 @@ use xtask::host;
 
 /// Real Xen under emulation.
 #[derive(Parser)]
-#[command(name = "cargo xtask xen", bin_name = "cargo xtask xen")]
+#[command(
+    name = "cargo xtask xen",
+    bin_name = "cargo xtask xen",
+    max_term_width = 80
+)]
 struct Cli {
     /// Which of several machines side by side.
     #[arg(long, global = true, default_value_t = 0)]

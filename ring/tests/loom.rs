@@ -1,5 +1,5 @@
 //! The notification protocol under every interleaving: nobody sleeps on work.
-//! `RUSTFLAGS="--cfg loom" cargo test -p ring --release --test loom`
+//! `RUSTFLAGS="--cfg loom" cargo test -p netif-ring --release --test loom`
 #![cfg(loom)]
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, AtomicU32, Ordering};

@@ -12,7 +12,7 @@ pub mod status;
 pub mod tools;
 pub mod vlan;
 
-/// Look at `condition` until it says yes; an error that names `what` after a time that no healthy run comes near.
+/// Waits until `condition` returns true. Returns an error that names `what` after a time that no healthy run needs.
 pub fn wait_for(what: &str, condition: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
     lab::interrupt::wait_for(what, std::time::Duration::from_secs(20), condition)
 }

@@ -4,7 +4,7 @@ use lab::{Lab, programs};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
-/// `program` with `arguments` in the driver domain, the simulator's devices before the real ones. Killed with our thread.
+/// Makes a command that runs `program` in the driver domain with the simulated devices. It is killed when the calling thread ends.
 pub fn command(lab: &Lab, program: &str, arguments: &[&str]) -> Result<Command> {
     command_under(lab, &[], program, arguments)
 }
@@ -40,14 +40,14 @@ pub fn command_under(
     Ok(command)
 }
 
-/// Run it to its end.
+/// Runs `netback` with `arguments` until it ends.
 pub fn output(lab: &Lab, arguments: &[&str]) -> Result<Output> {
     command(lab, "netback", arguments)?
         .output()
         .context("cannot start netback")
 }
 
-/// `netback run` on `config`, in a build that dies at `point` (see `netback::crash`); the config is the lab's own file.
+/// Starts `netback run` with `config` in a build that dies at `point` (see `netback::crash`).
 pub fn start_to_crash(lab: &Lab, config: &str, point: &str) -> Result<Child> {
     start_crashing(lab, config, &[("NETBACK_CRASH_AT", point)])
 }
@@ -69,7 +69,7 @@ pub fn start_crashing(lab: &Lab, config: &str, environment: &[(&str, &str)]) -> 
     command.spawn().context("cannot start netback-crash-points")
 }
 
-/// Pages of memory that a process holds, as /proc/<pid>/statm says, in bytes.
+/// Returns the resident memory of a process in bytes (/proc/<pid>/statm).
 pub fn resident_bytes(pid: u32) -> Result<u64> {
     let text = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("statm"))?;
     let pages: u64 = text

@@ -1,9 +1,9 @@
-//! Numbers out of `netback status --json`, by their names, wherever below a part of the report they are.
+//! Numbers of `netback status --json`, found by name at any depth below a part of the report.
 use anyhow::{Context, Result};
 use lab::{Host, Lab};
 use serde_json::Value;
 
-/// Every number of this name below `part`.
+/// Returns every number with this name below `part`.
 pub fn numbers(part: &Value, name: &str) -> Vec<u64> {
     match part {
         Value::Object(fields) => fields
@@ -20,7 +20,7 @@ pub fn numbers(part: &Value, name: &str) -> Vec<u64> {
     }
 }
 
-/// The only vif of a guest in the daemon's report.
+/// Returns the only vif of a guest in the daemon's report.
 pub fn vif(lab: &mut Lab, domid: u16) -> Result<Value> {
     let status = lab.daemon()?.status()?;
     let vifs = status["vifs"].as_array().context("status has no vifs")?;
@@ -29,7 +29,7 @@ pub fn vif(lab: &mut Lab, domid: u16) -> Result<Value> {
         .with_context(|| format!("status has no vif of domain {domid}: {status}"))
 }
 
-/// A host's address as `ip link` writes it.
+/// Returns a host's MAC address as `ip link` prints it.
 pub fn mac(host: &Host) -> String {
     host.mac.map(|byte| format!("{byte:02x}")).join(":")
 }

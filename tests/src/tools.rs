@@ -4,7 +4,7 @@ use lab::Host;
 use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// Run `program` in the host's namespace to its end.
+/// Runs `program` in the host's namespace until it ends.
 pub fn run(host: &Host, program: &str, arguments: &[&str]) -> Result<Output> {
     let mut command = host.namespace.command(program);
     command.args(arguments).stdin(Stdio::null());
@@ -13,7 +13,7 @@ pub fn run(host: &Host, program: &str, arguments: &[&str]) -> Result<Output> {
         .with_context(|| format!("cannot start {program} on {}", host.name))
 }
 
-/// As [`run`]; its stdout, and an error where it failed.
+/// As [`run`]. Returns the program's stdout, or an error if the program failed.
 pub fn stdout(host: &Host, program: &str, arguments: &[&str]) -> Result<String> {
     let output = run(host, program, arguments)?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -29,7 +29,7 @@ pub fn stdout(host: &Host, program: &str, arguments: &[&str]) -> Result<String> 
     Ok(text)
 }
 
-/// Every one of `count` pings is answered, once. `more` are arguments such as `-s`.
+/// Checks that every one of `count` pings is answered once. `more` are arguments such as `-s`.
 pub fn ping(from: &Host, address: &str, count: u32, more: &[&str]) -> Result<()> {
     let count_text = count.to_string();
     // All at once, and then up to five seconds for answers: they may be late on a loaded machine, but they must come.
@@ -47,7 +47,7 @@ pub fn ping(from: &Host, address: &str, count: u32, more: &[&str]) -> Result<()>
     Ok(())
 }
 
-/// Wait until a ping is answered: a daemon, a worker or an interface may have just begun.
+/// Waits until a ping is answered: a daemon, a worker or an interface may have just started.
 pub fn wait_reachable(from: &Host, to: &Host) -> Result<()> {
     let arguments = ["-n", "-q", "-c", "1", "-W", "1", &to.ipv4];
     crate::wait_for(&format!("{} reaches {}", from.name, to.name), || {
@@ -55,7 +55,7 @@ pub fn wait_reachable(from: &Host, to: &Host) -> Result<()> {
     })
 }
 
-/// No ping is answered.
+/// Checks that no ping is answered.
 pub fn no_ping(from: &Host, address: &str) -> Result<()> {
     let output = run(
         from,
@@ -71,7 +71,7 @@ pub fn no_ping(from: &Host, address: &str) -> Result<()> {
     Ok(())
 }
 
-/// arping(8) with `count` requests to an address; all are answered.
+/// Checks that an address answers all of `count` requests of arping(8).
 pub fn arping(from: &Host, address: &str, count: u32) -> Result<()> {
     let count_text = count.to_string();
     // -b: every request goes to the broadcast address, not only the first.
@@ -95,7 +95,7 @@ pub fn arping(from: &Host, address: &str, count: u32) -> Result<()> {
     Ok(())
 }
 
-/// Bytes that `to` received over one TCP stream of `seconds` from `from`, and how often the sender sent something again.
+/// Returns the bytes that `to` received over one TCP stream of `seconds` from `from`, and the number of retransmissions.
 pub fn tcp(from: &Host, to: &Host, address: &str, seconds: u32) -> Result<(u64, u64)> {
     let end = iperf3(from, to, address, &["-t", &seconds.to_string()])?;
     let bytes = end["sum_received"]["bytes"]
@@ -111,7 +111,7 @@ pub fn tcp_rate(from: &Host, to: &Host, address: &str, seconds: u32) -> Result<f
     Ok(bits.context("iperf3 measured no rate")? / 8.0)
 }
 
-/// Datagrams of `size` bytes for `seconds` at `rate` (such as 2M): how many were sent and how many of them lost.
+/// Sends datagrams of `size` bytes for `seconds` at `rate` (such as 2M). Returns how many were sent and how many were lost.
 pub fn udp(
     from: &Host,
     to: &Host,
@@ -135,7 +135,7 @@ pub fn udp(
     Ok((count("packets")?, count("lost_packets")?))
 }
 
-/// The object `end` of iperf3's report.
+/// Returns the object `end` of iperf3's report.
 fn iperf3(from: &Host, to: &Host, address: &str, arguments: &[&str]) -> Result<serde_json::Value> {
     let _server = Server::start(to, address)?;
     let mut all = vec!["-J", "-c", address, "--connect-timeout", "10000"];
@@ -150,7 +150,7 @@ fn iperf3(from: &Host, to: &Host, address: &str, arguments: &[&str]) -> Result<s
 pub struct Server(Child);
 
 impl Server {
-    /// It listens when this returns.
+    /// Starts the server, which listens when this returns.
     pub fn start(host: &Host, address: &str) -> Result<Self> {
         let mut command = host.namespace.command("iperf3");
         command
@@ -181,7 +181,7 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Start sending to `address` for `seconds`; `more` are arguments such as `-R`.
+    /// Starts a client that sends to `address` for `seconds`; `more` are arguments such as `-R`.
     pub fn start(from: &Host, address: &str, seconds: u32, more: &[&str]) -> Result<Self> {
         let mut command = from.namespace.command("timeout");
         command.args([
@@ -206,7 +206,7 @@ impl Stream {
         })
     }
 
-    /// Its report once it is through; an error where the stream broke.
+    /// Waits for the client to end. Returns its report, or an error if the stream broke.
     pub fn finish(mut self) -> Result<serde_json::Value> {
         let output = self.child.stdout.take().context("iperf3 has no stdout")?;
         let report: serde_json::Value =
@@ -233,7 +233,7 @@ impl Drop for Stream {
 pub struct Counters(serde_json::Value);
 
 impl Counters {
-    /// Read them.
+    /// Reads the counters of a host.
     pub fn of(host: &Host) -> Result<Self> {
         let text = stdout(host, "nstat", &["-a", "-s", "-z", "-j"])?;
         let mut report: serde_json::Value =
@@ -241,14 +241,14 @@ impl Counters {
         Ok(Self(report["kernel"].take()))
     }
 
-    /// One of them; an error where the kernel has none of the name.
+    /// Returns a counter by its name, or an error if the kernel has none of that name.
     pub fn get(&self, name: &str) -> Result<u64> {
         self.0[name]
             .as_u64()
             .with_context(|| format!("nstat has no {name}"))
     }
 
-    /// Packets that the stack threw away for a wrong checksum of IP, TCP, UDP or ICMP.
+    /// Returns the packets that the stack dropped for a wrong checksum of IP, TCP, UDP or ICMP.
     pub fn checksum_errors(&self) -> Result<u64> {
         let names = [
             "IpExtInCsumErrors",
@@ -262,7 +262,7 @@ impl Counters {
     }
 }
 
-/// Run `work` again and again until `time` is over.
+/// Repeats `work` for the duration `time`.
 pub fn for_a_while(time: Duration, mut work: impl FnMut() -> Result<()>) -> Result<()> {
     let end = Instant::now() + time;
     while Instant::now() < end {
@@ -275,7 +275,7 @@ pub fn for_a_while(time: Duration, mut work: impl FnMut() -> Result<()>) -> Resu
 pub struct Flood(Child);
 
 impl Flood {
-    /// Start it.
+    /// Starts the ping.
     pub fn start(from: &Host, address: &str) -> Result<Self> {
         let mut command = from.namespace.command("ping");
         command.args(["-n", "-q", "-i", "0.005", "-s", "1000", address]);

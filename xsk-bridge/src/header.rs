@@ -1,13 +1,13 @@
-//! Ethernet, VLAN, IPv4, IPv6, TCP and UDP headers, read with bounds from bytes that nobody vouches for.
+//! Ethernet, VLAN, IPv4, IPv6, TCP and UDP headers, read with bounds checks from untrusted bytes.
 use thiserror::Error;
 
 /// Bytes of an Ethernet header without a tag (IEEE 802.3 clause 3).
 pub const ETHERNET_LEN: usize = 14;
 /// Bytes of one VLAN tag (IEEE 802.1Q clause 9).
 pub const VLAN_TAG_LEN: usize = 4;
-/// Most VLAN tags that are looked behind: a service tag and a customer tag (802.1ad).
+/// Most VLAN tags that a parser skips: a service tag and a customer tag (802.1ad).
 const MAX_VLAN_TAGS: usize = 2;
-/// Most IPv6 extension headers that are looked behind; a sane stack sends at most one of each of the six kinds (RFC 8200 section 4.1).
+/// Most IPv6 extension headers that a parser skips; a usual stack sends at most one of each of the six kinds (RFC 8200 section 4.1).
 const MAX_EXTENSIONS: usize = 8;
 
 const ETHERTYPE_IPV4: u16 = 0x0800;
@@ -19,7 +19,7 @@ pub(crate) const IPV6_LEN: usize = 40;
 pub(crate) const TCP_MIN_LEN: usize = 20;
 const UDP_LEN: usize = 8;
 
-/// Six bytes of hardware address.
+/// A hardware address.
 pub type Mac = [u8; 6];
 
 /// Why a header could not be read.
@@ -37,16 +37,16 @@ pub enum HeaderError {
     /// IP, but neither TCP nor UDP.
     #[error("it is neither TCP nor UDP")]
     NotTransport,
-    /// A part of a datagram: its checksum covers bytes that are not here.
+    /// A fragment of a datagram: the checksum covers bytes that are not in the packet.
     #[error("it is a fragment")]
     Fragment,
-    /// More IPv6 extension headers than anybody sends.
+    /// More than [`MAX_EXTENSIONS`] IPv6 extension headers.
     #[error("it has too many IPv6 extension headers")]
     TooManyExtensions,
 }
 
-/// An Ethernet header with its outermost tag. An address is the number that its six bytes are in network byte order, which is how
-/// a table holds and compares it.
+/// An Ethernet header with its outermost tag. An address is held as a number, its six bytes in network byte order, because tables
+/// compare numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ethernet {
     /// Destination address.
@@ -57,7 +57,7 @@ pub struct Ethernet {
     pub vlan: u16,
 }
 impl Ethernet {
-    /// Read it from the first bytes of a frame.
+    /// Reads the header from the first bytes of a frame.
     #[inline]
     pub fn parse(frame: &[u8]) -> Result<Self, HeaderError> {
         // Two loads: the destination and two bytes more; the source and the EtherType.
@@ -80,7 +80,7 @@ impl Ethernet {
     }
 }
 
-/// Whether a VLAN tag follows.
+/// Returns whether a VLAN tag follows the addresses of an Ethernet header.
 pub fn is_tagged(header: &[u8]) -> bool {
     matches!(
         u16_at(header, ETHERNET_LEN - 2),
@@ -88,7 +88,7 @@ pub fn is_tagged(header: &[u8]) -> bool {
     )
 }
 
-/// An address as [`Ethernet`] has it.
+/// Converts a hardware address to the number that [`Ethernet`] holds.
 pub(crate) fn number(mac: Mac) -> u64 {
     let [a, b, c, d, e, f] = mac;
     u64::from_be_bytes([0, 0, a, b, c, d, e, f])
@@ -103,7 +103,7 @@ pub enum IpVersion {
     V6,
 }
 
-/// The two transports that have checksums we complete.
+/// The transport protocols whose checksums netback completes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
     /// RFC 9293.
@@ -112,14 +112,14 @@ pub enum Protocol {
     Udp,
 }
 impl Protocol {
-    /// Its number in IP headers.
+    /// Returns the protocol's number in IP headers.
     pub fn number(self) -> u8 {
         match self {
             Self::Tcp => 6,
             Self::Udp => 17,
         }
     }
-    /// Where its checksum is, in bytes from its header's start.
+    /// Returns the offset of the checksum from the start of the protocol's header, in bytes.
     pub fn checksum_offset(self) -> usize {
         match self {
             Self::Tcp => 16,
@@ -141,29 +141,29 @@ impl Protocol {
     }
 }
 
-/// Where a TCP segment or UDP datagram is in a packet. All offsets and lengths in bytes, proven to be inside the packet.
+/// The place of a TCP segment or UDP datagram in a packet. Offsets and lengths are in bytes, and checked to be inside the packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Transport {
     /// IP version.
     pub ip: IpVersion,
     /// TCP or UDP.
     pub protocol: Protocol,
-    /// VLAN tags in front of IP.
+    /// Number of VLAN tags before the IP header.
     pub tags: u8,
     /// Start of the IP header.
     pub l3: usize,
-    /// Start of the TCP or UDP header; that header is in the head's bytes up to its checksum and minimum length.
+    /// Start of the TCP or UDP header, whose minimum length is inside the bytes that were parsed.
     pub l4: usize,
-    /// Bytes from `l4` to the end of the IP packet; what follows in the frame is padding.
+    /// Bytes from `l4` to the end of the IP packet; the rest of the frame is padding.
     pub l4_len: usize,
-    /// An IPv6 routing header with segments left: the pseudo-header has another destination than the IP header.
+    /// There is an IPv6 routing header with segments left: the pseudo-header has another destination than the IP header.
     pub source_routed: bool,
-    /// An IPv6 authentication or fragment header lies in front: what it says holds for this packet only, so the packet cannot be cut.
+    /// There is an IPv6 authentication or fragment header, whose contents are valid for this packet only: the packet cannot be cut.
     pub indivisible: bool,
 }
 
 impl Transport {
-    /// Find the transport header in a packet of `packet_len` bytes whose first bytes are `head` (all headers must be in it).
+    /// Finds the transport header in a packet of `packet_len` bytes whose first bytes are `head`; all headers must be inside `head`.
     pub fn parse(head: &[u8], packet_len: usize) -> Result<Self, HeaderError> {
         let head = &head[..head.len().min(packet_len)];
         let (l3, tags, ethertype) = skip_tags(head)?;
@@ -195,12 +195,12 @@ impl Transport {
         })
     }
 
-    /// Where the checksum field is in the packet.
+    /// Returns the offset of the checksum field in the packet.
     pub fn checksum(&self) -> usize {
         self.l4 + self.protocol.checksum_offset()
     }
 
-    /// The addresses in the IP header, as they go into the pseudo-header.
+    /// Returns the addresses of the IP header as the pseudo-header has them.
     pub fn addresses<'a>(&self, head: &'a [u8]) -> &'a [u8] {
         match self.ip {
             IpVersion::V4 => &head[self.l3 + 12..self.l3 + 20],
@@ -209,20 +209,20 @@ impl Transport {
     }
 }
 
-/// What an IP header says of its payload.
+/// The payload that an IP header describes.
 struct Ip {
     version: IpVersion,
     /// Protocol of the payload.
     protocol: u8,
-    /// First byte behind all IP headers.
+    /// Offset of the first byte after all IP headers.
     payload: usize,
-    /// First byte behind the IP packet.
+    /// Offset of the first byte after the IP packet.
     end: usize,
     source_routed: bool,
     indivisible: bool,
 }
 
-/// Offset of the network header, number of tags, its EtherType.
+/// Returns the offset of the network header, the number of VLAN tags before it, and its EtherType.
 fn skip_tags(head: &[u8]) -> Result<(usize, u8, u16), HeaderError> {
     let mut at = ETHERNET_LEN;
     let mut tags = 0;
@@ -246,7 +246,7 @@ fn ipv4(head: &[u8], l3: usize) -> Result<Ip, HeaderError> {
     if header[0] >> 4 != 4 || header_len < IPV4_MIN_LEN {
         return Err(HeaderError::BadLength);
     }
-    // RFC 791: more-fragments bit and 13 bits of offset; don't-fragment is of no interest.
+    // RFC 791: the more-fragments bit and 13 bits of offset; the don't-fragment bit does not matter.
     if u16::from_be_bytes([header[6], header[7]]) & 0x3fff != 0 {
         return Err(HeaderError::Fragment);
     }
@@ -289,7 +289,7 @@ fn ipv6(head: &[u8], l3: usize) -> Result<Ip, HeaderError> {
     }
 }
 
-/// Step behind one extension header (RFC 8200 section 4); false where there is none.
+/// Skips one extension header (RFC 8200 section 4). Returns false if there is none.
 fn extension(head: &[u8], ip: &mut Ip) -> Result<bool, HeaderError> {
     const HOP_BY_HOP: u8 = 0;
     const ROUTING: u8 = 43;

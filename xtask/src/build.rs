@@ -86,7 +86,7 @@ pub fn rig() -> Result<PathBuf> {
 }
 
 /// What the integration tests start, in `target/debug`: first, under a name of its own, a netback that can be made to die at
-/// named points; then the one that operators get, the simulator, and the library between them.
+/// named points; then the one that operators get, the simulator with its library, and the demo.
 pub fn for_tests() -> Result<()> {
     let _turn = Turn::take()?;
     build(&["-p", "netback", "--features", "crash-points"])?;
@@ -96,5 +96,14 @@ pub fn for_tests() -> Result<()> {
         directory.join("netback-crash-points"),
     )
     .context("cannot put netback-crash-points beside netback")?;
-    build(&["-p", "netback", "-p", "sim", "-p", "sim-preload"])
+    build(&[
+        "-p",
+        "netback",
+        "-p",
+        "sim",
+        "-p",
+        "sim-preload",
+        "-p",
+        "lab",
+    ])
 }

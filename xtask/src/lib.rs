@@ -5,3 +5,4 @@ pub mod command;
 pub mod deb;
 pub mod host;
 pub mod packages;
+pub mod tool;

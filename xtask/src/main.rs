@@ -5,13 +5,15 @@ mod suite;
 mod tally;
 mod xen;
 
+use anyhow::Result;
 use clap::{Parser, Subcommand};
-use std::process::ExitCode;
-use xtask::deb;
+use std::process::{Command, ExitCode};
+use xtask::command::{cargo, must_succeed};
+use xtask::{build, deb};
 
 /// The project's own commands.
 #[derive(Parser)]
-#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 80)]
 struct Cli {
     #[command(subcommand)]
     command: Task,
@@ -47,6 +49,8 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// The pictures in docs/ that show figures, drawn anew of what the documents say.
+    Figures,
     /// Real Xen under emulation: up, run, log, down, test, compare.
     #[command(disable_help_flag = true)]
     Xen {
@@ -54,6 +58,22 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+}
+
+fn figures() -> Result<ExitCode> {
+    let mut draw = Command::new(cargo());
+    draw.args([
+        "run",
+        "--quiet",
+        "--profile",
+        "xtask",
+        "-p",
+        "figures",
+        "docs",
+    ])
+    .current_dir(build::workspace());
+    must_succeed(&mut draw, "drawing the figures")?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn main() -> ExitCode {
@@ -64,6 +84,7 @@ fn main() -> ExitCode {
         Task::Dist => deb::run_dist(),
         Task::Deb { lint: true, .. } => deb::lint(),
         Task::Deb { args, .. } => deb::run_deb(&args),
+        Task::Figures => figures(),
         Task::Xen { args } => xen::run(&args),
     };
     outcome.unwrap_or_else(|error| {

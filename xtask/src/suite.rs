@@ -7,7 +7,15 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 use xtask::command::{TIMED_OUT, cargo, limited};
+use xtask::tool::Tool;
 use xtask::{build, host, packages};
+
+/// Judges licences and sources of the crates that are built in; deny.toml has the rules.
+const CARGO_DENY: Tool = Tool {
+    name: "cargo-deny",
+    version: "^0.20",
+    arguments: &["--debug"],
+};
 
 /// Which steps to run.
 #[derive(Args)]
@@ -27,6 +35,8 @@ enum Step {
     Fmt,
     /// Lints of every crate, target and feature; a warning fails.
     Clippy,
+    /// Licences, versions and sources of what is built in, and advisories where their database can be reached (cargo-deny).
+    Deny,
     /// Unit and property tests of every crate.
     Unit,
     /// Every interleaving of the ring's notification protocol (loom).
@@ -56,7 +66,12 @@ impl Step {
     fn limit(self) -> Duration {
         let minutes = match self {
             Step::Fmt => 2,
-            Step::Clippy | Step::Unit | Step::Loom | Step::Instructions => 20,
+            Step::Clippy
+            | Step::Doc
+            | Step::Deny
+            | Step::Unit
+            | Step::Loom
+            | Step::Instructions => 20,
             Step::Integration | Step::Package => 25,
             Step::Xen => 40,
         };
@@ -81,6 +96,7 @@ impl Step {
                 "-D",
                 "warnings",
             ])],
+            Step::Deny => deny(self.limit())?,
             Step::Unit => vec![cargo(&[
                 "test",
                 "--workspace",
@@ -94,7 +110,7 @@ impl Step {
                 let mut loom = cargo(&[
                     "test",
                     "-p",
-                    "ring",
+                    "netif-ring",
                     "--release",
                     "--test",
                     "loom",
@@ -133,6 +149,28 @@ impl Step {
             }
         })
     }
+}
+
+/// cargo-deny's checks. Advisories are left out, and it is said, where their database cannot be fetched.
+fn deny(limit: Duration) -> Result<Vec<Command>> {
+    let tool = CARGO_DENY.path()?;
+    let mut fetch = limited(&tool, Duration::from_secs(120));
+    fetch.args(["fetch", "db"]).current_dir(build::workspace());
+    let fetched = fetch.stdout(Stdio::null()).stderr(Stdio::null()).status()?;
+    let mut check = limited(&tool, limit);
+    check.args([
+        "check",
+        "--hide-inclusion-graph",
+        "licenses",
+        "bans",
+        "sources",
+    ]);
+    match fetched.success() {
+        true => drop(check.arg("advisories")),
+        false => println!("advisories are not checked: their database cannot be fetched"),
+    }
+    check.current_dir(build::workspace());
+    Ok(vec![check])
 }
 
 /// `cargo xtask soak`: the rounds of kill and restart that the suite makes few of, `rounds` of them.
@@ -229,7 +267,7 @@ fn perform(step: Step) -> Result<Tally> {
             return Ok(sum);
         }
     }
-    // fmt, clippy and instructions have no tests to count: the step itself is the check.
+    // fmt, clippy, deny and instructions have no tests to count: the step itself is the check.
     if sum == Tally::default() {
         sum = Tally::check(true);
     }

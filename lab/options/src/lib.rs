@@ -5,7 +5,11 @@ use clap::Parser;
 
 /// Two simulated guests and a host outside, joined by the real netback.
 #[derive(Debug, Parser)]
-#[command(name = "cargo xtask demo", bin_name = "cargo xtask demo")]
+#[command(
+    name = "cargo xtask demo",
+    bin_name = "cargo xtask demo",
+    max_term_width = 80
+)]
 pub struct Options {
     /// One JSON object on stdout.
     #[arg(long)]

@@ -6,13 +6,13 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     match run(&Options::parse()) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => {
-            eprintln!("netback-demo: not everything was as it should be, see above");
+        Ok(faults) if faults.is_empty() => ExitCode::SUCCESS,
+        Ok(faults) => {
+            eprintln!("demo failed: {}", faults.join("; "));
             ExitCode::FAILURE
         }
         Err(error) => {
-            eprintln!("netback-demo: {error:#}");
+            eprintln!("demo failed: {error:#}");
             ExitCode::FAILURE
         }
     }

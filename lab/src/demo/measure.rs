@@ -3,67 +3,80 @@ use crate::process::Process;
 use crate::{Host, interrupt};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::process::Stdio;
 use std::time::Duration;
 
-/// Longest that one tool may take.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// Longest that one tool may take, on a machine that others keep busy.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Longest that ping(8) waits for answers: far beyond any round trip, for what is late is not lost.
+const PING_DEADLINE_SECONDS: &str = "30";
 /// UDP payload of a 64-byte frame: less Ethernet, IPv4 and UDP headers.
 const PAYLOAD_OF_64: &str = "22";
 
-/// What ping said.
+/// What became of a number of pings.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Ping {
-    /// Requests sent.
+    /// Requests that count.
     pub sent: u32,
-    /// Answers received.
+    /// Those of them that were answered.
     pub received: u32,
     /// Average round trip; 0 where nothing came back.
     pub average_us: f64,
 }
 
-/// Wait until `to` answers `from` at `address`: the first packets resolve addresses and may meet a closed door.
+/// Waits until `to` answers `from` at `address`: the first packets resolve addresses and may meet a closed door.
 pub fn wait_reachable(from: &Host, address: &str) -> Result<()> {
+    let mut ping = from.namespace.command("ping");
+    ping.args(["-n", "-q", "-c", "1", "-i", "0.2", "-w", "1", address])
+        .stdout(Stdio::null());
     interrupt::wait_for(
         &format!("{} reaches {address}", from.name),
         PATIENCE,
-        || Ok(ping(from, address, 1, Duration::from_millis(200))?.received == 1),
+        || {
+            Ok(Process::start("ping", &mut ping)?
+                .wait(PATIENCE)?
+                .is_some_and(|s| s.success()))
+        },
     )
 }
 
 /// `count` pings at `interval`.
+///
+/// A request counts as lost where a later one was answered and it was not, or where no answer came for the whole deadline. (Given
+/// only a count, ping(8) waits for the last answers no longer than twice the longest round trip so far. Given a deadline too, it
+/// goes on sending until `count` answers are there; the requests beyond `count` are not looked at.)
 pub fn ping(from: &Host, address: &str, count: u32, interval: Duration) -> Result<Ping> {
-    let (count, interval) = (count.to_string(), format!("{:.3}", interval.as_secs_f64()));
+    let (requests, interval) = (count.to_string(), format!("{:.3}", interval.as_secs_f64()));
     let mut command = from.namespace.command("ping");
     command
-        .args([
-            "-n", "-q", "-c", &count, "-i", &interval, "-W", "1", address,
-        ])
+        .args(["-n", "-c", &requests, "-i", &interval])
+        .args(["-w", PING_DEADLINE_SECONDS, address])
         .env("LC_ALL", "C")
         .stdout(Stdio::piped());
     let (_, output) = Process::start("ping", &mut command)?.output(PATIENCE)?;
-    parse_ping(&output).with_context(|| format!("ping {address} from {} said: {output}", from.name))
+    Ok(parse_ping(&output, count))
 }
 
-fn parse_ping(output: &str) -> Option<Ping> {
-    let counts = output
-        .lines()
-        .find(|line| line.contains("packets transmitted"))?;
-    let mut numbers = counts
-        .split(", ")
-        .map(|part| part.split(' ').next().and_then(|word| word.parse().ok()));
-    let (sent, received) = (numbers.next()??, numbers.next()??);
-    let times = output
-        .lines()
-        .find_map(|line| line.strip_prefix("rtt min/avg/max/mdev = "));
-    let average = times
-        .and_then(|times| times.split('/').nth(1))
-        .and_then(|ms| ms.parse::<f64>().ok());
-    Some(Ping {
-        sent,
-        received,
-        average_us: average.unwrap_or(0.0) * 1000.0,
-    })
+/// What ping(8) printed of its first `count` requests.
+fn parse_ping(output: &str, count: u32) -> Ping {
+    let field = |line: &str, name: &str| {
+        let value = line.split_once(name)?.1;
+        value.split(' ').next().map(str::to_owned)
+    };
+    // An answer's sequence number and round trip in milliseconds; other lines have no time.
+    let answers = output.lines().filter_map(|line| {
+        let sequence: u32 = field(line, "icmp_seq=")?.parse().ok()?;
+        let time: f64 = field(line, "time=")?.parse().ok()?;
+        (1..=count).contains(&sequence).then_some((sequence, time))
+    });
+    let times: BTreeMap<u32, f64> = answers.collect();
+    let average_ms = times.values().sum::<f64>() / times.len().max(1) as f64;
+    Ping {
+        sent: count,
+        received: times.len() as u32,
+        average_us: average_ms * 1000.0,
+    }
 }
 
 /// An iperf3 server on a host, gone when dropped.
@@ -199,30 +212,36 @@ pub fn tcp_counters<const N: usize>(host: &Host, wanted: [&str; N]) -> Result<[u
 mod tests {
     use super::*;
 
+    fn answers(sequence: impl Iterator<Item = u32>) -> String {
+        sequence
+            .map(|n| format!("64 bytes from 10.0.0.1: icmp_seq={n} ttl=64 time=0.{n:03} ms\n"))
+            .collect()
+    }
+
     #[test]
-    fn ping_is_read_with_and_without_answers() {
-        let good = "PING 10.0.0.1 (10.0.0.1) 56(84) bytes of data.\n\n--- 10.0.0.1 ping statistics ---\n\
-                    20 packets transmitted, 19 received, 5% packet loss, time 384ms\nrtt min/avg/max/mdev = 0.031/0.045/0.064/0.011 ms\n";
-        assert_eq!(
-            parse_ping(good),
-            Some(Ping {
-                sent: 20,
-                received: 19,
-                average_us: 45.0
-            })
-        );
-        let none = "1 packets transmitted, 0 received, 100% packet loss, time 0ms\n\n";
-        assert_eq!(
-            parse_ping(none),
-            Some(Ping {
-                sent: 1,
-                received: 0,
-                average_us: 0.0
-            })
-        );
-        let unreachable =
-            "3 packets transmitted, 0 received, +3 errors, 100% packet loss, time 2042ms\npipe 3\n";
-        assert_eq!(parse_ping(unreachable).map(|ping| ping.received), Some(0));
-        assert_eq!(parse_ping("ping: unknown host"), None);
+    fn a_late_answer_is_not_a_lost_one() {
+        // The 20th answer was late, so ping sent three more; all are in the order in which they came.
+        let late = answers(1..=20);
+        let ping = parse_ping(&late, 20);
+        assert_eq!((ping.sent, ping.received), (20, 20));
+        assert!((ping.average_us - 10.5).abs() < 1e-9, "{ping:?}");
+    }
+
+    #[test]
+    fn a_lost_ping_is_lost_though_others_were_sent_for_it() {
+        let output = answers((1..=21).filter(|n| *n != 7));
+        assert_eq!(parse_ping(&output, 20).received, 19);
+    }
+
+    #[test]
+    fn what_is_no_answer_or_came_twice_does_not_count() {
+        let output = "PING 10.0.0.1 (10.0.0.1) 56(84) bytes of data.\n\
+                      64 bytes from 10.0.0.1: icmp_seq=1 ttl=64 time=0.031 ms\n\
+                      64 bytes from 10.0.0.1: icmp_seq=1 ttl=64 time=0.045 ms (DUP!)\n\
+                      From 10.0.0.2 icmp_seq=2 Destination Host Unreachable\n\n\
+                      --- 10.0.0.1 ping statistics ---\n\
+                      2 packets transmitted, 1 received, +1 duplicates, +1 errors, 50% packet loss, time 384ms\n";
+        assert_eq!(parse_ping(output, 2).received, 1);
+        assert_eq!(parse_ping("ping: unknown host", 2).received, 0);
     }
 }

@@ -1,4 +1,5 @@
 //! `cargo xtask demo`: two guests and an outside talk through the real daemon, on any Linux machine.
+pub mod hold;
 pub mod measure;
 pub mod offloads;
 pub mod paths;
@@ -12,7 +13,6 @@ use crate::{Host, Lab, interrupt};
 use anyhow::Result;
 use demo_options::Options;
 use serde_json::Value;
-use std::time::Duration;
 
 /// The bridge that guests ask for, as libxl does.
 const BRIDGE: &str = "xenbr0";
@@ -24,8 +24,8 @@ fn progress(what: &str) {
     eprintln!("demo: {what}");
 }
 
-/// Run it; whether all was as it should be.
-pub fn run(options: &Options) -> Result<bool> {
+/// Runs the demo. Returns the figures that are not as they must be, a line each.
+pub fn run(options: &Options) -> Result<Vec<String>> {
     interrupt::install();
     if options.offloads {
         return offloads::demonstrate(options);
@@ -33,14 +33,15 @@ pub fn run(options: &Options) -> Result<bool> {
     progress("starting hypervisor, guests and daemon");
     let mut lab = build(options, &[], "")?;
     if options.hold {
-        return hold(&mut lab).map(|()| true);
+        hold::run(&mut lab)?;
+        return Ok(Vec::new());
     }
-    let (good, json) = if options.restart {
+    let (faults, json) = if options.restart {
         let report = restart::run(&mut lab)?;
         if !options.json {
             restart::print(&report);
         }
-        (report.is_good(), serde_json::to_string_pretty(&report)?)
+        (report.faults(), serde_json::to_string_pretty(&report)?)
     } else {
         if !options.json {
             paths::print_head();
@@ -57,12 +58,12 @@ pub fn run(options: &Options) -> Result<bool> {
                 report.kernel, report.xdp_mode
             );
         }
-        (report.is_good(), serde_json::to_string_pretty(&report)?)
+        (report.faults(), serde_json::to_string_pretty(&report)?)
     };
     if options.json {
         println!("{json}");
     }
-    Ok(good)
+    Ok(faults)
 }
 
 /// Two guests with more arguments of `sim-guest`, a host outside, and a daemon whose grant copies have a cost
@@ -98,33 +99,6 @@ fn hosts(lab: &Lab) -> impl Iterator<Item = &Host> {
         .iter()
         .map(|guest| &guest.host)
         .chain(lab.outside.iter().map(|outside| &outside.host))
-}
-
-fn hold(lab: &mut Lab) -> Result<()> {
-    println!("Everything is up; Ctrl-C ends it. In another terminal, as root:\n");
-    let hosts: Vec<&Host> = hosts(lab).collect();
-    for (from, to) in hosts.iter().zip(hosts.iter().cycle().skip(1)) {
-        println!(
-            "  ip netns exec {} ping {}      # {} to {}",
-            from.namespace.name(),
-            to.ipv4,
-            from.name,
-            to.name
-        );
-        println!("  ip netns exec {} ping {}", from.namespace.name(), to.ipv6);
-    }
-    if let Some(daemon) = &lab.daemon {
-        println!("  {}", daemon.command_line("status"));
-    }
-    println!(
-        "\nFiles, logs among them: {}",
-        lab.directory().path().display()
-    );
-    while interrupt::sleep(Duration::from_secs(1)).is_ok() {
-        lab.daemon()?.check_running()?;
-    }
-    progress("ending");
-    Ok(())
 }
 
 /// `uname -r`.

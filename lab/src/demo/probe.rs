@@ -96,6 +96,20 @@ impl Arrivals {
         Some(end - moment)
     }
 
+    /// How many packets arrived within each `step`, from `before` ahead of `moment` to `after` behind it.
+    pub fn histogram(&self, moment: Instant, [before, after, step]: [Duration; 3]) -> Vec<u64> {
+        let length = ((before + after).as_nanos() / step.as_nanos()) as usize;
+        let mut packets = vec![0; length];
+        for (arrived, _) in &self.arrivals {
+            let since_begin = (*arrived + before).checked_duration_since(moment);
+            let place = since_begin.map(|time| (time.as_nanos() / step.as_nanos()) as usize);
+            if let Some(count) = place.and_then(|place| packets.get_mut(place)) {
+                *count += 1;
+            }
+        }
+        packets
+    }
+
     /// Numbers that arrived more than once.
     pub fn duplicates(&self) -> u64 {
         let mut numbers: Vec<u64> = self.arrivals.iter().map(|(_, number)| *number).collect();
@@ -131,6 +145,8 @@ mod tests {
         let seen = Arrivals { sent: 63, arrivals };
         assert_eq!(seen.outage(at(10)), Some(Duration::from_millis(70)));
         assert_eq!(seen.outage(at(90)), None);
+        let part = [5, 75, 40].map(Duration::from_millis);
+        assert_eq!(seen.histogram(at(10), part), [1, 4]);
         assert_eq!(seen.duplicates(), 1);
         assert_eq!(seen.lost(), 57);
     }

@@ -28,6 +28,24 @@ pub struct Directions {
     pub outside_to_guest: Option<f64>,
 }
 
+/// What is shown of the time around the kill: how long before it, how long after it, and in which steps.
+const SHOWN: [Duration; 3] = [
+    Duration::from_millis(200),
+    Duration::from_millis(600),
+    Duration::from_millis(10),
+];
+
+/// Packets of the probes that arrived within one step of the time around the kill.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Interval {
+    /// When it begins, from the kill on.
+    pub from_ms: i64,
+    /// Packets that arrived outside.
+    pub guest_to_outside: u64,
+    /// Packets that arrived in the guest.
+    pub outside_to_guest: u64,
+}
+
 /// The whole of `--restart --json`.
 #[derive(Debug, Serialize)]
 pub struct Report {
@@ -41,6 +59,8 @@ pub struct Report {
     pub states_changed: usize,
     /// Probe packets that arrived twice.
     pub duplicates: u64,
+    /// Arrivals around the kill; each direction sends a thousand packets a second.
+    pub timeline: Vec<Interval>,
     /// Kernel release.
     pub kernel: String,
     /// native or generic.
@@ -48,14 +68,30 @@ pub struct Report {
 }
 
 impl Report {
-    /// The stream went on and no state changed.
-    pub fn is_good(&self) -> bool {
+    /// Every figure that is not as it must be: packets pass again both ways, the stream went on, and no state changed.
+    pub fn faults(&self) -> Vec<String> {
         let Directions {
             guest_to_outside,
             outside_to_guest,
         } = self.outage_ms;
-        let alive = guest_to_outside.is_some() && outside_to_guest.is_some();
-        alive && self.tcp_bytes_after > 0 && self.tcp_resets == 0 && self.states_changed == 0
+        let outages = [
+            (guest_to_outside, "guest to network"),
+            (outside_to_guest, "network to guest"),
+        ];
+        let silent = outages.into_iter().filter(|(outage, _)| outage.is_none());
+        let mut faults: Vec<String> = silent
+            .map(|(_, direction)| format!("{direction}: no packet came through again"))
+            .collect();
+        if self.tcp_bytes_after == 0 {
+            faults.push("0 bytes of TCP after the kill (must be more than 0)".into());
+        }
+        let counts = [
+            (self.tcp_resets, "TCP resets"),
+            (self.states_changed as u64, "xenbus states changed"),
+        ];
+        let wrong = counts.into_iter().filter(|(count, _)| *count != 0);
+        faults.extend(wrong.map(|(count, what)| format!("{count} {what} (must be 0)")));
+        faults
     }
 }
 
@@ -104,6 +140,7 @@ pub fn run(lab: &mut Lab) -> Result<Report> {
         tcp_resets,
         states_changed: watch.changes(lab)?,
         duplicates: up.duplicates() + down.duplicates(),
+        timeline: timeline(&up, &down, killed),
         kernel: super::kernel(),
         xdp_mode: super::xdp_mode(&status),
     })
@@ -117,6 +154,21 @@ fn outage_ms(arrivals: &Arrivals, killed: Instant) -> Option<f64> {
     arrivals
         .outage(killed)
         .map(|outage| (outage.as_secs_f64() * 1e4).round() / 10.0)
+}
+
+fn timeline(up: &Arrivals, down: &Arrivals, killed: Instant) -> Vec<Interval> {
+    let [before, _, step] = SHOWN.map(|time| time.as_millis() as i64);
+    let both = up
+        .histogram(killed, SHOWN)
+        .into_iter()
+        .zip(down.histogram(killed, SHOWN));
+    both.zip(0..)
+        .map(|((guest_to_outside, outside_to_guest), n)| Interval {
+            from_ms: n * step - before,
+            guest_to_outside,
+            outside_to_guest,
+        })
+        .collect()
 }
 
 /// Bytes of the intervals that began after the kill; a second is added for what the sender's socket had buffered.
@@ -209,7 +261,35 @@ pub fn print(report: &Report) {
 
 #[cfg(test)]
 mod tests {
-    use super::bytes_after;
+    use super::*;
+
+    #[test]
+    fn a_fault_names_its_figure_and_how_far_off_it_is() {
+        let good = Directions {
+            guest_to_outside: Some(80.0),
+            outside_to_guest: Some(75.5),
+        };
+        let mut report = Report {
+            outage_ms: good,
+            tcp_bytes_after: 7,
+            tcp_resets: 0,
+            states_changed: 0,
+            duplicates: 4,
+            timeline: Vec::new(),
+            kernel: String::new(),
+            xdp_mode: String::new(),
+        };
+        assert!(report.faults().is_empty());
+        report.outage_ms.outside_to_guest = None;
+        report.tcp_resets = 2;
+        assert_eq!(
+            report.faults(),
+            [
+                "network to guest: no packet came through again",
+                "2 TCP resets (must be 0)"
+            ]
+        );
+    }
 
     #[test]
     fn only_whole_intervals_well_after_the_kill_count() {

@@ -29,6 +29,7 @@ const DISCONNECT_PATIENCE: Duration = Duration::from_secs(10);
     name = "netback",
     version,
     arg_required_else_help = false,
+    max_term_width = 80,
     long_about = "A Xen network backend and switch in user space.\n\n\
         netback runs in a driver domain in place of the kernel's xen-netback and bridge: it serves the virtual network \
         interfaces (vifs) of other domains and switches their frames to the network card by AF_XDP. Write a configuration, \
@@ -333,6 +334,21 @@ mod tests {
             let longest = text.lines().max_by_key(|line| line.len()).unwrap();
             // A manual page indents by seven.
             assert!(longest.len() <= 73, "{longest}");
+        }
+    }
+
+    #[test]
+    fn help_is_wrapped_at_80_columns() {
+        let mut cli = Cli::command();
+        cli.build();
+        let mut all = vec![cli.clone()];
+        all.extend(cli.get_subcommands().cloned());
+        for mut command in all {
+            for help in [command.render_help(), command.render_long_help()] {
+                for line in help.to_string().lines() {
+                    assert!(line.chars().count() <= 80, "{}: {line}", command.get_name());
+                }
+            }
         }
     }
 

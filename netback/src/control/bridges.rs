@@ -88,11 +88,14 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
     /// The bridge that a vif asks for, and what the vif may do there; the error is one line.
     pub(super) fn choose_bridge(&self, policy: &Policy) -> Result<(Arc<Bridge>, Access), String> {
         let Some(bridge) = self.bridge_of(policy) else {
-            let there: Vec<&str> = self.bridges.iter().map(|bridge| &*bridge.name).collect();
+            let names: Vec<&str> = self.bridges.iter().map(|bridge| &*bridge.name).collect();
+            let configured = match &names[..] {
+                [] => "no bridge is configured".into(),
+                names => format!("configured: {}", names.join(", ")),
+            };
             return Err(format!(
-                "there is no bridge {:?} (there are: {}); add a [[bridge]] of this name and reload netback",
-                policy.bridge,
-                there.join(", ")
+                "there is no bridge {:?} ({configured}); add a [[bridge]] of this name and reload netback",
+                policy.bridge
             ));
         };
         let vlans = vlans(bridge, policy.vlan.as_ref())?;

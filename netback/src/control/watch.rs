@@ -1,4 +1,4 @@
-//! What shows only over time: guests that take no packets, and drops that go on.
+//! Conditions that show only over time: guests that take no packets, and continuing drops.
 use super::Control;
 use crate::hypervisor::Hypervisor;
 use crate::observe::counters::{DropReason, Drops, QueueStats};
@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 use xen::store::XenStore;
 
-/// Pause between two log lines about the drops of one place.
-const LINES: Duration = Duration::from_secs(60);
+/// Shortest time between two log lines about the drops of one place.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Reasons for which a bridge drops packets by rule: they say nothing about its health.
+/// Reasons for drops that are the switch's normal work and no sign of a fault.
 const BY_RULE: [DropReason; 5] = [
     DropReason::Standby,
     DropReason::SamePort,
@@ -22,28 +22,28 @@ const BY_RULE: [DropReason; 5] = [
     DropReason::MulticastFiltered,
 ];
 
-/// What the control thread remembers of counters it looked at.
+/// What the control thread remembers of the counters that it has read.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     stalls: BTreeMap<QueueId, Stall>,
     trails: BTreeMap<Place, Trail>,
 }
 
-/// How a queue's guest takes its packets.
+/// Whether a guest takes the packets of one queue.
 #[derive(Debug)]
 struct Stall {
-    /// Rx slots answered so far.
+    /// Rx slots answered up to the last sample.
     answered: u64,
-    /// Packets so far that the guest's backlog had no room for, or that waited in it for too long.
+    /// Packets up to the last sample that the backlog had no room for, or that waited in it for too long.
     lost: u64,
-    /// When the guest last took a packet, or had none to take.
+    /// When the guest last took a packet, or had none waiting.
     moved: Instant,
-    /// It was logged that the guest takes no packets.
+    /// Whether the log says that the guest takes no packets.
     logged: bool,
 }
 
 impl Stall {
-    /// Looks at the queue's counters. Returns the log's line, if there is something to say. A guest is stalled after `limit`; `None`: never.
+    /// Reads the queue's counters. Returns a line for the log if the guest has stalled or takes packets again. A guest is stalled after `limit`; `None`: never.
     fn sample(
         &mut self,
         id: QueueId,
@@ -120,21 +120,21 @@ impl fmt::Display for Place {
 /// Drops of one place, by reason in the order of [`DropReason::ALL`].
 type Counts = Vec<u64>;
 
-/// The drops of one place over time.
+/// The history of the drops of one place.
 #[derive(Debug, Default)]
 struct Trail {
-    /// The counts at the last look.
+    /// The counts at the last sample.
     last: Counts,
-    /// The counts that the log knows of.
+    /// The counts up to which drops have been logged.
     logged: Counts,
-    /// Some packets had been dropped at the last look since the one before.
+    /// Whether packets were dropped between the last two samples.
     grew: bool,
     /// When the last line was logged.
     at: Option<Instant>,
 }
 
 impl Trail {
-    /// Takes in the counts of now. Returns how many were dropped, by reason, where drops go on and the log may have a line.
+    /// Records the present counts. Returns how many packets were dropped, by reason, if drops continue and a line may be logged.
     fn sample(&mut self, counts: Counts, now: Instant) -> Option<String> {
         let began_anew = counts.iter().zip(&self.last).any(|(now, then)| now < then);
         if self.last.is_empty() || began_anew {
@@ -146,7 +146,7 @@ impl Trail {
             (self.grew, self.logged) = (false, counts.clone());
         }
         self.last = counts;
-        let too_early = |at: Instant| now.saturating_duration_since(at) < LINES;
+        let too_early = |at: Instant| now.saturating_duration_since(at) < LOG_INTERVAL;
         if !goes_on || self.at.is_some_and(too_early) {
             return None;
         }
@@ -160,7 +160,7 @@ impl Trail {
     }
 }
 
-/// The drops of several counters together, but for those by rule.
+/// Sums the drops of several counters, without those in [`BY_RULE`].
 fn sum<'a>(drops: impl Iterator<Item = &'a Drops>) -> Counts {
     let mut sums = vec![0; DropReason::ALL.len()];
     for drops in drops {
@@ -179,7 +179,7 @@ impl Watch {
         self.stalls.values().any(|stall| stall.logged)
     }
 
-    /// For how long the guest of a queue has taken none of the packets that wait for it, where that makes it stalled.
+    /// Returns how long the guest of a queue has taken none of its waiting packets, if it counts as stalled.
     pub fn stalled(&self, id: QueueId, now: Instant) -> Option<Duration> {
         let stall = self.stalls.get(&id)?;
         let stalled = now.saturating_duration_since(stall.moved);
@@ -203,8 +203,8 @@ impl Watch {
     }
 
     fn drops<'a>(&mut self, place: Place, drops: impl Iterator<Item = &'a Drops>, now: Instant) {
-        let line = self.trails.entry(place.clone()).or_default();
-        if let Some(dropped) = line.sample(sum(drops), now) {
+        let trail = self.trails.entry(place.clone()).or_default();
+        if let Some(dropped) = trail.sample(sum(drops), now) {
             warn!(
                 "{place} are being dropped: {dropped} (`netback status --explain` says what that means)"
             );
@@ -213,7 +213,7 @@ impl Watch {
 }
 
 impl<H: Hypervisor, S: XenStore> Control<H, S> {
-    /// Looks at every counter that tells something over time; to be called every few seconds.
+    /// Samples every watched counter; called every few seconds.
     pub(super) fn watch_counters(&mut self, now: Instant) {
         let limit = self.config.vif.stall_ms;
         let limit = (limit > 0).then(|| Duration::from_millis(limit.into()));

@@ -32,18 +32,21 @@ fn substitutions() -> Vec<(&'static str, String)> {
     );
     vec![
         // Both domains boot one kernel and one initramfs of the rig.
-        ("/boot/vmlinuz", "/rig/boot/vmlinux-stock".into()),
-        ("/boot/initrd.img", "/rig/boot/initramfs-stock".into()),
+        (
+            "/var/lib/xen/debian/vmlinuz",
+            "/rig/boot/vmlinux-stock".into(),
+        ),
+        (
+            "/var/lib/xen/debian/initrd.img",
+            "/rig/boot/initramfs-stock".into(),
+        ),
         // Their disks are dom0's virtio disks.
         ("/dev/vg/driver-domain,xvda,w", "/dev/vdd,xvda,w".into()),
         ("/dev/vg/guest,xvda,w", "/dev/vdb,xvda,r".into()),
         ("root=/dev/xvda ro console=hvc0", guest),
         ("root=/dev/xvda console=hvc0", driver_domain),
-        // A vif of dom0's each, by which the rig types in the domain.
-        (
-            "driver_domain = 1",
-            "driver_domain = 1\nvif = ['mac=00:16:3e:00:00:02,bridge=xenbr0']".into(),
-        ),
+        // A vif of dom0's each, by which the rig types in the domain; the driver domain's is the document's own.
+        ("00:16:3e:0a:00:01", "00:16:3e:00:00:02".into()),
         (
             "vif = ['mac=00:16:3e:09:",
             "vif = ['mac=00:16:3e:00:00:11,bridge=xenbr0', 'mac=00:16:3e:09:".into(),

@@ -2,7 +2,6 @@
 //!
 //! Same Xen, kernels, guests and NIC; each backend is booted and measured twice. Takes two instances, the one given and the next.
 
-mod plot;
 mod report;
 mod work;
 
@@ -82,7 +81,9 @@ impl Request {
         };
         let report = Report(works.iter().enumerate().map(row).collect());
         if let Some(file) = &self.plot {
-            plot::draw(&report, file).with_context(|| format!("cannot draw {}", file.display()))?;
+            let picture = figures::performance::draw(&report.picture())?;
+            std::fs::write(file, picture)
+                .with_context(|| format!("cannot write {}", file.display()))?;
         }
         match self.json {
             true => println!("{:#}", report.json()),

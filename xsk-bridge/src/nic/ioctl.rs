@@ -17,14 +17,14 @@ const ETHTOOL_SCHANNELS: u32 = 0x3d;
 const ETH_SS_FEATURES: u32 = 4;
 const ETH_GSTRING_LEN: usize = 32;
 
-/// A device by name, and a socket to put requests to it through.
+/// A device by name, and a socket for requests to it.
 #[derive(Debug)]
 pub(crate) struct Handle {
     socket: OwnedFd,
     name: [libc::c_char; libc::IFNAMSIZ],
 }
 
-/// struct ethtool_channels without its command: how many there can be, and are.
+/// struct ethtool_channels without its command: the most channels there can be, and the channels there are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[repr(C)]
 pub(super) struct Channels {
@@ -38,7 +38,7 @@ pub(super) struct Channels {
     pub combined: u32,
 }
 
-/// One offload: what it is called, whether it is on, whether it can be changed.
+/// One offload: its name, whether it is on, whether it can be changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Feature {
     pub name: String,
@@ -72,7 +72,7 @@ impl Handle {
         }
     }
 
-    /// IFF_*.
+    /// Returns the device's flags, IFF_*.
     pub(super) fn flags(&self) -> io::Result<i32> {
         let mut request = self.request();
         self.ioctl(libc::SIOCGIFFLAGS, &mut request)?;
@@ -86,8 +86,8 @@ impl Handle {
         self.ioctl(libc::SIOCSIFFLAGS, &mut request)
     }
 
-    /// True while the device is up and has a carrier; false also where it is gone. The flags of a device tell of a lost carrier up to
-    /// a second later, so they are asked only where the driver does not say.
+    /// Returns whether the device is up and has a carrier; false if it is gone. A device's flags show a lost carrier up to a second
+    /// late, so they are read only if the driver does not answer.
     pub(crate) fn link_is_up(&self) -> bool {
         let mut words = [ETHTOOL_GLINK, 0]; // struct ethtool_value
         match self.ethtool(&mut words) {
@@ -100,7 +100,7 @@ impl Handle {
         }
     }
 
-    /// An ethtool request: `words` starts with the command and is as long as the kernel takes it to be, answer included.
+    /// Makes an ethtool request: `words` starts with the command and is as long as the kernel takes it to be, answer included.
     fn ethtool(&self, words: &mut [u32]) -> io::Result<()> {
         let mut request = self.request();
         request.ifr_ifru.ifru_data = words.as_mut_ptr().cast();
@@ -148,7 +148,7 @@ impl Handle {
         ])
     }
 
-    /// Receive rings, of a driver that has no channels to set.
+    /// Returns the number of receive rings, for a driver without channels.
     pub(super) fn recv_rings(&self) -> io::Result<u32> {
         let mut words = [0; 48]; // struct ethtool_rxnfc; cmd, flow_type, u64 data
         words[0] = ETHTOOL_GRXRINGS;
@@ -156,7 +156,7 @@ impl Handle {
         Ok(words[2])
     }
 
-    /// The driver's name.
+    /// Returns the driver's name.
     pub(super) fn driver(&self) -> io::Result<String> {
         let mut words = [0; 49]; // struct ethtool_drvinfo, 196 bytes: cmd, driver[32], ...
         words[0] = ETHTOOL_GDRVINFO;
@@ -164,7 +164,7 @@ impl Handle {
         Ok(text(&bytes(&words[1..9])))
     }
 
-    /// Every offload there is.
+    /// Returns every offload of the device.
     pub(super) fn features(&self) -> io::Result<Vec<Feature>> {
         let names = self.feature_names()?;
         let blocks = names.len().div_ceil(32);
@@ -181,7 +181,7 @@ impl Handle {
         Ok(names.into_iter().enumerate().map(feature).collect())
     }
 
-    /// Ask for these offloads on or off. The driver may do otherwise without an error: read them again.
+    /// Requests offloads on or off. The driver may ignore the request without an error, so the caller reads the offloads again.
     pub(super) fn set_features(&self, wanted: &[(&str, bool)]) -> io::Result<()> {
         let names = self.feature_names()?;
         let blocks = names.len().div_ceil(32);

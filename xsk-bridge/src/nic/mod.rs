@@ -1,8 +1,8 @@
-//! A device made fit for AF_XDP, and put back as it was.
+//! Preparing a device for AF_XDP, and restoring it.
 //!
 //! Guests have MACs of their own, so the device must take every frame: promiscuous and all-multicast. Offloads that strip VLAN
-//! tags or merge packets work on metadata that XDP does not see, so they are off. All of it are settings of the device, not of
-//! the process: they outlive a death and a restart, and [`put_back`] undoes them.
+//! tags or merge packets pass metadata that XDP does not see, so they are off. These are settings of the device and not of
+//! the process: they remain when the process ends, and [`put_back`] restores them.
 mod ioctl;
 mod ipv6;
 mod record;
@@ -22,10 +22,10 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Ethernet header and one VLAN tag.
+/// Bytes of an Ethernet header and one VLAN tag.
 const FRAME_OVERHEAD: usize = 14 + 4;
 
-/// Offloads that must be off, by the kernel's names (net/ethtool/common.c), with what is wrong where one stays on.
+/// Offloads that must be off, by the kernel's names (net/ethtool/common.c), each with the consequence if it stays on.
 const UNWANTED: &[(&str, &str)] = &[
     (
         "rx-vlan-hw-parse",
@@ -53,24 +53,24 @@ const UNWANTED: &[(&str, &str)] = &[
     ),
 ];
 
-/// What the device has after [`prepare`].
+/// A device after [`prepare`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prepared {
     /// Index of the device.
     pub ifindex: u32,
     /// Queues to open a socket on: 0..queues.
     pub queues: u32,
-    /// Its MTU, without the Ethernet header.
+    /// The device's MTU, without the Ethernet header.
     pub mtu: u32,
-    /// Longest frame it carries: MTU + Ethernet header + one VLAN tag.
+    /// Longest frame that the device carries: MTU + Ethernet header + one VLAN tag.
     pub max_frame: usize,
-    /// Its MAC address.
+    /// The device's MAC address.
     pub mac: [u8; 6],
-    /// What could not be done and does not forbid the service, one line each.
+    /// Steps that failed but do not prevent service, one line each.
     pub warnings: Vec<String>,
 }
 
-/// Why the device cannot serve, or not be put back.
+/// Why a device cannot serve, or cannot be restored.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum NicError {
@@ -130,17 +130,17 @@ pub enum NicError {
     },
 }
 
-/// Finds out whether [`prepare`] would refuse `ifname` for what it is, without changing anything.
+/// Checks whether [`prepare`] would refuse the interface `ifname`, without changing anything.
 ///
 /// # Errors
-/// There is no such interface, or it cannot serve as it is.
+/// The interface does not exist, or cannot serve in its present state.
 pub fn check(ifname: &str) -> Result<(), NicError> {
     fit(ifname).map(|_| ())
 }
 
-/// Bring `ifname` up, promiscuous and all-multicast, with stripping and merging offloads off, and with `queues` channels
-/// (`None`: as many as it has). What was there before is recorded in `<run_dir>/nic-<ifname>.json` first; the record of an
-/// earlier `prepare` that was not put back stays as it is.
+/// Brings `ifname` up, promiscuous and all-multicast, with stripping and merging offloads off, and with `queues` channels
+/// (`None`: as many as it has). The settings before that are recorded in `<run_dir>/nic-<ifname>.json` first; the record of an
+/// earlier `prepare` that was not put back is kept.
 pub fn prepare(ifname: &str, queues: Option<u32>, run_dir: &Path) -> Result<Prepared, NicError> {
     let link = fit(ifname)?;
     let named = named(ifname);
@@ -178,7 +178,7 @@ pub fn spoiling_offloads(ifname: &str) -> io::Result<Vec<(&'static str, &'static
     Ok(unwanted.filter(|(name, _)| spoils(name)).collect())
 }
 
-/// Restore what [`prepare`] recorded and remove the record; `Ok(false)`: there was none. A record of a device that is gone
+/// Restores what [`prepare`] recorded and removes the record. Returns false if there was no record. A record of a device that is gone
 /// is only removed. Our program should be off before: drivers refuse some changes under XDP.
 pub fn put_back(ifname: &str, run_dir: &Path) -> Result<bool, NicError> {
     let path = record::path(run_dir, ifname);
@@ -237,7 +237,7 @@ fn is_of(record: &Record, link: &Link) -> bool {
     record.ifindex == link.index && record.mac == link.mac
 }
 
-/// The device, if it can serve at all.
+/// Opens the device if it can serve.
 fn fit(ifname: &str) -> Result<Link, NicError> {
     let links = Link::all().map_err(named(ifname)("list the interfaces"))?;
     let name = ifname.to_owned();
@@ -298,7 +298,7 @@ fn instead_of(kind: &str, beneath: &[&str]) -> String {
     }
 }
 
-/// Write down how the device is, unless a predecessor has: by now it is as that one made it.
+/// Records the device's settings, unless a predecessor has: then the device has the settings that the predecessor made.
 fn remember(device: &Handle, link: &Link, run_dir: &Path) -> Result<(), NicError> {
     let path = record::path(run_dir, &link.name);
     let old = record::load(&path).map_err(record_error(&path, "read the record"))?;
@@ -325,7 +325,7 @@ fn remember(device: &Handle, link: &Link, run_dir: &Path) -> Result<(), NicError
     record::store(&path, &record).map_err(record_error(&path, "write the record"))
 }
 
-/// Set the channels to `wanted` (or leave them), and say how many queues receive.
+/// Sets the channels to `wanted`, or leaves them. Returns how many queues receive.
 fn set_channels(device: &Handle, ifname: &str, wanted: Option<u32>) -> Result<u32, NicError> {
     let named = named(ifname);
     let Some(now) = supported(device.channels()).map_err(named("read the channels"))? else {
@@ -372,7 +372,7 @@ fn too_many(ifname: &str, wanted: u32, max: u32) -> NicError {
     }
 }
 
-/// Switch the unwanted offloads off; a line for each that stays on.
+/// Switches the unwanted offloads off. Returns a line for each that stays on.
 fn unwanted_off(device: &Handle, ifname: &str) -> Result<Vec<String>, NicError> {
     let named = named(ifname);
     let is_on = |features: &[Feature], name: &str| {
@@ -436,12 +436,12 @@ fn features_of(recorded: &BTreeMap<String, bool>) -> Vec<(&str, bool)> {
         .collect()
 }
 
-/// The device's offloads; none where the driver knows no ethtool.
+/// Returns the device's offloads; none if the driver does not support the request.
 fn features(device: &Handle) -> io::Result<Vec<Feature>> {
     Ok(supported(device.features())?.unwrap_or_default())
 }
 
-/// `None` where the driver does not know the request.
+/// Returns `None` if the driver does not support the request.
 fn supported<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
@@ -450,7 +450,7 @@ fn supported<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// The error of a request to `ifname`, under the name of what was tried.
+/// Makes the error of a failed request to `ifname`, with the name of the attempted step.
 fn named(ifname: &str) -> impl Fn(&'static str) -> Box<dyn FnOnce(io::Error) -> NicError> {
     let name = ifname.to_owned();
     move |action| {

@@ -1,4 +1,4 @@
-//! What a device was like before we changed it: a file that outlives the process, so that `put_back` can restore it.
+//! The settings of a device before netback changed them: a file that outlives the process, for `put_back` to restore.
 use super::ioctl::Channels;
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,15 +9,15 @@ use std::path::{Path, PathBuf};
 /// The state of a device that [`prepare`](super::prepare) may change.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(super) struct Record {
-    /// With the MAC says whether the device is still the one that was recorded.
+    /// Identifies, with the MAC, the device that was recorded.
     pub ifindex: u32,
     pub mac: [u8; 6],
     pub up: bool,
     pub promiscuous: bool,
     pub all_multicast: bool,
-    /// `None`: the driver has none to set.
+    /// Channels; `None` if the driver has no setting for them.
     pub channels: Option<Channels>,
-    /// The offloads we touch, by the kernel's names.
+    /// The offloads that netback changes, by the kernel's names.
     pub features: BTreeMap<String, bool>,
     /// Whether IPv6 was off on the device; `None`: it is as it was.
     #[serde(default)]
@@ -28,7 +28,7 @@ pub(super) fn path(run_dir: &Path, ifname: &str) -> PathBuf {
     run_dir.join(format!("nic-{ifname}.json"))
 }
 
-/// The record of this very device; `None` where there is none, or one of another device of the name.
+/// Reads the record of a device. Returns `None` if there is none, or if it is of another device with the same name.
 pub(super) fn load(path: &Path) -> io::Result<Option<Record>> {
     match fs::read(path) {
         Ok(bytes) => serde_json::from_slice(&bytes)
@@ -39,7 +39,7 @@ pub(super) fn load(path: &Path) -> io::Result<Option<Record>> {
     }
 }
 
-/// Write it whole or not at all, for root only.
+/// Writes the record completely or not at all, readable by root only.
 pub(super) fn store(path: &Path, record: &Record) -> io::Result<()> {
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir)?;

@@ -1,13 +1,14 @@
-//! A virtual function is promiscuous only as far as its physical function trusts it, and says nothing where it is not.
+//! Virtual functions: one is promiscuous only if its physical function trusts it, and reports no error if it does not.
 use super::{NicError, ioctl::Handle, named};
 use crate::link;
 use std::fs;
 use std::path::Path;
 
-/// Drivers of virtual functions only: in a driver domain, where the physical function is elsewhere, all there is to see.
+/// Drivers that exist for virtual functions only: in a driver domain the driver is the only sign, because the physical function is in
+/// another domain.
 const DRIVERS: &[&str] = &["igbvf", "ixgbevf", "i40evf", "iavf", "fm10k"];
 
-/// Refuse a virtual function whose physical one is here and does not trust it; a warning where that cannot be known.
+/// Refuses a virtual function whose physical function is in this domain and does not trust it. Returns a warning if that is unknown.
 pub(super) fn check(device: &Handle, ifname: &str) -> Result<Option<String>, NicError> {
     if let Some((physical, vf)) = physical(ifname) {
         match link::trusts(&physical, vf).map_err(named(ifname)("ask for its trust"))? {
@@ -30,7 +31,7 @@ pub(super) fn check(device: &Handle, ifname: &str) -> Result<Option<String>, Nic
     )))
 }
 
-/// The physical function's interface and our number in it, where it is in this kernel (sysfs, PCI).
+/// Returns the physical function's interface and the virtual function's number, if this kernel has the physical function (sysfs, PCI).
 fn physical(ifname: &str) -> Option<(String, u32)> {
     let device = Path::new("/sys/class/net").join(ifname).join("device");
     let ours = fs::canonicalize(&device).ok()?;

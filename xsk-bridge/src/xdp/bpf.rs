@@ -1,4 +1,4 @@
-//! bpf(2), as much of it as one program and one map need (linux/bpf.h, union bpf_attr).
+//! The commands of bpf(2) that one program and one map need (linux/bpf.h, union bpf_attr).
 // The system call takes pointers to attributes.
 #![allow(unsafe_code)]
 use rustix::mount::MountFlags;
@@ -22,7 +22,7 @@ const MAP_TYPE_XSKMAP: u32 = 17;
 const PROG_TYPE_XDP: u32 = 6;
 const ATTACH_TYPE_XDP: u32 = 37;
 
-/// XDP_FLAGS_* (linux/if_link.h): where a program is to run.
+/// XDP_FLAGS_* (linux/if_link.h): where a program runs.
 pub(super) const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
 pub(super) const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 
@@ -94,7 +94,7 @@ pub(super) fn create_xskmap(entries: u32) -> io::Result<OwnedFd> {
     )
 }
 
-/// Put `value` (a descriptor) at `key`, whether or not there was one.
+/// Stores `value` (a descriptor) at `key`, replacing one that is there.
 pub(super) fn update(map: BorrowedFd<'_>, key: u32, value: BorrowedFd<'_>) -> io::Result<()> {
     #[repr(C)]
     struct Attributes {
@@ -118,7 +118,7 @@ pub(super) fn update(map: BorrowedFd<'_>, key: u32, value: BorrowedFd<'_>) -> io
     Ok(())
 }
 
-/// Load an XDP program.
+/// Loads an XDP program.
 pub(super) fn load(instructions: &[Instruction]) -> io::Result<OwnedFd> {
     #[repr(C)]
     struct Attributes {
@@ -154,7 +154,7 @@ pub(super) fn load(instructions: &[Instruction]) -> io::Result<OwnedFd> {
     )
 }
 
-/// Attach `program` to a device; it comes off when the last reference to the link (descriptor or pin) goes.
+/// Attaches `program` to a device. The kernel detaches it when the last reference to the link (descriptor or pin) is gone.
 pub(super) fn create_link(
     program: BorrowedFd<'_>,
     ifindex: u32,
@@ -178,7 +178,7 @@ pub(super) fn create_link(
     )
 }
 
-/// Puts `program` into a link in place of the program there, at once.
+/// Replaces a link's program with `program`, atomically.
 pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     #[repr(C)]
     struct Attributes {
@@ -199,21 +199,21 @@ pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
     Ok(())
 }
 
-/// Take a link's program off its device, whoever else holds the link.
+/// Detaches a link's program from its device, even if others hold the link.
 pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     bpf(LINK_DETACH, &mut (link.as_raw_fd() as u32))?;
     Ok(())
 }
 
-/// What a link is on.
+/// The program and the device of a link.
 pub(super) struct LinkInfo {
     /// The program's number.
     pub program_id: u32,
-    /// The device, 0 once it is gone or the link is detached.
+    /// The device's index; 0 if the device is gone or the link is detached.
     pub ifindex: u32,
 }
 
-/// Ask a link what it is on.
+/// Asks the kernel for the program and the device of a link.
 pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     /// struct bpf_link_info: the union after prog_id is 8-byte aligned.
     #[repr(C)]
@@ -234,7 +234,7 @@ pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     })
 }
 
-/// Fills `info`, the first members of the object's struct bpf_*_info.
+/// Fills `info`, the first members of struct bpf_*_info of an object.
 fn object_info<I>(object: BorrowedFd<'_>, info: &mut I) -> io::Result<()> {
     #[repr(C)]
     struct Attributes {
@@ -260,7 +260,7 @@ struct ObjectAttributes {
     file_flags: u32,
 }
 
-/// Give an object a name in bpffs, so that it outlives the process.
+/// Pins an object in bpffs, so that it outlives the process.
 pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     bpf(
@@ -274,7 +274,7 @@ pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Open a pinned object.
+/// Opens a pinned object.
 pub(super) fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     bpf_fd(
@@ -287,8 +287,8 @@ pub(super) fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
     )
 }
 
-/// Make sure that `dir` is in a BPF file system: it and what is above it are made, and where no bpffs is mounted one is, on
-/// /sys/fs/bpf if `dir` is below that and on `dir` itself otherwise.
+/// Makes sure that `dir` exists in a BPF file system. Creates missing directories, and mounts a bpffs if there is none: on
+/// /sys/fs/bpf if `dir` is below that, else on `dir` itself.
 pub(super) fn prepare_dir(dir: &Path) -> io::Result<()> {
     let system = Path::new("/sys/fs/bpf");
     if dir.starts_with(system) && !is_bpffs(system)? {

@@ -1,8 +1,8 @@
-//! Our XDP program on a device: loaded, attached as a BPF link, pinned with its socket map, adopted on restart.
+//! netback's XDP program on a device: loaded, attached as a BPF link, pinned with its socket map, taken over after a restart.
 //!
 //! The program sends every frame to the AF_XDP socket of its queue, and drops it where the queue has none: the device is
-//! promiscuous, and between two processes the driver domain's own stack must not hear what is for guests. Link and map are pinned
-//! under `<bpf_dir>/<ifname>/`, so both outlive the process: attaching resets the link of real NICs. The pinned program,
+//! promiscuous, and while no process runs, the driver domain's own stack must not receive what is for guests. Link and map are pinned
+//! under `<bpf_dir>/<ifname>/`, so both outlive the process, because attaching a program resets the link of real NICs. The pinned program,
 //! which may be an earlier version's, is replaced in its link, without an interval in which the device has none.
 mod bpf;
 
@@ -12,18 +12,18 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-/// Queues the socket map has room for; fixed, so that an adopted map serves whatever number of channels is set later.
+/// Number of queues in the socket map. It is fixed, so that a map that is taken over fits any number of channels set later.
 const MAP_ENTRIES: u32 = 256;
 
 /// The verdict that drops a frame (linux/bpf.h, enum xdp_action).
 const XDP_DROP: i32 = 1;
 
-/// How the program runs.
+/// Where the program runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// In the driver.
     Native,
-    /// In the stack, on any device (XDP_FLAGS_SKB_MODE).
+    /// In the kernel's stack, on any device (XDP_FLAGS_SKB_MODE).
     Generic,
 }
 
@@ -37,7 +37,7 @@ impl Mode {
     }
 }
 
-/// Our program on a device. Dropping it takes nothing off: the pins keep it there.
+/// netback's program on a device. The program stays attached when this value is dropped, because the pins keep it.
 #[derive(Debug)]
 pub struct Attachment {
     map: OwnedFd,
@@ -48,7 +48,7 @@ pub struct Attachment {
     native_refusal: Option<io::Error>,
 }
 
-/// Why the program is not on the device, or not off it.
+/// Why the program could not be attached or detached.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum XdpError {
@@ -91,8 +91,8 @@ pub enum XdpError {
     },
 }
 
-/// Put our program on `ifname`, or take over the one a predecessor pinned under `<bpf_dir>/<ifname>/` and leave the device
-/// untouched. Pins of a device that is gone, or that our program was taken off from, are replaced.
+/// Attaches the program to `ifname`, or takes over the one that a predecessor pinned under `<bpf_dir>/<ifname>/` and leaves the
+/// device untouched. Pins of a device that is gone, or whose program was detached, are replaced.
 pub fn install_or_adopt(ifname: &str, bpf_dir: &Path) -> Result<Attachment, XdpError> {
     let device = Link::by_name(ifname)
         .map_err(named("list the interfaces"))?
@@ -114,7 +114,7 @@ pub fn install_or_adopt(ifname: &str, bpf_dir: &Path) -> Result<Attachment, XdpE
     install(device, &pins, XDP_DROP)
 }
 
-/// Take our program off `ifname` and remove its pins; `Ok(false)`: there were none. A daemon that still runs loses the wire.
+/// Detaches the program from `ifname` and removes the pins. Returns false if there were none. A running daemon loses its uplink.
 pub fn uninstall(ifname: &str, bpf_dir: &Path) -> Result<bool, XdpError> {
     let pins = Pins::new(bpf_dir, ifname);
     match bpf::open_pinned(&pins.link()) {
@@ -125,8 +125,7 @@ pub fn uninstall(ifname: &str, bpf_dir: &Path) -> Result<bool, XdpError> {
     pins.remove()
 }
 
-/// The predecessor's link and map, where the link is still on this very device and the map is there; the program in the link is
-/// replaced where it is not ours.
+/// Opens the predecessor's link and map, if the link is still on this device and the map exists. Replaces the program in the link.
 fn adopt(device: &Link, pins: &Pins) -> Result<Option<Attachment>, XdpError> {
     let pinned = || {
         let link = bpf::open_pinned(&pins.link()).ok()?;
@@ -158,7 +157,7 @@ fn adopt(device: &Link, pins: &Pins) -> Result<Option<Attachment>, XdpError> {
     }))
 }
 
-/// Installs a program whose verdict for a queue without a socket is `no_socket`.
+/// Attaches a program whose verdict for a queue without a socket is `no_socket`.
 fn install(device: Link, pins: &Pins, no_socket: i32) -> Result<Attachment, XdpError> {
     let map = bpf::create_xskmap(MAP_ENTRIES).map_err(named("create the socket map"))?;
     let program = load(&map, no_socket)?;
@@ -176,7 +175,7 @@ fn install(device: Link, pins: &Pins, no_socket: i32) -> Result<Attachment, XdpE
     })
 }
 
-/// In the driver if it can, else in the stack.
+/// Attaches the program in the driver if that is possible, else in the kernel's stack.
 fn attach(
     device: &Link,
     program: BorrowedFd<'_>,
@@ -233,32 +232,32 @@ fn program(map: &OwnedFd, no_socket: i32) -> [Instruction; 6] {
 }
 
 impl Attachment {
-    /// Name of the device.
+    /// Returns the device's name.
     pub fn ifname(&self) -> &str {
         &self.ifname
     }
 
-    /// Its index.
+    /// Returns the device's index.
     pub fn ifindex(&self) -> u32 {
         self.ifindex
     }
 
-    /// How the program runs.
+    /// Returns where the program runs.
     pub fn mode(&self) -> Mode {
         self.mode
     }
 
-    /// True when a predecessor's program was taken over, so that the device was not touched.
+    /// Returns whether a predecessor's program was taken over, so that the device was not touched.
     pub fn adopted(&self) -> bool {
         self.adopted
     }
 
-    /// Why a fresh program runs in generic mode: what the driver said to native.
+    /// Returns why a newly attached program runs in generic mode: the driver's error for native mode.
     pub fn native_refusal(&self) -> Option<&io::Error> {
         self.native_refusal.as_ref()
     }
 
-    /// Send what arrives on `queue` to `socket`. The kernel removes the entry when the socket is closed.
+    /// Directs what arrives on `queue` to `socket`. The kernel removes the entry when the socket is closed.
     pub fn set_socket(&self, queue: u32, socket: BorrowedFd<'_>) -> Result<(), XdpError> {
         if queue >= MAP_ENTRIES {
             return Err(XdpError::QueueRange {
@@ -270,7 +269,7 @@ impl Attachment {
     }
 }
 
-/// Where a device's objects are pinned.
+/// The paths under which a device's objects are pinned.
 struct Pins {
     dir: PathBuf,
 }
@@ -290,7 +289,7 @@ impl Pins {
         self.dir.join("sockets")
     }
 
-    /// Remove them and their directory; true when there was one.
+    /// Removes the pins and their directory. Returns whether there was one.
     fn remove(&self) -> Result<bool, XdpError> {
         let mut found = false;
         for path in [self.link(), self.map()] {
@@ -320,7 +319,7 @@ impl Pins {
     }
 }
 
-/// An error of the kernel under the name of what was tried.
+/// Makes an error of the kernel's, with the name of the attempted step.
 fn named(action: &'static str) -> impl Fn(io::Error) -> XdpError {
     move |source| match source.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => XdpError::Permission { action },

@@ -1,8 +1,8 @@
-//! What only shows from inside: the program of an earlier version.
+//! Taking over the program of an earlier version, which only a test inside the crate can attach.
 use super::*;
 use crate::support::{ETHERTYPE, Namespace, PacketSocket, frame};
 
-/// What the first version did with a frame for a queue without a socket (linux/bpf.h, enum xdp_action).
+/// The verdict of the first version for a queue without a socket (linux/bpf.h, enum xdp_action).
 const XDP_PASS: i32 = 2;
 
 #[test]

@@ -28,6 +28,13 @@ const LICENCES: [(&str, &str); 9] = [
     ("Zlib", "Zlib"),
 ];
 
+/// What is said of files under GPL-2 alone. libxdp's build compiles them for the kernel's BPF machine and embeds the object files.
+const BPF_COMMENT: &str = "\
+Comment: Sources of BPF programs for the kernel. The binary contains their
+ object files as data, because libxdp carries them; netback never loads them.
+ No code under GPL-2 alone is linked with netback's own code.
+";
+
 /// Whoever holds the rights of some files, and their licence.
 struct Part {
     files: String,
@@ -66,8 +73,12 @@ pub fn complete(ours: &str, metadata: &Value) -> Result<String> {
             );
         }
         let holders: Vec<&str> = part.holders.iter().map(String::as_str).collect();
+        let comment = match part.licence.as_str() {
+            "GPL-2" => BPF_COMMENT,
+            _ => "",
+        };
         text += &format!(
-            "Files: {}\nCopyright: {}\nLicense: {}\n\n",
+            "Files: {}\nCopyright: {}\nLicense: {}\n{comment}\n",
             part.files,
             holders.join("\n "),
             part.licence
@@ -264,6 +275,7 @@ mod tests {
             "Files: crates/libbpf-sys-",
             "libbpf/libbpf.c\n",
             "libxdp/xsk.c\n",
+            "License: GPL-2\nComment: Sources of BPF programs",
             "License: LGPL-2.1 or BSD-2-clause\n",
         ] {
             assert!(text.contains(part), "{part} in {text}");
@@ -273,12 +285,21 @@ mod tests {
                 assert_eq!(paragraph.matches(field).count(), 1, "{paragraph}");
             }
         }
+        // Of libxdp, only BPF programs are under GPL-2 alone.
+        let gpl = text
+            .split("\n\n")
+            .find(|p| p.contains("\nLicense: GPL-2\nComment"));
+        let files = gpl.unwrap().split("\nCopyright").next().unwrap();
+        assert_eq!(
+            files,
+            "Files: libxdp/xdp-dispatcher.c.in\n libxdp/xsk_def_xdp_prog.c\n libxdp/xsk_def_xdp_prog_5.3.c"
+        );
         // Neither what only tests and builds use, nor our own crates.
         for part in [
             "crates/proptest-",
             "crates/bindgen-",
             "crates/serde_derive-",
-            "crates/ring-",
+            "crates/netif-ring-",
         ] {
             assert!(!text.contains(part), "{part}");
         }

@@ -5,14 +5,19 @@ mod copyright;
 
 use crate::build::{self, Turn};
 use crate::command::{cargo, must_succeed};
-use crate::{host, packages};
+use crate::packages;
+use crate::tool::Tool;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
-/// The version of cargo-deb that the metadata in netback/Cargo.toml is written for.
-const CARGO_DEB: &str = "^3";
+/// What makes the package; its version is the one that the metadata in netback/Cargo.toml is written for.
+const CARGO_DEB: Tool = Tool {
+    name: "cargo-deb",
+    version: "^3",
+    arguments: &[],
+};
 /// The Debian revision where none is asked for, which is cargo-deb's.
 const REVISION: &str = "1";
 
@@ -127,7 +132,7 @@ fn ensure_packages() -> Result<()> {
 
 /// What makes the package, once all that goes into it is built; the turn is kept until it has run. `args` go to cargo-deb.
 fn maker(turn: &Turn, args: &[String]) -> Result<Command> {
-    let tool = cargo_deb()?;
+    let tool = CARGO_DEB.path()?;
     dist(turn, revision(args))?;
     build::daemon(turn)?;
     eprintln!("xtask: making the package");
@@ -171,31 +176,6 @@ pub fn lint() -> Result<ExitCode> {
         package.display()
     );
     Ok(ExitCode::SUCCESS)
-}
-
-/// cargo-deb from PATH, or one of our own below the target directory, built on the first use.
-fn cargo_deb() -> Result<PathBuf> {
-    if host::in_path("cargo-deb") {
-        return Ok("cargo-deb".into());
-    }
-    let root = build::target_dir()?.join("tools");
-    let tool = root.join("bin/cargo-deb");
-    if !tool.exists() {
-        eprintln!("xtask: building cargo-deb (once, some minutes)");
-        let mut install = Command::new(cargo());
-        install
-            .args([
-                "install",
-                "--locked",
-                "cargo-deb",
-                "--version",
-                CARGO_DEB,
-                "--root",
-            ])
-            .arg(&root);
-        must_succeed(&mut install, "cargo install cargo-deb")?;
-    }
-    Ok(tool)
 }
 
 #[cfg(test)]

@@ -472,7 +472,7 @@ fn an_unknown_bridge_is_refused_by_name_until_a_reload_brings_it() {
         .get(&format!("{}/hotplug-error", lost.back()))
         .unwrap();
     assert!(
-        told.starts_with("there is no bridge \"dmz\" (there are: xenbr0)"),
+        told.starts_with("there is no bridge \"dmz\" (configured: xenbr0)"),
         "{told}"
     );
     assert_eq!(house.own_state(&lost).as_deref(), Some("2"));
@@ -496,6 +496,26 @@ fn an_unknown_bridge_is_refused_by_name_until_a_reload_brings_it() {
             .map(|bridge| bridge.switch.ports().len())
             .collect::<Vec<_>>(),
         [1, 1]
+    );
+    daemon.stop().unwrap();
+}
+
+#[test]
+fn a_vif_is_told_where_no_bridge_is_configured() {
+    let house = House::new();
+    house.bridges.lock().unwrap().clear();
+    let guest = Guest::new(3, 1);
+    house.make(&guest);
+    let mut daemon = house.daemon();
+    until(&mut daemon, "InitWait", |_| {
+        house.own_state(&guest).as_deref() == Some("2")
+    });
+    house.connect(&guest);
+    let told = || house.world.get(&format!("{}/hotplug-error", guest.back()));
+    until(&mut daemon, "a refusal", |_| told().is_some());
+    assert_eq!(
+        told().unwrap(),
+        "there is no bridge \"xenbr0\" (no bridge is configured); add a [[bridge]] of this name and reload netback"
     );
     daemon.stop().unwrap();
 }

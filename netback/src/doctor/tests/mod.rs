@@ -300,15 +300,15 @@ fn names_what_guests_ask_for_in_vain() {
 fn names_the_quota_of_xenstore_where_vifs_may_meet_it() {
     let mut machine = Machine::healthy();
     let vifs = machine.backends.as_mut().unwrap();
-    let room = 50 - vifs.len() as u32;
+    let room = 44 - vifs.len() as u32;
     vifs.extend(
         (0..room).map(|n| guest(&(10 + n).to_string(), &format!("00:16:3e:01:00:{n:02x}"))),
     );
     assert!(machine.examine().findings.is_empty());
     let vifs = machine.backends.as_mut().unwrap();
     vifs.push(guest("99", "00:16:3e:02:00:00"));
-    machine.must_find(Warning, "xenstore-quota", "quota-maxentity = 2040");
-    machine.must_find(Warning, "xenstore-quota", "--entry-nb 2040");
+    machine.must_find(Warning, "xenstore-quota", "quota-maxentity = 1800");
+    machine.must_find(Warning, "xenstore-quota", "--entry-nb 1800");
 }
 
 #[test]
