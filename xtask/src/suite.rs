@@ -66,12 +66,7 @@ impl Step {
     fn limit(self) -> Duration {
         let minutes = match self {
             Step::Fmt => 2,
-            Step::Clippy
-            | Step::Doc
-            | Step::Deny
-            | Step::Unit
-            | Step::Loom
-            | Step::Instructions => 20,
+            Step::Clippy | Step::Deny | Step::Unit | Step::Loom | Step::Instructions => 20,
             Step::Integration | Step::Package => 25,
             Step::Xen => 40,
         };
