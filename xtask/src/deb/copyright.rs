@@ -13,13 +13,14 @@ const C_LIBRARIES: [(&str, &str, &str); 2] = [
 ];
 
 /// Names of licences in SPDX and in Debian's form; each has a paragraph in `packaging/copyright`.
-const LICENCES: [(&str, &str); 9] = [
+const LICENCES: [(&str, &str); 10] = [
     (
         "Apache-2.0 WITH LLVM-exception",
         "Apache-2.0-with-LLVM-exception",
     ),
     ("Apache-2.0", "Apache-2.0"),
     ("BSD-2-Clause", "BSD-2-clause"),
+    ("BSD-3-Clause", "BSD-3-clause"),
     ("GPL-2.0", "GPL-2"),
     ("LGPL-2.1", "LGPL-2.1"),
     ("MIT", "Expat"),
