@@ -100,6 +100,8 @@ impl Drop for Manager {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+        // The next one listens at the same place.
+        let _ = std::fs::remove_file(&self.path);
     }
 }
 
