@@ -233,9 +233,16 @@ mod tests {
         }
         let (_, examples) = shown.split_once("EXAMPLES\n").unwrap();
         let is_setting = |line: &&str| line.starts_with('[') || line.contains(" = ");
-        let lines = examples.lines().map(str::trim).filter(is_setting);
-        let example = lines.collect::<Vec<_>>().join("\n");
-        let config = netback::config::Config::parse("example".as_ref(), &example).unwrap();
-        assert_eq!(config.bridges.len(), 2);
+        // What stands between two examples is prose.
+        let lines: Vec<&str> = examples.lines().map(str::trim).collect();
+        let prose = |line: &&str| !line.is_empty() && !is_setting(line);
+        let blocks = lines.split(|line| prose(&line));
+        let blocks = blocks.filter(|block| block.iter().any(is_setting));
+        let examples: Vec<String> = blocks.map(|block| block.join("\n")).collect();
+        assert_eq!(examples.len(), 2);
+        for example in examples {
+            let config = netback::config::Config::parse("example".as_ref(), &example).unwrap();
+            assert_eq!(config.bridges.len(), 2);
+        }
     }
 }
