@@ -1,6 +1,7 @@
-//! Debian bookworm's archive through the machine's own package sources, with lists kept beside the machine's.
+//! Debian's archive of one release through the machine's own package sources, with lists kept beside the machine's.
 
 use crate::cache::Cache;
+use crate::kind::Release;
 use crate::shell::output;
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeSet;
@@ -8,24 +9,24 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-/// The release whose Xen, kernels and user space the rig runs.
-const RELEASE: &str = "bookworm";
-/// Newer kernels and QEMU for it.
+/// Newer kernels and QEMU for Debian 12.
 pub const BACKPORTS: &str = "bookworm-backports";
-/// Newer kernels for the release after it.
+/// And for Debian 13.
 pub const NEXT_BACKPORTS: &str = "trixie-backports";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// apt with a state directory of its own, which knows backports too.
 pub struct Archive {
+    pub release: Release,
     directory: PathBuf,
 }
 
 impl Archive {
     /// Set up at the first use, and when this version wants other sources: sources, then lists.
-    pub fn open(cache: &Cache) -> Result<Self> {
+    pub fn open(cache: &Cache, release: Release) -> Result<Self> {
         let archive = Self {
-            directory: cache.path("apt"),
+            release,
+            directory: cache.path(format!("apt-{}", release.name())),
         };
         fs::create_dir_all(archive.directory.join("lists/partial"))?;
         fs::create_dir_all(archive.directory.join("debs"))?;
@@ -35,7 +36,7 @@ impl Archive {
             "$(RELEASE) $(REPO_URI)",
             "Created-By: Packages",
         ]))?;
-        let sources = sources_list(&targets)?;
+        let sources = sources_list(&targets, release)?;
         if fs::read_to_string(archive.sources()).ok().as_ref() != Some(&sources) {
             archive.refresh_with(&sources)?;
         }
@@ -49,7 +50,10 @@ impl Archive {
 
     /// Lists first, the sources file last: its presence says that the lists are there.
     fn refresh_with(&self, sources: &str) -> Result<()> {
-        eprintln!("xen: reading Debian's package lists");
+        eprintln!(
+            "xen: reading the package lists of Debian {}",
+            self.release.name()
+        );
         let fresh = self.directory.join("sources.list.new");
         fs::write(&fresh, sources)?;
         let mut update = self.apt("apt-get");
@@ -92,7 +96,7 @@ impl Archive {
         newest(&madison, backports).with_context(|| {
             format!(
                 "Debian's archive has no {package} in {}",
-                backports.unwrap_or(RELEASE)
+                backports.unwrap_or(self.release.name())
             )
         })
     }
@@ -153,7 +157,8 @@ impl Archive {
 }
 
 /// Our sources.list from the machine's index targets (`SUITE URI` a line): the same mirrors, with backports.
-fn sources_list(targets: &str) -> Result<String> {
+fn sources_list(targets: &str, release: Release) -> Result<String> {
+    let release = release.name();
     let mut lines = BTreeSet::new();
     for target in targets.lines() {
         let Some((suite, uri)) = target.split_once(' ') else {
@@ -161,11 +166,12 @@ fn sources_list(targets: &str) -> Result<String> {
         };
         if suite.ends_with("-security") {
             lines.insert(format!(
-                "deb [signed-by={KEYRING}] {uri} {RELEASE}-security main\n"
+                "deb [signed-by={KEYRING}] {uri} {release}-security main\n"
             ));
         } else if matches!(suite, "bookworm" | "trixie" | "stable" | "oldstable") {
-            let updates = format!("{RELEASE}-updates");
-            for suite in [RELEASE, &updates, BACKPORTS, NEXT_BACKPORTS] {
+            let (updates, backports) =
+                (format!("{release}-updates"), format!("{release}-backports"));
+            for suite in [release, &updates, &backports, NEXT_BACKPORTS] {
                 lines.insert(format!("deb [signed-by={KEYRING}] {uri} {suite} main\n"));
             }
         }
@@ -194,6 +200,7 @@ fn newest(madison: &str, backports: Option<&str>) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::{BACKPORTS, NEXT_BACKPORTS, newest, sources_list};
+    use crate::kind::Release;
 
     const MADISON: &str = "\
 linux-image-amd64 | 7.3.4-1~bpo13+1 | http://mirror trixie-backports/main amd64 Packages
@@ -213,14 +220,15 @@ linux-image-amd64 |  6.1.176-1 | http://mirror bookworm/main amd64 Packages
 
     #[test]
     fn sources_are_the_machines_mirrors_and_nothing_else() {
-        let sources =
-            sources_list("bookworm http://a/debian/\nbookworm-updates http://a/debian/\nbookworm-security http://b/\nnode http://c/\n").unwrap();
-        let suites: Vec<&str> = sources
-            .lines()
-            .map(|line| line.split(' ').nth(3).unwrap())
-            .collect();
+        let machine = "bookworm http://a/debian/\nbookworm-updates http://a/debian/\nbookworm-security http://b/\nnode http://c/\n";
+        let suites = |release| -> Vec<String> {
+            let sources = sources_list(machine, release).unwrap();
+            assert!(!sources.contains("http://c/"));
+            let suite = |line: &str| line.split(' ').nth(3).unwrap().to_owned();
+            sources.lines().map(suite).collect()
+        };
         assert_eq!(
-            suites,
+            suites(Release::Bookworm),
             [
                 "bookworm",
                 "bookworm-backports",
@@ -229,7 +237,15 @@ linux-image-amd64 |  6.1.176-1 | http://mirror bookworm/main amd64 Packages
                 "bookworm-security"
             ]
         );
-        assert!(!sources.contains("http://c/"));
-        assert!(sources_list("node http://c/\n").is_err());
+        assert_eq!(
+            suites(Release::Trixie),
+            [
+                "trixie",
+                "trixie-backports",
+                "trixie-updates",
+                "trixie-security"
+            ]
+        );
+        assert!(sources_list("node http://c/\n", Release::Trixie).is_err());
     }
 }

@@ -1,8 +1,10 @@
 //! docs/driver-domain.md as a program: what it has typed, where, and what it says must be seen.
 //!
 //! In a block ```` ```console ```` a line such as `dom0# xl list` is a command, and the lines up to the next one are its output: `...`
-//! in a line is any text, `...` alone any number of lines. A block ```` ```ini dom0:/path ```` is a file to be written.
+//! in a line is any text, `...` alone any number of lines. A block ```` ```ini dom0:/path ```` is a file to be written. One that has
+//! the name of a domain's type behind that counts where the driver domain is of this type.
 
+use crate::kind::DomainType;
 use crate::place::Place;
 use anyhow::{Context, Result, bail, ensure};
 
@@ -37,8 +39,8 @@ pub enum Action {
     },
 }
 
-/// Every section with its steps.
-pub fn sections(document: &str) -> Result<Vec<Section>> {
+/// Every section with its steps for a driver domain of this type.
+pub fn sections(document: &str, driver: DomainType) -> Result<Vec<Section>> {
     let mut sections: Vec<Section> = Vec::new();
     let mut lines = document.lines();
     while let Some(line) = lines.next() {
@@ -57,9 +59,23 @@ pub fn sections(document: &str) -> Result<Vec<Section>> {
         };
         let block: Vec<&str> = lines.by_ref().take_while(|line| *line != FENCE).collect();
         let section = sections.last_mut().context("a block before any section")?;
-        section.steps.extend(steps(kind, &block)?);
+        let (kind, wanted) = condition(kind);
+        if wanted.is_none_or(|wanted| wanted == driver) {
+            section.steps.extend(steps(kind, &block)?);
+        }
     }
     Ok(sections)
+}
+
+/// A block's kind without the type of domain that it is for, and that type.
+fn condition(kind: &str) -> (&str, Option<DomainType>) {
+    let types = [DomainType::Pv, DomainType::Pvh, DomainType::Hvm];
+    kind.rsplit_once(' ')
+        .and_then(|(kind, word)| {
+            let wanted = types.into_iter().find(|domain| domain.name() == word)?;
+            Some((kind, Some(wanted)))
+        })
+        .unwrap_or((kind, None))
 }
 
 fn steps(kind: &str, block: &[&str]) -> Result<Vec<Step>> {
@@ -164,11 +180,11 @@ mod tests {
     use super::*;
 
     const TEXT: &str = "# Title\n\n## 1. First\n\n```console\ndom0# xl list\n...\nguest 7 ...\nguest# true\n```\n\n\
-                        ## 2. Second\n```ini dom0:/etc/x.cfg\na = 1\nb = 2\n```\n";
+                        ## 2. Second\n```ini dom0:/etc/x.cfg\na = 1\nb = 2\n```\n```ini dom0:/etc/y.cfg hvm\nc = 3\n```\n";
 
     #[test]
     fn commands_have_their_place_and_their_output() {
-        let sections = sections(TEXT).unwrap();
+        let sections = super::sections(TEXT, DomainType::Pv).unwrap();
         let titles: Vec<_> = sections
             .iter()
             .map(|s| (s.number, s.title.as_str()))
@@ -192,8 +208,12 @@ mod tests {
             text: "a = 1\nb = 2\n".into(),
         };
         assert_eq!(sections[1].steps[0].action, file);
-        assert!(super::sections("## 1. A\n```console\nno command\n```\n").is_err());
-        assert!(super::sections("## 1. A\n```sh\ntrue\n```\n").is_err());
+        assert_eq!(sections[1].steps.len(), 1);
+        let hvm = super::sections(TEXT, DomainType::Hvm).unwrap();
+        assert_eq!(hvm[1].steps.len(), 2);
+        let wrong = |text| super::sections(text, DomainType::Pv).is_err();
+        assert!(wrong("## 1. A\n```console\nno command\n```\n"));
+        assert!(wrong("## 1. A\n```sh\ntrue\n```\n"));
     }
 
     #[test]

@@ -1,42 +1,92 @@
 //! The driver domain and the guests: their configuration for xl, and their boot.
 
+use crate::disks;
 use crate::kernel::Generation;
+use crate::kind::{DomainType, DriverType, value_name};
 use crate::machine::{BOOT_PATIENCE, LINUX, Machine};
-use crate::options::value_name;
+use crate::options::{Backend, Options};
 use crate::place::Place;
 use anyhow::{Result, ensure};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// PCI address of the NIC under test (see `Machine::cable`).
 const NIC: &str = "00:08.0";
 
-/// Boot the driver domain with the NIC passed through.
+/// Boot the driver domain with its uplink: the NIC passed through, or a vif on dom0's bridge.
 pub fn start_driver_domain(machine: &Machine) -> Result<()> {
+    let kind = machine.kind();
+    if kind.driver == DriverType::Dom0 {
+        return Ok(());
+    }
     eprintln!("xen: booting the driver domain");
-    machine.must(Place::Dom0, &format!("xl pci-assignable-add {NIC} 2>&1"))?;
-    let backend = value_name(machine.options.backend);
-    let text = format!(
-        "{}vif=['mac=00:16:3e:00:00:02,bridge=xenbr0']\npci=['{NIC},permissive=1']\ndriver_domain=1\n",
-        base(
-            Place::DriverDomain,
-            machine.options.driver_kernel,
-            512,
-            &format!("rig.backend={backend} iommu=soft swiotlb=8192")
-        )
-    );
-    create(machine, Place::DriverDomain, &text)
+    let mut vifs = vec![management_vif(machine, "00:16:3e:00:00:02")];
+    let mut more = String::from("driver_domain=1\n");
+    if kind.passed_through() {
+        machine.must(Place::Dom0, &format!("xl pci-assignable-add {NIC} 2>&1"))?;
+        more += &format!("pci=['{NIC},permissive=1']\n");
+    } else {
+        vifs.push("mac=00:16:3e:0a:00:02,bridge=wire".into());
+    }
+    let text = base(&machine.options, Place::DriverDomain, 512) + &vif_list(&vifs) + &more;
+    create(machine, Place::DriverDomain, &text)?;
+    if !kind.passed_through() {
+        // netfront drops packets of several slots while an XDP program is on it.
+        machine.must(
+            Place::Dom0,
+            "ethtool -K vif$(xl domid driver-domain).1 tso off gso off",
+        )?;
+    }
+    Ok(())
 }
 
-/// Boot guest `number`: one vif of dom0's to reach its agent by, and the one under test.
+/// Boot guest `number`: one vif to reach its agent by, and the one under test.
 pub fn start_guest(machine: &Machine, number: u8) -> Result<()> {
-    let kernel = machine.options.kernel_of(number);
+    let place = Place::Guest(number);
     eprintln!(
-        "xen: booting {} ({} kernel)",
-        Place::Guest(number),
-        kernel.name()
+        "xen: booting {place} ({} kernel)",
+        kernel(&machine.options, place).name()
     );
-    create(machine, Place::Guest(number), &guest(number, kernel))?;
-    machine.must(Place::Guest(number), MARK_LOG).map(drop)
+    let tested = tested_vif(machine, &tested_mac(number));
+    let vifs = [
+        management_vif(machine, &format!("00:16:3e:00:00:1{number}")),
+        match machine.kind().guest {
+            // As well as the PV one an emulated card, which the kernel takes away once it has found itself under Xen.
+            DomainType::Hvm => format!("{tested},model=e1000"),
+            _ => tested,
+        },
+    ];
+    let text = base(&machine.options, place, 384) + &vif_list(&vifs);
+    create(machine, place, &text)?;
+    machine.must(place, MARK_LOG).map(drop)
+}
+
+/// A vif by which the rig reaches a domain.
+fn management_vif(machine: &Machine, mac: &str) -> String {
+    // In dom0 one backend serves all vifs, and this one has a bridge for them.
+    let bridge = match (machine.kind().driver, machine.options.backend) {
+        (DriverType::Dom0, Backend::Netback) => "management,script=vif-netback",
+        _ => "xenbr0",
+    };
+    format!("mac={mac},bridge={bridge},type=vif")
+}
+
+/// A vif that the backend under test serves.
+pub fn tested_vif(machine: &Machine, mac: &str) -> String {
+    let backend = match (machine.kind().driver, machine.options.backend) {
+        (DriverType::Dom0, Backend::Netback) => ",script=vif-netback",
+        (DriverType::Dom0, _) => "",
+        _ => ",backend=driver-domain",
+    };
+    format!("mac={mac},bridge=xenbr0{backend}")
+}
+
+/// The same as `xl network-attach` takes it.
+pub fn attached_vif(machine: &Machine, mac: &str) -> String {
+    tested_vif(machine, mac).replace(',', " ")
+}
+
+fn vif_list(vifs: &[String]) -> String {
+    format!("vif=['{}']\n", vifs.join("','"))
 }
 
 /// Notes in a guest how long its kernel's log is now: what comes after is what the backend makes it say.
@@ -60,30 +110,12 @@ pub fn reload_netfront(machine: &Machine, guest: Place) -> Result<()> {
         guest,
         "rm -f /run/reloaded; setsid bash /run/reload </dev/null >/run/reload.log 2>&1 &",
     )?;
-    let start = Instant::now();
+    let patience = machine.patience(BOOT_PATIENCE);
     while machine.must(guest, "cat /run/reloaded").is_err() {
-        ensure!(
-            start.elapsed() < BOOT_PATIENCE,
-            "netfront did not come back in {guest}"
-        );
+        ensure!(!patience.is_over(), "netfront did not come back in {guest}");
         std::thread::sleep(Duration::from_millis(200));
     }
     Ok(())
-}
-
-/// The configuration of guest `number`.
-fn guest(number: u8, kernel: Generation) -> String {
-    let place = Place::Guest(number);
-    format!(
-        "{}vif=['mac=00:16:3e:00:00:1{number},bridge=xenbr0','mac={},bridge=xenbr0,backend=driver-domain']\n",
-        base(
-            place,
-            kernel,
-            384,
-            &format!("rig.number={}", place.tested())
-        ),
-        tested_mac(number),
-    )
 }
 
 /// The MAC of guest `number`'s vif under test.
@@ -91,27 +123,81 @@ pub fn tested_mac(number: u8) -> String {
     format!("00:16:3e:09:00:{number:02x}")
 }
 
-/// What every domain's configuration has.
-fn base(place: Place, kernel: Generation, memory: u16, arguments: &str) -> String {
+/// The type of a domain of this machine.
+fn domain_type(options: &Options, place: Place) -> DomainType {
+    match place {
+        Place::Guest(_) => options.kind().guest,
+        _ => options.kind().driver.domain().unwrap_or(DomainType::Pv),
+    }
+}
+
+/// The kernel of a domain of this machine.
+pub fn kernel(options: &Options, place: Place) -> Generation {
+    match place {
+        Place::Guest(number) => options.kernel_of(number),
+        _ => options.driver_kernel,
+    }
+}
+
+/// The kernel's command line in a domain of this machine.
+pub fn arguments(options: &Options, place: Place) -> String {
+    let domain_type = domain_type(options, place);
+    if options.backend == Backend::Package && place == Place::DriverDomain {
+        // Debian, with udev's names.
+        let linux = LINUX.replace("net.ifnames=0 ", "");
+        return format!(
+            "root=/dev/xvde {linux} rig.disk=xvde rig.ip=10.0.2.{}",
+            place.management()
+        );
+    }
     let role = match place {
-        Place::Guest(_) => "guest",
-        _ => "driver-domain",
+        Place::Guest(_) => format!("guest rig.number={}", place.tested()),
+        _ => {
+            let backend = value_name(options.backend);
+            // A PV domain bounces what its NIC cannot reach.
+            let bounce = match domain_type {
+                DomainType::Pv => " iommu=soft swiotlb=8192",
+                _ => "",
+            };
+            format!("driver-domain rig.backend={backend}{bounce}")
+        }
+    };
+    let disk = match domain_type {
+        DomainType::Hvm => " rig.disk=xvde",
+        _ => "",
+    };
+    let address = place.management();
+    format!("{LINUX} rig.ip=10.0.2.{address}{disk} rig.role={role}")
+}
+
+/// An HVM domain shows nothing on a screen and has no other emulated device than its first disk.
+const EMULATED: &str = "boot='c'\nhdtype='ahci'\nvnc=0\nvga='none'\nnographic=1\nserial='none'\nusb=0\n\
+                        xen_platform_pci=1\nacpi=1\n";
+
+/// What every domain's configuration has.
+fn base(options: &Options, place: Place, memory: u16) -> String {
+    let generation = options.kind().release.kernel(kernel(options, place)).name();
+    let boot = match disks::of_emulated_domain(options, place) {
+        Some([boot, root]) => format!("{EMULATED}disk=['phy:{boot},hda,w','phy:{root},xvde,w']\n"),
+        None => format!(
+            "kernel='/rig/boot/vmlinux-{generation}'\nramdisk='/rig/boot/initramfs-{generation}'\nextra='{}'\n\
+             disk=['phy:/dev/vdb,xvda,r']\n",
+            arguments(options, place)
+        ),
     };
     format!(
-        "name='{place}'\ntype='pv'\nkernel='/rig/boot/vmlinux-{kernel}'\nramdisk='/rig/boot/initramfs-{kernel}'\n\
-         extra='{LINUX} rig.role={role} rig.ip=10.0.2.{address} {arguments}'\nmemory={memory}\nvcpus=1\ntsc_mode='native'\n\
-         disk=['phy:/dev/vdb,xvda,r']\non_crash='preserve'\non_reboot='restart'\n",
-        kernel = kernel.name(),
-        address = place.management(),
+        "name='{place}'\ntype='{}'\n{boot}memory={memory}\nvcpus=1\ntsc_mode='native'\n\
+         on_crash='preserve'\non_reboot='restart'\n",
+        domain_type(options, place).name()
     )
 }
 
 /// A guest that has nothing but a vif: up in seconds, for tests that come and go.
-pub fn brief(name: &str) -> String {
+pub fn brief(machine: &Machine, name: &str) -> String {
     format!(
         "name='{name}'\ntype='pv'\nkernel='/rig/boot/vmlinux-stock'\nramdisk='/rig/boot/initramfs-stock'\n\
-         extra='{LINUX} rig.role=brief'\nmemory=160\nvcpus=1\non_crash='destroy'\n\
-         vif=['mac=00:16:3e:09:00:f0,bridge=xenbr0,backend=driver-domain']\n"
+         extra='{LINUX} rig.role=brief'\nmemory=160\nvcpus=1\non_crash='destroy'\nvif=['{}']\n",
+        tested_vif(machine, "00:16:3e:09:00:f0")
     )
 }
 

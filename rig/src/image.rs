@@ -2,7 +2,9 @@
 
 use crate::cache::Cache;
 use crate::debian::Archive;
+use crate::hypervisor;
 use crate::kernel::{Generation, Kernel};
+use crate::kind::{Kind, Release};
 use crate::os;
 use crate::shell::{bash, output};
 use anyhow::{Context, Result};
@@ -26,10 +28,13 @@ const HOST_PACKAGES: &[&str] = &[
     "zstd",
 ];
 
-/// On the root disk: Xen's tools, and what a test or a person looking around in a domain types.
+/// On the root disk, beside Xen's tools: what a test or a person looking around in a domain types.
 const ROOT_PACKAGES: &str = "base-files,bash,bpftool,bridge-utils,busybox-static,coreutils,dash,ethtool,findutils,gawk,grep,iperf3,\
 iproute2,iputils-arping,iputils-ping,kmod,libc-bin,libc6,libelf1,libgcc-s1,mount,netcat-openbsd,pciutils,procps,sed,socat,strace,\
-tcpdump,util-linux,xen-utils-4.17,xen-utils-common,xenstore-utils,zlib1g";
+tcpdump,util-linux,xen-utils-common,xenstore-utils,zlib1g";
+
+/// What emulates the PC of an HVM domain, on the root disk of machines that have one.
+const DEVICE_MODEL: &str = "qemu-system-xen,seabios,ipxe-qemu";
 
 /// Modules of the root disk, with what they depend on. No udev runs in the domains: they are loaded by name.
 pub const ROOT_MODULES: &[&str] = &[
@@ -99,7 +104,7 @@ const FILES: &[(&str, &str)] = &[
     ),
     (
         "root/.bashrc",
-        "export PATH=/rig/bin:/usr/lib/xen-4.17/bin:/usr/sbin:/usr/bin:/sbin:/bin\n",
+        "export PATH=/rig/bin:$(echo /usr/lib/xen-*/bin):/usr/sbin:/usr/bin:/sbin:/bin\n",
     ),
     // The hotplug scripts log through it, and no syslog runs.
     ("usr/bin/logger", "#!/bin/sh\nexit 0\n"),
@@ -107,41 +112,55 @@ const FILES: &[(&str, &str)] = &[
 
 /// Everything that `machine` and `domain` need to boot.
 pub struct Image {
+    /// The hypervisor.
     pub xen: PathBuf,
+    /// The same with one byte changed, for machines whose domains run by the processor's virtualisation (`hypervisor`).
+    pub patched_xen: PathBuf,
     pub root: PathBuf,
     /// An empty ext4 disk for domains saved by dom0.
     pub scratch: PathBuf,
     /// The agent, to be run on the host as the peer's probe.
     pub agent: PathBuf,
     pub kernels: Vec<Kernel>,
-    cache: Cache,
+    release: Release,
+    device_model: bool,
+    directory: PathBuf,
 }
 
 impl Image {
-    /// Build what is missing or older than its sources; other processes wait meanwhile.
-    pub fn build(cache: &Cache) -> Result<Self> {
+    /// Build what is missing or older than its sources for machines of this kind; other processes wait meanwhile.
+    pub fn build(cache: &Cache, kind: Kind) -> Result<Self> {
         packages::ensure(&[packages::BUILD, HOST_PACKAGES])?;
         let _lock = os::lock(&cache.path("lock"))?;
-        let archive = Archive::open(cache)?;
-        ensure_qemu(&archive)?;
-        let kernels = Generation::ALL
+        let release = kind.release;
+        let archive = Archive::open(cache, release)?;
+        let kernels = release
+            .kernels()
             .iter()
             .map(|generation| Kernel::open(cache, &archive, *generation))
             .collect::<Result<Vec<_>>>()?;
+        let directory = cache.path(match kind.device_model() {
+            true => format!("{}-with-device-model", release.name()),
+            false => release.name().into(),
+        });
+        fs::create_dir_all(&directory)?;
         let image = Self {
-            xen: cache.path("xen.elf"),
-            root: cache.path("root.img"),
-            scratch: cache.path("scratch.img"),
+            xen: directory.join("xen.elf"),
+            patched_xen: directory.join("xen-patched.elf"),
+            root: directory.join("root.img"),
+            scratch: directory.join("scratch.img"),
             agent: build_agent()?,
             kernels,
-            cache: cache.clone(),
+            release,
+            device_model: kind.device_model(),
+            directory,
         };
-        image.unpack_xen(&archive)?;
+        hypervisor::unpack(&archive, &image.directory, &image.xen, &image.patched_xen)?;
         image.bootstrap(&archive)?;
         let recipe = image.recipe()?;
-        let stamp = cache.path("recipe");
+        let stamp = image.directory.join("recipe");
         if fs::read_to_string(&stamp).ok().as_deref() != Some(&recipe) {
-            eprintln!("xen: building initramfs and root disk");
+            eprintln!("xen: building initramfs and root disk ({})", release.name());
             for kernel in &image.kernels {
                 image.build_initramfs(kernel)?;
             }
@@ -151,8 +170,14 @@ impl Image {
         Ok(image)
     }
 
+    /// Whether machines of `kind` boot from it.
+    pub fn serves(&self, kind: Kind) -> bool {
+        (self.release, self.device_model) == (kind.release, kind.device_model())
+    }
+
     /// The kernel of `generation`.
     pub fn kernel(&self, generation: Generation) -> &Kernel {
+        let generation = self.release.kernel(generation);
         let mut kernels = self.kernels.iter();
         kernels
             .find(|kernel| kernel.generation == generation)
@@ -161,13 +186,15 @@ impl Image {
 
     /// The initramfs that goes with `kernel`.
     pub fn initramfs(&self, kernel: &Kernel) -> PathBuf {
-        self.cache.path(format!("initramfs-{}.cpio", kernel.abi))
+        self.directory
+            .join(format!("initramfs-{}.cpio", kernel.abi))
     }
 
     /// All that root disk and initramfs are made of, as text: a change of it makes them stale.
     fn recipe(&self) -> Result<String> {
         let mut recipe = format!(
-            "{SCRIPTS:?}{FILES:?}{MINI_INIT}{ROOT_MODULES:?}{INITRAMFS_MODULES:?}{ROOT_PACKAGES}"
+            "{SCRIPTS:?}{FILES:?}{MINI_INIT}{ROOT_MODULES:?}{INITRAMFS_MODULES:?}{}{LINK_AND_PACK}",
+            self.packages()
         );
         let agent = fs::metadata(&self.agent)?;
         write!(recipe, "{} {:?}", agent.len(), agent.modified()?)?;
@@ -177,34 +204,31 @@ impl Image {
         Ok(recipe)
     }
 
-    fn unpack_xen(&self, archive: &Archive) -> Result<()> {
-        if self.xen.exists() {
-            return Ok(());
+    /// All packages of the root disk.
+    fn packages(&self) -> String {
+        let mut packages = format!("{ROOT_PACKAGES},xen-utils-{}", self.release.xen());
+        if self.device_model {
+            packages += ",";
+            packages += DEVICE_MODEL;
         }
-        let deb = archive.download("xen-hypervisor-4.17-amd64")?;
-        let unpacked = self.cache.path("xen-package");
-        output(Command::new("dpkg").arg("-x").arg(deb).arg(&unpacked))?;
-        bash(
-            r#"gzip -dc "$1" > "$2.new"; mv "$2.new" "$2""#,
-            &[
-                unpacked.join("boot/xen-4.17-amd64.gz").as_os_str(),
-                self.xen.as_os_str(),
-            ],
-        )
-        .map(drop)
+        packages
     }
 
     fn base(&self) -> PathBuf {
-        self.cache.path("root-base")
+        self.directory.join("root-base")
     }
 
     /// Debian's files of the root disk, by mmdebstrap, once for each list of packages.
     fn bootstrap(&self, archive: &Archive) -> Result<()> {
-        let stamp = self.cache.path("root-base.packages");
-        if fs::read_to_string(&stamp).ok().as_deref() == Some(ROOT_PACKAGES) {
+        let packages = self.packages();
+        let stamp = self.directory.join("root-base.packages");
+        if fs::read_to_string(&stamp).ok().as_ref() == Some(&packages) {
             return Ok(());
         }
-        eprintln!("xen: installing Debian into the root disk's directory (half a minute)");
+        eprintln!(
+            "xen: installing Debian {} into the root disk's directory (half a minute)",
+            self.release.name()
+        );
         let base = self.base();
         if base.exists() {
             fs::remove_dir_all(&base)?;
@@ -215,18 +239,18 @@ impl Image {
             bootstrap.arg(format!("--dpkgopt=path-exclude=/usr/share/{excluded}/*"));
         }
         bootstrap
-            .arg(format!("--include={ROOT_PACKAGES}"))
-            .arg("bookworm")
+            .arg(format!("--include={packages}"))
+            .arg(self.release.name())
             .arg(&base)
             .arg(archive.sources());
         output(bootstrap.env("LC_ALL", "C"))?;
-        fs::write(stamp, ROOT_PACKAGES)?;
+        fs::write(stamp, packages)?;
         Ok(())
     }
 
     /// Uncompressed, so that nothing is decompressed under emulation.
     fn build_initramfs(&self, kernel: &Kernel) -> Result<()> {
-        let tree = fresh_directory(&self.cache.path("initramfs"))?;
+        let tree = fresh_directory(&self.directory.join("initramfs"))?;
         for directory in ["bin", "sbin", "dev"] {
             fs::create_dir(tree.join(directory))?;
         }
@@ -234,6 +258,11 @@ impl Image {
         std::os::unix::fs::symlink("busybox", tree.join("bin/sh"))?;
         std::os::unix::fs::symlink("../bin/busybox", tree.join("sbin/modprobe"))?;
         write_executable(&tree.join("init"), MINI_INIT)?;
+        // What a kernel runs when the toolstack wants its domain to end.
+        for verb in ["poweroff", "reboot"] {
+            let text = format!("#!/bin/sh\nexec /bin/busybox {verb} -f\n");
+            write_executable(&tree.join("sbin").join(verb), &text)?;
+        }
         kernel.install_modules(INITRAMFS_MODULES, &tree)?;
         bash(
             r#"cd "$1"; mknod -m 600 dev/console c 5 1; find . | cpio -o -H newc --quiet > "$2""#,
@@ -243,7 +272,7 @@ impl Image {
     }
 
     fn build_root(&self) -> Result<()> {
-        let tree = fresh_directory(&self.cache.path("root"))?;
+        let tree = fresh_directory(&self.directory.join("root"))?;
         bash(
             r#"cp -a "$1/." "$2""#,
             &[self.base().as_os_str(), tree.as_os_str()],
@@ -288,7 +317,7 @@ rm -rf "$1"/var/run "$1"/var/lock; ln -s /run "$1"/var/run; ln -s /run/lock "$1"
 ln -sf gawk "$1"/usr/bin/awk; ln -sf dash "$1"/bin/sh
 ldconfig -r "$1"
 rm -f "$2" "$3"
-mke2fs -q -t ext4 -O ^has_journal,^metadata_csum -L rig -d "$1" "$2" 900M
+mke2fs -q -t ext4 -O ^has_journal,^metadata_csum -L rig -d "$1" "$2" 1400M
 mke2fs -q -t ext4 -O ^has_journal,^metadata_csum -L scratch "$3" 1G
 "#;
 
@@ -327,27 +356,4 @@ fn build_agent() -> Result<PathBuf> {
         .current_dir(build::workspace());
     command::must_succeed(&mut cargo, "building rig-agent")?;
     Ok(build::target_dir()?.join("release/rig-agent"))
-}
-
-/// A QEMU that emulates igb (8.0 and later): bookworm has it in backports only.
-fn ensure_qemu(archive: &Archive) -> Result<()> {
-    let works = || output(Command::new("qemu-system-x86_64").args(["-device", "igb,help"])).is_ok();
-    if works() {
-        return Ok(());
-    }
-    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
-    if release
-        .lines()
-        .any(|line| line == "VERSION_CODENAME=bookworm")
-    {
-        archive.install_from_backports("qemu-system-x86")?;
-    } else {
-        packages::ensure(&[&["qemu-system-x86"]])?;
-    }
-    if !works() {
-        anyhow::bail!(
-            "qemu-system-x86_64 does not know the device igb: the rig needs QEMU 8.0 or later"
-        );
-    }
-    Ok(())
 }

@@ -1,7 +1,7 @@
 //! The kernels of the domains: Debian's packages unpacked, never installed on the host.
 
 use crate::cache::Cache;
-use crate::debian::{Archive, BACKPORTS, NEXT_BACKPORTS};
+use crate::debian::Archive;
 use crate::shell::{bash, output};
 use anyhow::{Context, Result, bail};
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,8 +23,6 @@ pub enum Generation {
 }
 
 impl Generation {
-    /// All there are.
-    pub const ALL: [Self; 3] = [Self::Stock, Self::Backports, Self::Latest];
     /// Those that guests of the tests run, in the order in which they get them.
     pub const GUESTS: [Self; 2] = [Self::Stock, Self::Backports];
 
@@ -34,15 +32,6 @@ impl Generation {
             Self::Stock => "stock",
             Self::Backports => "backports",
             Self::Latest => "latest",
-        }
-    }
-
-    /// The backports that it is from, if from any.
-    fn backports(self) -> Option<&'static str> {
-        match self {
-            Self::Stock => None,
-            Self::Backports => Some(BACKPORTS),
-            Self::Latest => Some(NEXT_BACKPORTS),
         }
     }
 }
@@ -58,7 +47,8 @@ pub struct Kernel {
 impl Kernel {
     /// Download and unpack once; later calls find it there.
     pub fn open(cache: &Cache, archive: &Archive, generation: Generation) -> Result<Self> {
-        let version = archive.version("linux-image-amd64", generation.backports())?;
+        let version =
+            archive.version("linux-image-amd64", archive.release.backports(generation))?;
         let depends = archive.dependencies("linux-image-amd64", &version)?;
         let abi = depends
             .iter()
@@ -70,7 +60,7 @@ impl Kernel {
             directory: cache.path(format!("kernel-{abi}")),
             abi,
         };
-        if !kernel.image().exists() {
+        if !kernel.image().exists() || !kernel.compressed().exists() {
             let debs = kernel.download(archive, &version)?;
             eprintln!("xen: unpacking Linux {}", kernel.abi);
             kernel.unpack(&debs)?;
@@ -81,6 +71,11 @@ impl Kernel {
     /// The uncompressed ELF image.
     pub fn image(&self) -> PathBuf {
         self.directory.join("vmlinux")
+    }
+
+    /// The image as packaged, which boot loaders read.
+    pub fn compressed(&self) -> PathBuf {
+        self.directory.join("vmlinuz")
     }
 
     /// The packages that hold image and modules: one, or with Debian 13's later kernels those that it depends on.
@@ -121,6 +116,7 @@ impl Kernel {
                 .arg(&unpacked)
                 .arg(&self.abi),
         )?;
+        fs::copy(image, self.compressed())?;
         let compressed = fs::read(image)?;
         let fresh = self.directory.join("vmlinux.new");
         decompress(

@@ -2,22 +2,25 @@
 
 use crate::agent::{self, Outcome, Stream};
 use crate::cache::Cache;
+use crate::disks::Disks;
+use crate::emulator;
 use crate::image::Image;
 use crate::kernel::Generation;
+use crate::kind::{DriverType, Kind, value_name};
 use crate::network::{Network, TAP};
-use crate::options::{Backend, Nic, Options};
+use crate::options::{Nic, Options};
+use crate::patience::Patience;
 use crate::place::{MAX_GUESTS, Place};
-use crate::system;
 use anyhow::{Context, Result, bail};
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Never without eager-fpu: Xen's lazy switching of the FPU loses SSE registers under QEMU.
-const XEN: &str = "console=com1 com1=115200,8n1 dom0_mem=640M,max:640M dom0_max_vcpus=1 loglvl=all guest_loglvl=all \
+const XEN: &str = "console=com1 com1=115200,8n1 dom0_max_vcpus=1 loglvl=all guest_loglvl=all \
 spec-ctrl=no,eager-fpu xpti=0 noreboot ucode=no cpufreq=none";
 /// Command line of every Linux. The second half only saves emulated work at boot.
 pub const LINUX: &str = "console=hvc0 loglevel=4 net.ifnames=0 random.trust_cpu=on \
@@ -25,7 +28,7 @@ mitigations=off init_on_alloc=0 rodata=off apparmor=0 audit=0";
 /// How long a domain may take to boot on a machine that does much else.
 pub const BOOT_PATIENCE: Duration = Duration::from_secs(300);
 /// How long a command may say nothing.
-const SILENCE: Duration = Duration::from_secs(600);
+const SILENCE: Duration = Duration::from_secs(1200);
 
 /// A running machine.
 pub struct Machine {
@@ -68,15 +71,15 @@ impl Machine {
         machine
             .options
             .store(&machine.directory.join("options.json"))?;
+        let kind = machine.kind();
+        let emulator = emulator::words(cache, kind)?;
+        let disks = Disks::make(cache, image, &machine.options, &machine.directory)?;
         eprintln!(
-            "xen: booting Xen and dom0 (NIC {})",
-            crate::options::value_name(machine.options.nic)
+            "xen: booting Xen {} and dom0 (NIC {})",
+            kind.release.xen(),
+            value_name(machine.options.nic)
         );
-        let system = match machine.options.backend {
-            Backend::Package => Some(system::build(cache, image)?),
-            Backend::Netback | Backend::Kernel => None,
-        };
-        let mut qemu = machine.spawn(image, system.as_deref(), lifetime)?;
+        let mut qemu = machine.spawn(&emulator, image, &disks, lifetime)?;
         machine.await_dom0(&mut qemu)?;
         machine.connect_peer()?;
         Ok(machine)
@@ -113,12 +116,23 @@ impl Machine {
         self.directory.join("console.log")
     }
 
-    fn spawn(&self, image: &Image, system: Option<&Path>, lifetime: Lifetime) -> Result<Child> {
+    /// What the machine is made of.
+    pub fn kind(&self) -> Kind {
+        self.options.kind()
+    }
+
+    fn spawn(
+        &self,
+        emulator: &[String],
+        image: &Image,
+        disks: &Disks,
+        lifetime: Lifetime,
+    ) -> Result<Child> {
         fs::write(self.console(), "")?;
         let log = File::create(self.directory.join("qemu.log"))?;
         let mut command = match lifetime {
             Lifetime::OfCaller => {
-                let inside = self.network.command("qemu-system-x86_64");
+                let inside = self.network.command(&emulator[0]);
                 let mut command = Command::new("setpriv");
                 command
                     .args(["--pdeathsig", "KILL"])
@@ -126,10 +140,11 @@ impl Machine {
                     .args(inside.get_args());
                 command
             }
-            Lifetime::UntilDown => self.network.command("qemu-system-x86_64"),
+            Lifetime::UntilDown => self.network.command(&emulator[0]),
         };
         command
-            .args(self.arguments(image, system))
+            .args(&emulator[1..])
+            .args(self.arguments(image, disks))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -139,46 +154,64 @@ impl Machine {
         Ok(child)
     }
 
-    fn arguments(&self, image: &Image, system: Option<&Path>) -> Vec<String> {
+    fn arguments(&self, image: &Image, disks: &Disks) -> Vec<String> {
         let kernel = image.kernel(Generation::Stock);
+        let kind = self.kind();
         let initrd = format!(
-            "{} {LINUX} rig.role=dom0 rig.ip=10.0.2.15,{}",
+            "{} {LINUX} rig.role=dom0 rig.ip=10.0.2.15 rig.driver={} rig.xenstored={},{}",
             kernel.image().display(),
+            value_name(kind.driver),
+            value_name(kind.xenstored),
             image.initramfs(kernel).display()
         );
-        let memory = 640 + 512 + 384 * u32::from(self.options.guests.max(1)) + 640;
         let smp = if self.options.icount { 1 } else { 2 };
-        let disk = |path: &Path, id: &str, slot: u8, mode: &str| {
-            format!(
-                "-drive file={},if=none,id={id},format=raw,{mode} -device virtio-blk-pci,drive={id},addr={slot:#x}",
-                path.display()
-            )
-        };
         let mut arguments: Vec<String> = Vec::new();
         let mut words = |text: &str| arguments.extend(text.split(' ').map(String::from));
         words(&format!(
-            "-machine q35 -smp {smp} -m {memory} -cpu Nehalem -nodefaults -no-reboot -display none"
+            "-machine q35 -smp {smp} -m {} -nodefaults -no-reboot -display none",
+            self.memory()
         ));
         words(&format!("-serial file:{}", self.console().display()));
-        words(&disk(&image.root, "root", 4, "snapshot=on"));
-        // Once more for the domains, whose blkback opens it by itself.
-        words(&disk(&image.root, "shared", 5, "readonly=on"));
-        words(&disk(&image.scratch, "scratch", 6, "snapshot=on"));
-        if let Some(system) = system {
-            words(&disk(system, "system", 7, "snapshot=on"));
-        }
+        words(&disks.arguments());
         words(&management());
         // With interrupt remapping dom0 loses interrupts.
-        words("-device intel-iommu,intremap=off");
+        words(match kind.virtualised() {
+            false => "-cpu Nehalem -device intel-iommu,intremap=off",
+            true => "-cpu EPYC,-monitor -device amd-iommu,dma-remap=on,intremap=off",
+        });
         words(&self.cable());
         words(match (self.options.icount, self.options.patient) {
             (false, _) => "-accel tcg,thread=multi",
             (true, false) => "-accel tcg,thread=single -icount shift=1,sleep=off",
             (true, true) => "-accel tcg,thread=single -icount shift=1,sleep=on",
         });
-        arguments.extend(["-kernel".into(), image.xen.display().to_string()]);
-        arguments.extend(["-append".into(), XEN.into(), "-initrd".into(), initrd]);
+        let (xen, more) = match kind.virtualised() {
+            false => (&image.xen, ""),
+            true => (&image.patched_xen, " iommu=no-intremap"),
+        };
+        let dom0 = self.dom0_memory();
+        arguments.extend([
+            "-kernel".into(),
+            xen.display().to_string(),
+            "-append".into(),
+        ]);
+        arguments.push(format!("{XEN} dom0_mem={dom0}M,max:{dom0}M{more}"));
+        arguments.extend(["-initrd".into(), initrd]);
         arguments
+    }
+
+    /// Megabytes of dom0, where device models run.
+    fn dom0_memory(&self) -> u32 {
+        if self.kind().device_model() { 768 } else { 640 }
+    }
+
+    /// Megabytes of the machine.
+    fn memory(&self) -> u32 {
+        if self.kind().virtualised() {
+            // With more, the NIC's registers lie above 4 GiB, and dom0 dies when an HVM domain asks how large they are.
+            return 2048;
+        }
+        640 + 512 + 384 * u32::from(self.options.guests.max(1)) + 640
     }
 
     /// The NIC under test and what is at the other end of its cable. Slot 8: at 0x10 igb was not passed through.
@@ -199,7 +232,7 @@ impl Machine {
     }
 
     fn await_dom0(&self, qemu: &mut Child) -> Result<()> {
-        let start = Instant::now();
+        let patience = self.patience(BOOT_PATIENCE);
         while !fs::read_to_string(self.console())
             .unwrap_or_default()
             .contains("RIG-READY role=dom0")
@@ -208,7 +241,7 @@ impl Machine {
                 let log = fs::read_to_string(self.directory.join("qemu.log")).unwrap_or_default();
                 bail!("QEMU ended ({status}): {}", log.trim());
             }
-            if start.elapsed() > BOOT_PATIENCE {
+            if patience.is_over() {
                 bail!(
                     "dom0 did not boot; its console is {}",
                     self.console().display()
@@ -219,13 +252,19 @@ impl Machine {
         self.await_agent(Place::Dom0)
     }
 
+    /// A wait for what happens in the machine.
+    pub fn patience(&self, limit: Duration) -> Patience {
+        // One that was started a moment ago is not yet by its command line who it is.
+        Patience::begin(pid(&self.directory).unwrap_or_default(), limit)
+    }
+
     /// Wait until the agent of `place` answers.
     pub fn await_agent(&self, place: Place) -> Result<()> {
-        let start = Instant::now();
+        let patience = self.patience(BOOT_PATIENCE);
         loop {
             match self.run(place, "true") {
                 Ok(_) => return Ok(()),
-                Err(error) if start.elapsed() > BOOT_PATIENCE => {
+                Err(error) if patience.is_over() => {
                     return Err(error.context(format!(
                         "{place} did not boot; see `cargo xtask xen log {place}`"
                     )));
@@ -250,6 +289,11 @@ impl Machine {
         stdin: &mut dyn Read,
         see: impl FnMut(Stream, &[u8]),
     ) -> Result<u32> {
+        let place = match (place, self.kind().driver) {
+            // The backend's domain is dom0.
+            (Place::DriverDomain, DriverType::Dom0) => Place::Dom0,
+            _ => place,
+        };
         let connection = self.network.connect(place.agent_port())?;
         agent::execute(connection, command, stdin, SILENCE, see)
             .with_context(|| format!("{place}: {command}"))
@@ -385,13 +429,15 @@ pub fn quote(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
+/// The pid that the instance's QEMU has or had.
+fn pid(directory: &Path) -> Option<u32> {
+    let text = fs::read_to_string(directory.join("pid")).ok()?;
+    text.trim().parse().ok()
+}
+
 /// The pid of the instance's QEMU, if it runs.
 fn running(directory: &Path) -> Option<u32> {
-    let pid: u32 = fs::read_to_string(directory.join("pid"))
-        .ok()?
-        .trim()
-        .parse()
-        .ok()?;
+    let pid = pid(directory)?;
     let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
     // The console's path in the command line tells our QEMU from one of another instance or rig that took the pid.
     let console = directory.join("console.log").display().to_string();

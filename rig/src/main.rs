@@ -4,19 +4,25 @@
 //! QEMU and small tools; what is built lies in a cache outside the checkout, and what runs lies in one network namespace an instance.
 
 mod agent;
+mod bootdisk;
 mod cache;
 mod cases;
 mod compare;
 mod debian;
+mod disks;
 mod document;
 mod domain;
+mod emulator;
+mod hypervisor;
 mod image;
 mod kernel;
+mod kind;
 mod machine;
 mod netback;
 mod network;
 mod options;
 mod os;
+mod patience;
 mod place;
 mod record;
 mod shell;
@@ -27,6 +33,7 @@ use anyhow::Result;
 use cache::Cache;
 use clap::{Parser, Subcommand};
 use image::Image;
+use kind::{Kind, Wanted};
 use machine::{Lifetime, Machine};
 use options::{Backend, Options};
 use place::Place;
@@ -53,7 +60,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Task {
     /// Download packages and build the disks, without starting anything.
-    Build,
+    Build(Wanted),
     /// Boot Xen, dom0, the driver domain and the guests.
     Up(Options),
     /// Execute a command by bash in a domain or at the peer; its exit status is ours.
@@ -103,7 +110,11 @@ fn run(cli: Cli) -> Result<ExitCode> {
     host::require_root("the Xen rig")?;
     let cache = Cache::open()?;
     match cli.command {
-        Task::Build => Image::build(&cache).map(drop)?,
+        Task::Build(wanted) => {
+            let kind = wanted.or(Kind::DEFAULT);
+            Image::build(&cache, kind)?;
+            emulator::words(&cache, kind)?;
+        }
         Task::Up(options) => up(&cache, cli.instance, options)?,
         Task::Run {
             place,
@@ -130,7 +141,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
 }
 
 fn up(cache: &Cache, instance: u8, options: Options) -> Result<()> {
-    let image = Image::build(cache)?;
+    let image = Image::build(cache, options.kind())?;
     if options.backend == Backend::Netback {
         // Not while an emulated machine waits for it.
         netback::build()?;
@@ -170,7 +181,7 @@ fn boot(image: &Image, cache: &Cache, instance: u8, options: &Options) -> Result
 }
 
 /// Reads into memory what dom0 or the driver domain runs while the tools' clock is ticking.
-const WARM: &str = "find /bin/ /sbin/ /usr/bin /usr/sbin /usr/lib/xen-4.17 /usr/lib/x86_64-linux-gnu /etc /rig -xdev -type f -exec cat {} + > /dev/null";
+const WARM: &str = "find /bin/ /sbin/ /usr/bin /usr/sbin /usr/lib/xen-* /usr/lib/x86_64-linux-gnu /etc /rig -xdev -type f -exec cat {} + > /dev/null";
 
 /// Boot what runs on dom0.
 fn populate(machine: &Machine) -> Result<()> {

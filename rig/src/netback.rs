@@ -1,5 +1,6 @@
 //! Our backend in the driver domain: the release binary, a configuration, and the process.
 
+use crate::kind::DriverType;
 use crate::machine::Machine;
 use crate::place::Place;
 use anyhow::{Context, Result, bail};
@@ -7,6 +8,10 @@ use std::path::PathBuf;
 use xtask::build::{self, Turn};
 
 const CONFIGURATION: &str = "[[bridge]]\nname = \"xenbr0\"\nuplink = \"pnic\"\n";
+/// In dom0 it serves the vifs too by which the rig reaches the guests: this bridge's uplink leads to dom0's own.
+const MANAGEMENT: &str = "\n[[bridge]]\nname = \"management\"\nuplink = \"mgmt1\"\n";
+/// What `xl` runs for a vif in dom0.
+const VIF_SCRIPT: &str = include_str!("../../packaging/vif-netback");
 
 /// Build it for release; where it is.
 pub fn build() -> Result<PathBuf> {
@@ -19,13 +24,20 @@ pub fn install(machine: &Machine) -> Result<()> {
     eprintln!("xen: starting netback in the driver domain");
     machine.copy(Place::DriverDomain, &binary, "/rig/bin/netback")?;
     machine.must(Place::DriverDomain, "netback --version 2>&1").context(
-        "netback does not run in Debian 12's image; built on a host with a newer C library, it needs one as old as the image's (2.36)",
+        "netback does not run in Debian's image; built on a host with a newer C library, it needs one as old as the image's (Debian 12: 2.36)",
     )?;
     machine.must(Place::DriverDomain, "mkdir -p /etc/netback")?;
+    let mut configuration = CONFIGURATION.to_owned();
+    if machine.kind().driver == DriverType::Dom0 {
+        configuration += MANAGEMENT;
+        let script = "/etc/xen/scripts/vif-netback";
+        machine.write(Place::Dom0, script, VIF_SCRIPT)?;
+        machine.must(Place::Dom0, &format!("chmod 755 {script}"))?;
+    }
     machine.write(
         Place::DriverDomain,
         "/etc/netback/netback.toml",
-        CONFIGURATION,
+        &configuration,
     )?;
     start(machine)
 }

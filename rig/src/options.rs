@@ -1,6 +1,7 @@
 //! What a machine is started with.
 
 use crate::kernel::Generation;
+use crate::kind::{Kind, Wanted, value_name, value_of};
 use crate::place::MAX_GUESTS;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
@@ -9,6 +10,8 @@ use std::path::Path;
 /// `xen up`.
 #[derive(Args, Debug, Clone)]
 pub struct Options {
+    #[command(flatten)]
+    pub wanted: Wanted,
     /// The NIC passed through to the driver domain.
     #[arg(long, default_value = "igb")]
     pub nic: Nic,
@@ -52,6 +55,11 @@ pub enum Backend {
 }
 
 impl Options {
+    /// What the machine is made of.
+    pub fn kind(&self) -> Kind {
+        self.wanted.or(Kind::DEFAULT)
+    }
+
     /// The kernel of guest `number` (from 1 on).
     pub fn kernel_of(&self, number: u8) -> Generation {
         self.guest_kernel[usize::from(number - 1) % self.guest_kernel.len()]
@@ -65,6 +73,7 @@ impl Options {
             .map(|kernel| kernel.name())
             .collect();
         let value = serde_json::json!({
+            "kind": self.kind().to_json(),
             "nic": value_name(self.nic),
             "backend": value_name(self.backend),
             "guests": self.guests,
@@ -83,29 +92,20 @@ impl Options {
         let value: serde_json::Value = serde_json::from_str(&text)?;
         let read = || {
             Some(Self {
-                nic: Nic::from_str(value["nic"].as_str()?, false).ok()?,
-                backend: Backend::from_str(value["backend"].as_str()?, false).ok()?,
+                wanted: Kind::of_json(&value["kind"])?.into(),
+                nic: value_of(&value["nic"])?,
+                backend: value_of(&value["backend"])?,
                 guests: u8::try_from(value["guests"].as_u64()?).ok()?,
                 guest_kernel: value["guest_kernel"]
                     .as_str()?
                     .split(',')
                     .map(|name| Generation::from_str(name, false).ok())
                     .collect::<Option<_>>()?,
-                driver_kernel: Generation::from_str(value["driver_kernel"].as_str()?, false)
-                    .ok()?,
+                driver_kernel: value_of(&value["driver_kernel"])?,
                 icount: value["icount"].as_bool()?,
                 patient: value["patient"].as_bool()?,
             })
         };
         read().with_context(|| format!("{} is not from this version of the rig", file.display()))
     }
-}
-
-/// The name of a value on the command line.
-pub fn value_name(value: impl ValueEnum) -> String {
-    value
-        .to_possible_value()
-        .expect("no value is hidden")
-        .get_name()
-        .into()
 }

@@ -4,6 +4,7 @@ use crate::cache::Cache;
 use crate::domain;
 use crate::image::Image;
 use crate::kernel::Generation;
+use crate::kind::Kind;
 use crate::machine::{Lifetime, Machine};
 use crate::options::{Backend, Nic, Options};
 use crate::place::Place;
@@ -26,7 +27,7 @@ cp /bin/bash /run/file; socat -u FILE:/run/file TCP:10.9.0.1:5001";
 
 /// One recording for each kernel.
 pub fn run(cache: &Cache, instance: u8) -> Result<()> {
-    let image = Image::build(cache)?;
+    let image = Image::build(cache, Kind::DEBIAN_12)?;
     let mut cargo = Command::new(command::cargo());
     cargo
         .args([
@@ -42,6 +43,7 @@ pub fn run(cache: &Cache, instance: u8) -> Result<()> {
     command::must_succeed(&mut cargo, "building the recorder")?;
     for generation in Generation::GUESTS {
         let options = Options {
+            wanted: Kind::DEBIAN_12.into(),
             nic: Nic::Igb,
             backend: Backend::Netback,
             guests: 1,

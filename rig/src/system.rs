@@ -5,6 +5,7 @@ use crate::cache::Cache;
 use crate::debian::Archive;
 use crate::image::{Image, ROOT_MODULES, fresh_directory, write_executable};
 use crate::kernel::Generation;
+use crate::kind::Release;
 use crate::os;
 use crate::shell::{bash, output};
 use anyhow::Result;
@@ -14,7 +15,7 @@ use std::process::Command;
 
 /// Beyond Debian's minimal system: what starts it, what netback's package asks for, what a driver domain has from Xen, and what the
 /// document's steps and the doctor's cures type.
-const PACKAGES: &str = "systemd-sysv,udev,kmod,iproute2,iputils-ping,ethtool,bpftool,pciutils,procps,xen-utils-4.17,xen-utils-common,xenstore-utils";
+const PACKAGES: &str = "systemd-sysv,udev,kmod,iproute2,iputils-ping,ethtool,bpftool,pciutils,procps,xen-utils-common,xenstore-utils";
 
 /// The rig's own: the agent as a unit, and the domain's end of the management network.
 const FILES: &[(&str, &str)] = &[
@@ -22,6 +23,11 @@ const FILES: &[(&str, &str)] = &[
     (
         "etc/systemd/system/rig-agent.service",
         include_str!("../files/rig-agent.service"),
+    ),
+    // In a domain without an emulated PC udev gives the card this name; in another one it lies elsewhere on the bus.
+    (
+        "etc/systemd/network/10-rig.link",
+        "[Match]\nMACAddress=52:54:00:09:00:02\n\n[Link]\nName=enp0s0\n",
     ),
     // No first boot, which would set every unit anew.
     ("etc/machine-id", "6e65746261636b000000000000000001\n"),
@@ -51,10 +57,11 @@ const MASKED: &[&str] = &[
 ];
 
 /// Build the disk if it is missing or older than what it is made of; other processes wait meanwhile.
-pub fn build(cache: &Cache, image: &Image) -> Result<PathBuf> {
+pub fn build(cache: &Cache, image: &Image, release: Release) -> Result<PathBuf> {
     let _lock = os::lock(&cache.path("lock"))?;
-    let disk = cache.path("system.img");
-    let base = bootstrap(cache)?;
+    let file = |name: &str| cache.path(release.name()).join(name);
+    let disk = file("system.img");
+    let base = bootstrap(cache, release)?;
     let agent = fs::metadata(&image.agent)?;
     let kernel = image.kernel(Generation::Stock);
     let recipe = format!(
@@ -63,12 +70,12 @@ pub fn build(cache: &Cache, image: &Image) -> Result<PathBuf> {
         agent.modified()?,
         kernel.abi
     );
-    let stamp = cache.path("system.recipe");
+    let stamp = file("system.recipe");
     if fs::read_to_string(&stamp).ok().as_deref() == Some(&recipe) {
         return Ok(disk);
     }
     eprintln!("xen: building the driver domain's disk");
-    let tree = fresh_directory(&cache.path("system"))?;
+    let tree = fresh_directory(&file("system"))?;
     bash(
         r#"cp -a "$1/." "$2""#,
         &[base.as_os_str(), tree.as_os_str()],
@@ -89,27 +96,34 @@ pub fn build(cache: &Cache, image: &Image) -> Result<PathBuf> {
 }
 
 /// Debian, installed and configured by its own scripts, once for each list of packages.
-fn bootstrap(cache: &Cache) -> Result<PathBuf> {
-    let base = cache.path("system-base");
-    let stamp = cache.path("system-base.packages");
-    if fs::read_to_string(&stamp).ok().as_deref() == Some(PACKAGES) {
+fn bootstrap(cache: &Cache, release: Release) -> Result<PathBuf> {
+    let directory = cache.path(release.name());
+    fs::create_dir_all(&directory)?;
+    let base = directory.join("system-base");
+    let stamp = directory.join("system-base.packages");
+    let packages = format!("{PACKAGES},xen-utils-{}", release.xen());
+    if fs::read_to_string(&stamp).ok().as_ref() == Some(&packages) {
         return Ok(base);
     }
-    eprintln!("xen: installing Debian with systemd into the driver domain's directory (a minute)");
+    eprintln!(
+        "xen: installing Debian {} with systemd into the driver domain's directory (a minute)",
+        release.name()
+    );
     if base.exists() {
         fs::remove_dir_all(&base)?;
     }
-    output(&mut mmdebstrap(&Archive::open(cache)?, &base))?;
-    fs::write(stamp, PACKAGES)?;
+    let archive = Archive::open(cache, release)?;
+    output(&mut mmdebstrap(&archive, &base, &packages))?;
+    fs::write(stamp, packages)?;
     Ok(base)
 }
 
-fn mmdebstrap(archive: &Archive, base: &Path) -> Command {
+fn mmdebstrap(archive: &Archive, base: &Path, packages: &str) -> Command {
     let mut bootstrap = Command::new("mmdebstrap");
     bootstrap
         .args(["--quiet", "--mode=root", "--variant=minbase"])
-        .arg(format!("--include={PACKAGES}"))
-        .arg("bookworm")
+        .arg(format!("--include={packages}"))
+        .arg(archive.release.name())
         .arg(base)
         .arg(archive.sources())
         .env("LC_ALL", "C");

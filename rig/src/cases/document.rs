@@ -1,8 +1,10 @@
 //! docs/driver-domain.md typed as it is written, section by section: each stands on those before it.
 
 use super::{Case, package};
+use crate::disks;
 use crate::document::{self, Action, Section, Step};
 use crate::domain;
+use crate::kind::DomainType;
 use crate::machine::{LINUX, Machine};
 use crate::place::Place;
 use anyhow::{Context, Result, bail, ensure};
@@ -17,8 +19,9 @@ pub const GUEST: usize = 4;
 pub const UPGRADE: usize = 6;
 pub const REMOVE: usize = 7;
 
-/// What the document says of a machine and what the rig has in its place.
-fn substitutions() -> Vec<(&'static str, String)> {
+/// What the document says of a machine and what the rig has in its place. Which disks a driver domain with an emulated PC has is the
+/// machine's.
+fn substitutions(emulated: Option<[String; 2]>) -> Vec<(&'static str, String)> {
     // The rig's kernels start faster with these, and know by them who they are; names of NICs are udev's in the driver domain.
     let guest = format!(
         "{LINUX} rig.role=guest rig.ip=10.0.2.{} rig.number={}",
@@ -41,7 +44,15 @@ fn substitutions() -> Vec<(&'static str, String)> {
             "/rig/boot/initramfs-stock".into(),
         ),
         // Their disks are dom0's virtio disks.
-        ("/dev/vg/driver-domain,xvda,w", "/dev/vdd,xvda,w".into()),
+        (
+            "'phy:/dev/vg/driver-domain,xvda,w'",
+            match emulated {
+                None => "'phy:/dev/vdd,xvda,w'".into(),
+                Some([boot, system]) => format!("'phy:{boot},hda,w', 'phy:{system},xvde,w'"),
+            },
+        ),
+        // This controller reads by DMA, the one that is meant where nothing is said does not.
+        ("boot = \"c\"", "boot = \"c\"\nhdtype = \"ahci\"".into()),
         ("/dev/vg/guest,xvda,w", "/dev/vdb,xvda,r".into()),
         ("root=/dev/xvda ro console=hvc0", guest),
         ("root=/dev/xvda console=hvc0", driver_domain),
@@ -61,14 +72,17 @@ fn substitutions() -> Vec<(&'static str, String)> {
     ]
 }
 
-fn in_the_rig(text: &str) -> String {
+fn in_the_rig(machine: &Machine, text: &str) -> String {
     let substitute = |text: String, (document, rig): &(&str, String)| text.replace(document, rig);
-    substitutions().iter().fold(text.to_owned(), substitute)
+    let disks = disks::of_emulated_domain(&machine.options, Place::DriverDomain);
+    substitutions(disks)
+        .iter()
+        .fold(text.to_owned(), substitute)
 }
 
 /// A case for each section that has something to type, in two halves: what comes before the doctor is asked, and what comes after.
-pub fn cases() -> Result<(Vec<Case>, Vec<Case>)> {
-    let cases = document::sections(TEXT)?
+pub fn cases(driver: DomainType) -> Result<(Vec<Case>, Vec<Case>)> {
+    let cases = document::sections(TEXT, driver)?
         .into_iter()
         .filter(|section| !section.steps.is_empty())
         .map(|section| (section.number, case(&section)));
@@ -101,7 +115,8 @@ pub fn walk(machine: &Machine, number: usize) -> Result<String> {
             .with_context(|| format!("the document's {text}"))?,
     };
     let mut typed = 0;
-    for section in document::sections(TEXT)? {
+    let driver = machine.kind().driver.domain().unwrap_or(DomainType::Pv);
+    for section in document::sections(TEXT, driver)? {
         if (done + 1..=number).contains(&section.number) {
             let outcome = perform(machine, &section);
             let progress = match &outcome {
@@ -137,9 +152,9 @@ fn take(machine: &Machine, step: &Step) -> Result<()> {
     // Domains that the last step has created are still booting.
     machine.await_agent(step.place)?;
     match &step.action {
-        Action::Write { path, text } => machine.write(step.place, path, &in_the_rig(text)),
+        Action::Write { path, text } => machine.write(step.place, path, &in_the_rig(machine, text)),
         Action::Type { command, output } => {
-            let command = in_the_rig(command);
+            let command = in_the_rig(machine, command);
             let outcome = machine.run(step.place, &format!("cd /root; {command}"))?;
             let said = String::from_utf8_lossy(&outcome.stdout);
             if outcome.status != 0 {
@@ -150,7 +165,10 @@ fn take(machine: &Machine, step: &Step) -> Result<()> {
                     outcome.status
                 );
             }
-            let shown: Vec<String> = output.iter().map(|line| in_the_rig(line)).collect();
+            let shown: Vec<String> = output
+                .iter()
+                .map(|line| in_the_rig(machine, line))
+                .collect();
             document::compare(&shown, &said).with_context(|| format!("{}# {command}", step.place))
         }
     }
@@ -162,7 +180,12 @@ mod tests {
 
     #[test]
     fn the_document_is_one_that_can_be_typed() {
-        let sections = document::sections(TEXT).unwrap();
+        for driver in [DomainType::Pv, DomainType::Hvm] {
+            can_be_typed(&document::sections(TEXT, driver).unwrap());
+        }
+    }
+
+    fn can_be_typed(sections: &[Section]) {
         let numbers: Vec<usize> = sections.iter().map(|section| section.number).collect();
         assert_eq!(numbers, (1..=numbers.len()).collect::<Vec<_>>());
         for (number, word) in [
@@ -179,7 +202,7 @@ mod tests {
 
     #[test]
     fn every_substitution_has_something_to_replace() {
-        for (document, _) in substitutions() {
+        for (document, _) in substitutions(None) {
             assert!(TEXT.contains(document), "{document}");
         }
     }

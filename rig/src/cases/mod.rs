@@ -1,7 +1,9 @@
 //! `cargo xtask xen test`: what a stock guest notices of the backend, case by case; one boot of the machine serves many.
 
+mod boots;
 mod doctor;
 mod document;
+mod kinds;
 mod lifecycle;
 mod package;
 mod residue;
@@ -14,12 +16,13 @@ pub(crate) use traffic::iperf;
 
 use crate::cache::Cache;
 use crate::image::Image;
-use crate::kernel::Generation;
+use crate::kind::Wanted;
 use crate::machine::Machine;
 use crate::netback;
 use crate::network::Network;
-use crate::options::{Backend, Nic, Options};
+use crate::options::{Backend, Options};
 use anyhow::{Context, Result};
+use boots::Boot;
 use clap::Args;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -28,6 +31,8 @@ use std::time::Instant;
 /// `xen test`.
 #[derive(Args)]
 pub struct Request {
+    #[command(flatten)]
+    wanted: Wanted,
     /// What serves the guests' vifs; with `kernel` the cases show what the reference does.
     #[arg(long, default_value = "netback")]
     backend: Backend,
@@ -89,44 +94,6 @@ struct Verdict {
     seconds: f64,
 }
 
-/// A machine of the test.
-#[derive(Clone, Copy)]
-struct Boot {
-    /// First part of its cases' names.
-    name: &'static str,
-    nic: Nic,
-    /// One for each guest.
-    kernels: &'static [Generation],
-    driver_kernel: Generation,
-    /// From its package, as an operator installs it.
-    packaged: bool,
-}
-
-const fn boot(name: &'static str, nic: Nic, kernels: &'static [Generation]) -> Boot {
-    Boot {
-        name,
-        nic,
-        kernels,
-        driver_kernel: Generation::Stock,
-        packaged: false,
-    }
-}
-
-/// The longest first.
-const BOOTS: [Boot; 5] = [
-    boot("igb", Nic::Igb, &Generation::GUESTS),
-    Boot {
-        packaged: true,
-        ..boot("package", Nic::Igb, &[Generation::Stock])
-    },
-    Boot {
-        driver_kernel: Generation::Latest,
-        ..boot("zerocopy", Nic::Igb, &[Generation::Stock])
-    },
-    boot("e1000", Nic::E1000, &[Generation::Stock]),
-    boot("virtio", Nic::Virtio, &[Generation::Stock]),
-];
-
 /// Machines emulated at a time. Each is one thread that is never idle for long.
 const LANES: usize = 2;
 
@@ -136,60 +103,6 @@ const INSTANCES: std::ops::RangeInclusive<u8> = 200..=249;
 /// Make of a machine whose backend is the package what it is once the guest of docs/driver-domain.md is online.
 pub fn set_up(machine: &Machine) -> Result<()> {
     document::walk(machine, document::GUEST).map(drop)
-}
-
-impl Boot {
-    /// The one whose cases can run on `machine`.
-    fn of(machine: &Machine) -> Self {
-        let fits = |boot: &&Self| {
-            boot.nic == machine.options.nic
-                && boot.driver_kernel == machine.options.driver_kernel
-                && boot.packaged == (machine.options.backend == Backend::Package)
-        };
-        *BOOTS.iter().find(fits).unwrap_or(&BOOTS[0])
-    }
-
-    /// Its cases, in the order in which they run.
-    fn cases(self) -> Result<Vec<Case>> {
-        let mut cases = if self.packaged {
-            packaged()?
-        } else {
-            cases(self.nic, self.driver_kernel)
-        };
-        for case in &mut cases {
-            case.name = format!("{}/{}", self.name, case.name);
-        }
-        Ok(cases)
-    }
-}
-
-/// The package's: the document up to a guest online, the doctor and the unit with that, the rest of the document.
-fn packaged() -> Result<Vec<Case>> {
-    let (mut cases, after) = document::cases()?;
-    cases.extend(doctor::cases());
-    cases.extend(package::cases());
-    cases.extend(after);
-    Ok(cases.into_iter().map(Case::ours_only).collect())
-}
-
-/// Those of a machine with `nic`, and this kernel in its driver domain.
-fn cases(nic: Nic, driver_kernel: Generation) -> Vec<Case> {
-    match (nic, driver_kernel) {
-        (Nic::Igb, Generation::Latest) => {
-            let mut cases = vec![traffic::without_copies()];
-            cases.extend(traffic::short());
-            cases.extend(restart::cases());
-            cases
-        }
-        (Nic::Igb, _) => {
-            let mut cases = traffic::full();
-            cases.extend(restart::cases());
-            cases.extend(lifecycle::cases());
-            cases.extend(residue::cases());
-            cases
-        }
-        (Nic::E1000 | Nic::Virtio, _) => traffic::short(),
-    }
 }
 
 impl Request {
@@ -203,10 +116,16 @@ impl Request {
         chosen && (backend != Backend::Kernel || !case.ours_only)
     }
 
+    /// The machines that may be started.
+    fn boots(&self) -> Vec<Boot> {
+        // A case that is named may be of any.
+        Boot::fitting(self.wanted, self.all || self.list || !self.only.is_empty())
+    }
+
     /// Run, report; exit status 1 when a case failed.
     pub fn run(&self, cache: &Cache, instance: u8) -> Result<ExitCode> {
         if self.list {
-            for boot in BOOTS {
+            for boot in self.boots() {
                 for case in boot.cases()? {
                     println!("{}", case.name);
                 }
@@ -223,15 +142,14 @@ impl Request {
         self.report(&verdicts)
     }
 
-    /// Every machine that a case wants, `LANES` at a time; the verdicts in the order of `BOOTS`.
+    /// Every machine that a case wants, `LANES` at a time; the verdicts in the order of `boots::BOOTS`.
     fn run_all(&self, cache: &Cache, verdicts: &mut Vec<Verdict>) -> Result<()> {
-        let image = Image::build(cache)?;
         if self.backend == Backend::Netback {
             // Not while an emulated machine waits for it.
             netback::build()?;
         }
         let mut wanted = Vec::new();
-        for boot in BOOTS {
+        for boot in self.boots() {
             // With `--backend package` there is that machine alone.
             let possible = boot.packaged || self.backend != Backend::Package;
             let mut cases = boot.cases()?.into_iter();
@@ -243,6 +161,12 @@ impl Request {
             // Nor for these.
             package::packages()?;
         }
+        let mut images: Vec<Image> = Vec::new();
+        for boot in &wanted {
+            if !images.iter().any(|image| image.serves(boot.kind)) {
+                images.push(Image::build(cache, boot.kind)?);
+            }
+        }
         let next = AtomicUsize::new(0);
         let lane = |instance: u8| -> Result<Vec<(usize, Vec<Verdict>)>> {
             let mut done = Vec::new();
@@ -251,7 +175,9 @@ impl Request {
                 let Some(boot) = wanted.get(n).copied() else {
                     return Ok(done);
                 };
-                done.push((n, self.run_boot(&image, cache, instance, boot)?));
+                let image = images.iter().find(|image| image.serves(boot.kind));
+                let image = image.expect("an image of each wanted kind was built");
+                done.push((n, self.run_boot(image, cache, instance, boot)?));
             }
         };
         let instances = Network::free(INSTANCES, LANES)?;
@@ -283,6 +209,7 @@ impl Request {
         boot: Boot,
     ) -> Result<Vec<Verdict>> {
         let options = Options {
+            wanted: boot.kind.into(),
             nic: boot.nic,
             backend: if boot.packaged {
                 Backend::Package
@@ -317,7 +244,7 @@ impl Request {
         let bring_up = || {
             let (booted, attempt) = super::boot(image, cache, instance, &options)?;
             machine = Some(booted);
-            Ok(format!("up (attempt {attempt})"))
+            Ok(format!("up (attempt {attempt}): {}", boot.kind))
         };
         verdicts.push(judge(name, bring_up));
         if let (Some(machine), true) = (

@@ -1,7 +1,7 @@
 //! Guests that come and go leave nothing: no grant mapped, no event channel bound, no xenstore node, no domain half dead.
 
 use super::Case;
-use super::lifecycle::xl;
+use super::lifecycle::{complains, xl};
 use super::xenstore::Snapshot;
 use crate::domain;
 use crate::machine::Machine;
@@ -13,7 +13,11 @@ const NAME: &str = "brief";
 pub fn cases() -> Vec<Case> {
     vec![
         Case::new("residue/3-rounds", |machine| rounds(machine, 3)),
-        Case::new("residue/20-rounds", |machine| rounds(machine, 20)).long(),
+        // Twenty of each.
+        Case::new("residue/20-rounds", |machine| {
+            rounds(machine, 20 * ENDINGS.len())
+        })
+        .long(),
     ]
 }
 
@@ -28,27 +32,88 @@ struct Held {
     domains: usize,
 }
 
-/// A guest with a connected vif is made and destroyed `count` times, after once that does not count: it may fill caches.
-fn rounds(machine: &Machine, count: u32) -> Result<String> {
-    machine.write(Place::Dom0, "/tmp/brief.cfg", &domain::brief(NAME))?;
-    round(machine)?;
+/// How a guest with a connected vif comes to its end.
+#[derive(Debug, Clone, Copy)]
+enum Ending {
+    Destroy,
+    /// The guest is made anew, and that one is destroyed.
+    Reboot,
+    Shutdown,
+    /// Its vif is taken from it before.
+    Detach,
+}
+
+const ENDINGS: [Ending; 4] = [
+    Ending::Destroy,
+    Ending::Reboot,
+    Ending::Shutdown,
+    Ending::Detach,
+];
+
+/// A guest is made and comes to an end `count` times, after once that does not count: it may fill caches.
+fn rounds(machine: &Machine, count: usize) -> Result<String> {
+    machine.write(Place::Dom0, "/tmp/brief.cfg", &domain::brief(machine, NAME))?;
+    machine.must(Place::Dom0, &format!("rm -f {LOGS}"))?;
+    round(machine, Ending::Destroy)?;
+    settle(machine)?;
     let (before, nodes) = (held(machine)?, Snapshot::take(machine)?);
-    for _ in 0..count {
-        round(machine)?;
+    for ending in ENDINGS.into_iter().cycle().take(count) {
+        round(machine, ending).with_context(|| format!("{ending:?}"))?;
     }
+    settle(machine)?;
     let after = held(machine)?;
     ensure!(after == before, "before {before:?}, after {after:?}");
     let changed = Snapshot::take(machine)?.since(&nodes);
     ensure!(changed.is_empty(), "xenstore changed: {changed:?}");
+    // xl stays in the background to see how a domain ends, and writes there what it has to say of that.
+    let said = machine.run(Place::Dom0, &format!("cat {LOGS}"))?.stdout;
+    let said = String::from_utf8_lossy(&said);
+    ensure!(!complains(&said), "xl complains: {said}");
     Ok(format!(
-        "{count} rounds; {} grants and {} event channels, as before",
+        "{count} rounds; {} grants and {} event channels, as before; no complaint of xl's",
         after.grants, after.ports
     ))
 }
 
-fn round(machine: &Machine) -> Result<()> {
+/// Where xl logs in the background; beside them older ones with a number.
+const LOGS: &str = "/var/log/xen/xl-brief.log*";
+
+/// Wait until the backend has let go of what it keeps for a while for the toolstack to see.
+fn settle(machine: &Machine) -> Result<()> {
+    let owner = format!("$(xl domid {})", machine.kind().driver_domain());
+    let gone = format!(
+        "b=/local/domain/{owner}/backend/vif; for n in $(seq 150); do rest=; \
+         for d in $(xenstore-list $b); do xl domname $d >/dev/null 2>&1 || rest=$d; done; \
+         [ -z \"$rest\" ] && exit 0; sleep 0.1; done; echo $rest; exit 1"
+    );
+    machine
+        .must(Place::Dom0, &gone)
+        .context("a domain that is gone has still a vif")
+        .map(drop)
+}
+
+fn round(machine: &Machine, ending: Ending) -> Result<()> {
     xl(machine, "create -q /tmp/brief.cfg")?;
     connected(machine)?;
+    match ending {
+        Ending::Destroy => {}
+        Ending::Detach => drop(xl(machine, &format!("network-detach {NAME} 0"))?),
+        Ending::Reboot => {
+            let domid = machine.must(Place::Dom0, &format!("xl domid {NAME}"))?;
+            xl(machine, &format!("reboot {NAME}"))?;
+            let anew = format!(
+                "for n in $(seq 600); do d=$(xl domid {NAME} 2>/dev/null) && [ $d != {} ] && exit 0; sleep 0.1; done; exit 1",
+                domid.trim()
+            );
+            machine
+                .must(Place::Dom0, &anew)
+                .context("the guest does not come back from its reboot")?;
+            connected(machine)?;
+        }
+        Ending::Shutdown => {
+            return xl(machine, &format!("shutdown -w {NAME}")).map(drop);
+        }
+    }
     xl(machine, &format!("destroy {NAME}")).map(drop)
 }
 
@@ -66,7 +131,10 @@ fn connected(machine: &Machine) -> Result<()> {
 }
 
 fn held(machine: &Machine) -> Result<Held> {
-    let driver = machine.must(Place::Dom0, "xl domid driver-domain")?;
+    let driver = machine.must(
+        Place::Dom0,
+        &format!("xl domid {}", machine.kind().driver_domain()),
+    )?;
     let driver = driver.trim();
     let domains = machine.must(Place::Dom0, "xl list | wc -l")?;
     Ok(Held {

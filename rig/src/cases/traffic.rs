@@ -69,6 +69,15 @@ pub fn full() -> Vec<Case> {
 
 /// With one guest: does this NIC carry at all?
 pub fn short() -> Vec<Case> {
+    with_one_guest(SAMPLE)
+}
+
+/// The same with frames of every length.
+pub fn every_length() -> Vec<Case> {
+    with_one_guest(1)
+}
+
+fn with_one_guest(step: u16) -> Vec<Case> {
     let guest = Place::Guest(1);
     vec![
         Case::new("ping", move |machine| {
@@ -81,7 +90,7 @@ pub fn short() -> Vec<Case> {
             tcp(machine, guest, Place::Peer, true)
         }),
         Case::new("frames-60-to-1514", move |machine| {
-            frames(machine, guest, Place::Peer, SAMPLE)
+            frames(machine, guest, Place::Peer, step)
         }),
         Case::new("quiet", move |machine| quiet(machine, guest)),
     ]

@@ -8,9 +8,10 @@ mod work;
 use crate::cache::Cache;
 use crate::image::Image;
 use crate::kernel::Generation;
+use crate::kind::{Kind, value_name};
 use crate::machine::Machine;
 use crate::netback;
-use crate::options::{Backend, Nic, Options, value_name};
+use crate::options::{Backend, Nic, Options};
 use anyhow::{Context, Result};
 use clap::Args;
 use report::{Report, Row};
@@ -45,7 +46,7 @@ pub struct Request {
 impl Request {
     /// Boot, measure, report.
     pub fn run(&self, cache: &Cache, instance: u8) -> Result<ExitCode> {
-        let image = Image::build(cache)?;
+        let image = Image::build(cache, Kind::DEBIAN_12)?;
         // Not while an emulated machine waits for it.
         netback::build()?;
         let works: Vec<&Work> = WORKS.iter().filter(|work| self.wants(work)).collect();
@@ -107,6 +108,8 @@ impl Request {
         works: &[&Work],
     ) -> Result<Vec<Sample>> {
         let options = Options {
+            // The published figures are this machine's, all of them.
+            wanted: Kind::DEBIAN_12.into(),
             nic: Nic::Igb,
             backend,
             guests: 2,
