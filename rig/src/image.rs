@@ -104,7 +104,7 @@ const FILES: &[(&str, &str)] = &[
     ),
     (
         "root/.bashrc",
-        "export PATH=/rig/bin:$(echo /usr/lib/xen-*/bin):/usr/sbin:/usr/bin:/sbin:/bin\n",
+        "export PATH=/rig/bin:$(echo /usr/lib/xen-4.*/bin):/usr/sbin:/usr/bin:/sbin:/bin\n",
     ),
     // The hotplug scripts log through it, and no syslog runs.
     ("usr/bin/logger", "#!/bin/sh\nexit 0\n"),

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 /// Never without eager-fpu: Xen's lazy switching of the FPU loses SSE registers under QEMU.
 const XEN: &str = "console=com1 com1=115200,8n1 dom0_max_vcpus=1 loglvl=all guest_loglvl=all \
-spec-ctrl=no,eager-fpu xpti=0 noreboot ucode=no cpufreq=none";
+spec-ctrl=no,eager-fpu xpti=0 bootscrub=0 noreboot ucode=no cpufreq=none";
 /// Command line of every Linux. The second half only saves emulated work at boot.
 pub const LINUX: &str = "console=hvc0 loglevel=4 net.ifnames=0 random.trust_cpu=on \
 mitigations=off init_on_alloc=0 rodata=off apparmor=0 audit=0";
