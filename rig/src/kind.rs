@@ -127,17 +127,19 @@ pub struct Kind {
 
 impl Kind {
     /// The machine that is started where nothing else is asked for.
-    pub const DEFAULT: Self = Self {
-        release: Release::Trixie,
-        driver: DriverType::Pv,
-        guest: DomainType::Pv,
-        xenstored: Xenstored::C,
-    };
-    /// The generation before it, on which the published comparison was measured and the stock netfronts were recorded.
+    pub const DEFAULT: Self = Self::DEBIAN_12;
+    /// The kind on which the published comparison was measured and the stock netfronts were recorded.
     pub const DEBIAN_12: Self = Self {
         release: Release::Bookworm,
+        driver: DriverType::Pv,
+        guest: DomainType::Pv,
         xenstored: Xenstored::Ocaml,
-        ..Self::DEFAULT
+    };
+    /// The generation after it.
+    pub const DEBIAN_13: Self = Self {
+        release: Release::Trixie,
+        xenstored: Xenstored::C,
+        ..Self::DEBIAN_12
     };
 
     /// Whether a domain runs by the processor's virtualisation, which the emulated processor must have then.

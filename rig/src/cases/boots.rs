@@ -47,14 +47,14 @@ const fn of_kind(name: &'static str, kind: Kind) -> Boot {
 const fn driver(driver: DriverType) -> Kind {
     Kind {
         driver,
-        ..Kind::DEFAULT
+        ..Kind::DEBIAN_13
     }
 }
 
 const fn guest(guest: DomainType) -> Kind {
     Kind {
         guest,
-        ..Kind::DEFAULT
+        ..Kind::DEBIAN_13
     }
 }
 
@@ -69,24 +69,18 @@ pub const BOOTS: [Boot; 13] = [
         driver_kernel: Generation::Latest,
         ..boot("zerocopy", Nic::Igb, &[Generation::Stock])
     },
+    boot("e1000", Nic::E1000, &[Generation::Stock]),
+    boot("virtio", Nic::Virtio, &[Generation::Stock]),
     Boot {
-        kind: Kind::DEBIAN_12,
-        ..boot("e1000", Nic::E1000, &[Generation::Stock])
-    },
-    Boot {
-        kind: Kind::DEBIAN_12,
-        ..boot("virtio", Nic::Virtio, &[Generation::Stock])
-    },
-    Boot {
-        kind: Kind::DEBIAN_12,
+        kind: Kind::DEBIAN_13,
         long: true,
-        ..boot("debian12", Nic::Igb, &Generation::GUESTS)
+        ..boot("debian13", Nic::Igb, &Generation::GUESTS)
     },
     of_kind(
-        "oxenstored",
+        "cxenstored",
         Kind {
-            xenstored: Xenstored::Ocaml,
-            ..Kind::DEFAULT
+            xenstored: Xenstored::C,
+            ..Kind::DEBIAN_12
         },
     ),
     of_kind("pvh-guest", guest(DomainType::Pvh)),
