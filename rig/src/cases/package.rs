@@ -113,7 +113,7 @@ pub fn deliver(machine: &Machine) -> Result<()> {
 
 /// The document's restart and upgrade, while a guest's TCP stream runs.
 pub fn upgrade(machine: &Machine) -> Result<String> {
-    document::walk(machine, GUEST)?;
+    document::walk(machine, UPGRADE - 1)?;
     // What other cases did to its vif has been logged.
     machine.must(Place::Guest(1), domain::MARK_LOG)?;
     let before = Before::note(machine, NIC)?;
