@@ -236,7 +236,7 @@ mod tests {
         // What stands between two examples is prose.
         let lines: Vec<&str> = examples.lines().map(str::trim).collect();
         let prose = |line: &&str| !line.is_empty() && !is_setting(line);
-        let blocks = lines.split(|line| prose(&line));
+        let blocks = lines.split(|line| prose(line));
         let blocks = blocks.filter(|block| block.iter().any(is_setting));
         let examples: Vec<String> = blocks.map(|block| block.join("\n")).collect();
         assert_eq!(examples.len(), 2);
