@@ -38,7 +38,7 @@ impl Picture<'_> {
         Ok(self.0.draw(&Rectangle::new(corners, color.filled()))?)
     }
 
-    /// A line through `points`.
+    /// Draws a line through `points`, in pixels from the upper left corner.
     pub fn line(&self, points: &[(i32, i32)], color: RGBColor) -> Result<()> {
         Ok(self.0.draw(&PathElement::new(points.to_vec(), color))?)
     }

@@ -11,7 +11,7 @@ use std::process::Command;
 
 /// Newer kernels and QEMU for Debian 12.
 pub const BACKPORTS: &str = "bookworm-backports";
-/// And for Debian 13.
+/// Newer kernels and QEMU for Debian 13.
 pub const NEXT_BACKPORTS: &str = "trixie-backports";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 

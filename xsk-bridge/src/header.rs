@@ -19,7 +19,7 @@ pub(crate) const IPV6_LEN: usize = 40;
 pub(crate) const TCP_MIN_LEN: usize = 20;
 const UDP_LEN: usize = 8;
 
-/// A hardware address.
+/// An Ethernet address (MAC), in the order of its bytes on the wire.
 pub type Mac = [u8; 6];
 
 /// Why a header could not be read.

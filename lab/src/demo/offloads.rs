@@ -3,6 +3,7 @@
 use super::measure::{self, Server};
 use super::wire::Wire;
 use super::{config, hosts, kernel, progress, xdp_mode};
+use crate::daemon::COPY_COST;
 use crate::{Host, Lab};
 use anyhow::{Context, Result};
 use demo_options::Options;
@@ -13,8 +14,6 @@ use std::time::Duration;
 const SECONDS: u32 = 3;
 /// Seconds of the stream whose frames are looked at one by one.
 const LOOK_SECONDS: u32 = 1;
-/// What a charged grant copy costs in nanoseconds: a call, a hypercall, an operation (benches/benches/paths/cost.rs has the sources).
-const COPY_COST: &str = "170,500,500";
 /// Bytes that copy operations are counted for.
 const UNIT: f64 = 65_536.0;
 

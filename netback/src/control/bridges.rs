@@ -4,11 +4,11 @@ use super::{Control, Error};
 use crate::config;
 use crate::hypervisor::Hypervisor;
 use crate::vif::id::VifId;
-use crate::vif::policy::Policy;
+use crate::vif::policy::{self, Policy};
 use crate::worker::messages::ToWorker;
 use std::sync::Arc;
 use tracing::info;
-use xen::store::{StoreError, Transaction, XenStore};
+use xen::store::{StoreError, XenStore};
 use xsk_bridge::switch::filter::Filter;
 use xsk_bridge::switch::vlan::Vlans;
 use xsk_bridge::switch::{Bridge, PortKind, Rules};
@@ -55,19 +55,11 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
     /// Has VLANs told apart on the switch of a vif with a key `vlan`, from now on. It is asked of every vif that is there before the first is
     /// served, and does not end with the vif: guests beside it are never, not even while it is away, in its VLAN.
     pub(super) fn expect_vlans(&mut self, backend: &str) -> Result<(), Error> {
-        let mut read = |key: &str| match self
-            .store
-            .read(Transaction::NONE, &format!("{backend}/{key}"))
-        {
-            Ok(value) => Ok(Some(value)),
-            Err(StoreError::Io(error)) => Err(StoreError::Io(error)),
-            Err(_) => Ok(None),
+        let name = match policy::bridge_with_vlan(&mut self.store, backend) {
+            Err(StoreError::Io(error)) => return Err(StoreError::Io(error).into()),
+            name => name.unwrap_or_default(),
         };
-        if read("vlan")?.is_none() {
-            return Ok(());
-        }
-        let name = read("bridge")?.unwrap_or_default();
-        if let Some(bridge) = self.named_bridge(&name) {
+        if let Some(bridge) = name.and_then(|name| self.named_bridge(&name)) {
             bridge.switch.tell_vlans_apart();
         }
         Ok(())

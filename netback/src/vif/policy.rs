@@ -4,7 +4,7 @@
 //!
 //! A key that cannot be honoured keeps its vif from connecting: a guest that was promised a VLAN or a rate is not served without.
 use super::bandwidth::Bandwidth;
-use super::handshake::{exists, parse_number};
+use super::handshake::{exists, parse_number, read};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
@@ -58,10 +58,8 @@ impl Keys {
             .into_iter()
             .filter(|&key| there.iter().any(|name| name == key))
         {
-            match store.read(Transaction::NONE, &format!("{backend}/{key}")) {
-                Ok(value) => drop(keys.0.insert(key, value)),
-                Err(StoreError::Missing(_)) => {}
-                Err(error) => return Err(error),
+            if let Some(value) = read(store, &format!("{backend}/{key}"))? {
+                keys.0.insert(key, value);
             }
         }
         Ok(keys)
@@ -97,6 +95,22 @@ impl Keys {
             Unhonoured::new(key, format!("{key} is {:?}: {error}", shortened(value)))
         });
         parsed.map(Some)
+    }
+}
+
+/// The bridge that a vif with a key `vlan` asks for, whatever the key says; `None`: the vif has no such key.
+///
+/// # Errors
+/// xenstore does not answer, or does not let us read our own directory.
+pub fn bridge_with_vlan(
+    store: &mut impl XenStore,
+    backend: &str,
+) -> Result<Option<String>, StoreError> {
+    match exists(store, &format!("{backend}/vlan"))? {
+        true => Ok(Some(
+            read(store, &format!("{backend}/bridge"))?.unwrap_or_default(),
+        )),
+        false => Ok(None),
     }
 }
 

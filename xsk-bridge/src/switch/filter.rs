@@ -116,7 +116,7 @@ pub enum InvalidAddresses {
     /// More than [`MAX_ADDRESSES`].
     #[error("it lists more than {MAX_ADDRESSES} addresses: use prefixes, such as 192.0.2.0/24")]
     TooMany,
-    /// An empty list.
+    /// The list of addresses is empty.
     #[error("it lists no address")]
     None,
 }

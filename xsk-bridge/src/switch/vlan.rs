@@ -183,7 +183,7 @@ fn number(text: &str) -> Option<u32> {
     plain.then(|| text.parse().ok()).flatten()
 }
 
-/// A set of VLANs.
+/// A set of VLANs, a bit for each number from 0 to 4095.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Set(Box<[u64; 64]>);
 

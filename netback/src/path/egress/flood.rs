@@ -19,9 +19,9 @@ use xsk_bridge::switch::{Flood, PortId, Receiver};
 /// What became of the copies of a flooded packet.
 #[derive(Debug, Default)]
 struct Copies {
-    /// A receiver took one.
+    /// A receiver took a copy.
     taken: bool,
-    /// A receiver took none, which was counted.
+    /// A receiver refused its copy, which was counted.
     refused: bool,
 }
 
