@@ -82,8 +82,8 @@ impl Kernel {
             if is_same(&ours, &theirs) {
                 return;
             }
-            // What the clock did not split is not split another time.
-            if theirs.len() <= ours.len() {
+            // The clock splits packets and never joins them; as many of other lengths may be its work too.
+            if theirs.len() < ours.len() {
                 break;
             }
         }
