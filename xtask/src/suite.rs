@@ -1,6 +1,6 @@
 //! `cargo xtask test`: every check in named steps, the failures of all of them, one sum.
 
-use crate::tally::Tally;
+use crate::tally::{Reader, Tally};
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use std::io::{BufRead, BufReader};
@@ -14,7 +14,6 @@ use xtask::{build, host, packages};
 const CARGO_DENY: Tool = Tool {
     name: "cargo-deny",
     version: "^0.20",
-    arguments: &["--debug"],
 };
 
 /// Which steps to run.
@@ -226,7 +225,7 @@ fn timed(step: Step) -> (Step, Tally, Duration) {
     (step, tally, started.elapsed())
 }
 
-/// One line a step, then the sum and nothing after it.
+/// One line a step, one for each failed test, then the sum and nothing after it.
 fn report(results: &[(Step, Tally, Duration)], took: Duration) -> ExitCode {
     let mut sum = Tally::default();
     println!("\nsteps, {:.0} s in all:", took.as_secs_f64());
@@ -236,7 +235,12 @@ fn report(results: &[(Step, Tally, Duration)], took: Duration) -> ExitCode {
             step.name(),
             took.as_secs_f64()
         );
-        sum += *tally;
+        sum += tally.clone();
+    }
+    for (step, tally, _) in results {
+        for failure in &tally.failures {
+            println!("FAILED {}: {failure}", step.name());
+        }
     }
     println!("{sum}");
     ExitCode::from(u8::from(sum.failed > 0))
@@ -253,9 +257,10 @@ fn perform(step: Step) -> Result<Tally> {
         } else {
             tests(&mut command)?
         };
+        let none_failed = tally.failed == 0;
         sum += tally;
         // A command that fails without a failed test (it did not compile, it was out of time) is a failure of its own.
-        if !ok && tally.failed == 0 {
+        if !ok && none_failed {
             sum += Tally::check(false);
         }
         if !ok {
@@ -271,14 +276,12 @@ fn perform(step: Step) -> Result<Tally> {
 
 /// Run, pass the output on, and count the summary lines in it.
 fn tests(command: &mut Command) -> Result<(Tally, bool)> {
-    let mut sum = Tally::default();
+    let mut reader = Reader::default();
     let ok = each_line(command, |line| {
         println!("{line}");
-        if let Some(tally) = Tally::of_line(line) {
-            sum += tally;
-        }
+        reader.see(line);
     })?;
-    Ok((sum, ok))
+    Ok((reader.sum(), ok))
 }
 
 /// Run `xen test --json` and count its cases: a list of `case`, `passed`, `detail`, `seconds`.
@@ -301,7 +304,10 @@ fn cases(command: &mut Command) -> Result<(Tally, bool)> {
             case["seconds"].as_f64().unwrap_or_default(),
             text("detail")
         );
-        sum += Tally::check(passed);
+        sum += match passed {
+            true => Tally::check(true),
+            false => Tally::failure(text("case"), text("detail")),
+        };
     }
     Ok((sum, ok))
 }

@@ -1,13 +1,18 @@
-//! What passed and what failed, read off the output of `cargo test`.
+//! What passed and what failed, read from the output of `cargo test`.
 
 use std::ops::AddAssign;
 
 /// Tests that passed and tests that failed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tally {
     pub passed: u64,
     pub failed: u64,
+    /// A line for each test that failed and is known by name: the name and what it said.
+    pub failures: Vec<String>,
 }
+
+/// How much of what a failed test said is repeated, in characters.
+const REPEATED: usize = 300;
 
 impl Tally {
     /// One check that is no test of its own (formatting, lints, a build).
@@ -15,6 +20,17 @@ impl Tally {
         Self {
             passed: ok.into(),
             failed: (!ok).into(),
+            failures: Vec::new(),
+        }
+    }
+
+    /// A test that failed, by name, with the first line of what it said.
+    pub fn failure(name: &str, said: &str) -> Self {
+        let line = said.lines().next().unwrap_or_default();
+        let said: String = line.chars().take(REPEATED).collect();
+        Self {
+            failures: vec![format!("{name}: {said}")],
+            ..Self::check(false)
         }
     }
 
@@ -31,6 +47,7 @@ impl Tally {
         Some(Self {
             passed: count("passed")?,
             failed: count("failed")?,
+            failures: Vec::new(),
         })
     }
 }
@@ -39,7 +56,46 @@ impl AddAssign for Tally {
     fn add_assign(&mut self, other: Self) {
         self.passed += other.passed;
         self.failed += other.failed;
+        self.failures.extend(other.failures);
     }
+}
+
+/// Counts the tests in the output of `cargo test`, which it is shown line by line.
+#[derive(Default)]
+pub struct Reader {
+    sum: Tally,
+    /// The next line is what the last of the failures said.
+    message_follows: bool,
+}
+
+impl Reader {
+    pub fn see(&mut self, line: &str) {
+        let failures = &mut self.sum.failures;
+        if self.message_follows {
+            self.message_follows = false;
+            let said: String = line.chars().take(REPEATED).collect();
+            failures
+                .last_mut()
+                .expect("a test has failed")
+                .push_str(&said);
+        } else if let Some(name) = of_failed(line) {
+            failures.push(format!("{name}: "));
+        } else if line.starts_with("thread '") && line.contains("panicked at ") {
+            // A thread that panics in a test that passes is printed only where output is not captured.
+            self.message_follows = failures.last().is_some_and(|last| last.ends_with(": "));
+        } else if let Some(tally) = Tally::of_line(line) {
+            self.sum += tally;
+        }
+    }
+
+    pub fn sum(self) -> Tally {
+        self.sum
+    }
+}
+
+/// The name of the failed test whose output follows `line`: `---- name stdout ----`.
+fn of_failed(line: &str) -> Option<&str> {
+    line.strip_prefix("---- ")?.strip_suffix(" stdout ----")
 }
 
 impl std::fmt::Display for Tally {
@@ -50,7 +106,7 @@ impl std::fmt::Display for Tally {
 
 #[cfg(test)]
 mod tests {
-    use super::Tally;
+    use super::{Reader, Tally};
 
     #[test]
     fn reads_both_kinds_of_summary() {
@@ -59,7 +115,7 @@ mod tests {
             Tally::of_line(ok),
             Some(Tally {
                 passed: 12,
-                failed: 0
+                ..Tally::default()
             })
         );
         let bad = "test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 7 filtered out; finished in 1.20s";
@@ -67,7 +123,8 @@ mod tests {
             Tally::of_line(bad),
             Some(Tally {
                 passed: 3,
-                failed: 2
+                failed: 2,
+                ..Tally::default()
             })
         );
     }
@@ -91,8 +148,38 @@ mod tests {
         sum += Tally::check(false);
         sum += Tally {
             passed: 5,
-            failed: 0,
+            ..Tally::default()
         };
         assert_eq!(sum.to_string(), "6 passed, 1 failed");
+    }
+
+    #[test]
+    fn names_failed_tests_and_what_they_said() {
+        let output = "\
+test first ... ok
+test second ... FAILED
+test third ... FAILED
+
+failures:
+
+---- second stdout ----
+thread 'second' (12) panicked at a.rs:1:2:
+assertion failed: x
+stack backtrace:
+
+---- third stdout ----
+Error: it is late
+
+
+failures:
+    second
+    third
+
+test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.30s";
+        let mut reader = Reader::default();
+        output.lines().for_each(|line| reader.see(line));
+        let sum = reader.sum();
+        assert_eq!((sum.passed, sum.failed), (1, 2));
+        assert_eq!(sum.failures, ["second: assertion failed: x", "third: "]);
     }
 }

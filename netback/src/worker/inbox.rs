@@ -67,16 +67,25 @@ impl<H: Hypervisor> Worker<H> {
     }
 
     fn add_uplink(&mut self, mut uplink: UplinkQueue) {
-        let (port_id, standby) = (uplink.port_id, uplink.standby);
-        let mut others = self.fabric.uplinks.iter().flatten();
-        let is_first = others.all(|other| other.port_id != port_id);
+        let port_id = uplink.port_id;
         let slot = free_slot(&mut self.fabric.uplinks);
         self.watch_device(slot, uplink.device.fd());
         uplink.begin(&mut self.fabric.pool, self.fabric.now);
         self.fabric.uplinks[usize::from(slot)] = Some(uplink);
-        // Of a device's queues a worker sends by the first: the one whose number is its own, where there is one.
-        if is_first && !standby {
-            self.fabric.ports.add(port_id, 0, Destination::Uplink(slot));
+        self.send_by_first(port_id);
+    }
+
+    /// Of the queues of the device that carries the port's frames, a worker sends by the first: the one whose number is the worker's
+    /// own, where there is one.
+    fn send_by_first(&mut self, port_id: PortId) {
+        let Fabric { uplinks, ports, .. } = &mut self.fabric;
+        let carries = |uplink: &UplinkQueue| uplink.port_id == port_id && !uplink.standby;
+        let first = uplinks
+            .iter()
+            .position(|uplink| uplink.as_ref().is_some_and(carries));
+        match first {
+            Some(slot) => ports.add(port_id, 0, Destination::Uplink(slot as u16)),
+            None => ports.remove(port_id, 0),
         }
     }
 
@@ -186,17 +195,11 @@ impl<H: Hypervisor> Worker<H> {
 
     /// Has the device with this index carry the port's frames; what the others receive is dropped.
     fn switch_uplink(&mut self, port_id: PortId, index: u32) {
-        let Fabric { uplinks, ports, .. } = &mut self.fabric;
-        ports.remove(port_id, 0);
-        // The first queue comes last, and stays.
-        for (slot, uplink) in uplinks.iter_mut().enumerate().rev() {
-            let uplink = uplink.as_mut().filter(|uplink| uplink.port_id == port_id);
-            let Some(uplink) = uplink else { continue };
+        let uplinks = self.fabric.uplinks.iter_mut().flatten();
+        for uplink in uplinks.filter(|uplink| uplink.port_id == port_id) {
             uplink.standby = uplink.index != index;
-            if !uplink.standby {
-                ports.add(port_id, 0, Destination::Uplink(slot as u16));
-            }
         }
+        self.send_by_first(port_id);
     }
 
     /// Sends frames by the device that carries the port's frames.

@@ -205,17 +205,27 @@ impl Filter {
     }
 }
 
-/// The EtherType behind the VLAN tags, and where what follows it begins; `None`: there are too many tags, or the frame ends in one.
+/// The EtherType behind the VLAN tags and a SNAP header, and where what follows it begins; `None`: there are too many tags, or the frame
+/// ends in one.
 fn behind_tags(head: &[u8]) -> Option<([u8; 2], usize)> {
     let mut at = ETHERNET_LEN;
     for _ in 0..=MAX_TAGS {
         let ethertype: [u8; 2] = bytes(head, at - 2)?;
-        if !matches!(ethertype, [0x81, 0x00] | [0x88, 0xa8]) {
-            return Some((ethertype, at));
+        match ethertype {
+            [0x81, 0x00] | [0x88, 0xa8] | [0x91, 0x00] => at += VLAN_TAG_LEN,
+            [0..=5, _] => return Some(behind_snap(head, at).unwrap_or((ethertype, at))),
+            _ => return Some((ethertype, at)),
         }
-        at += VLAN_TAG_LEN;
     }
     None
+}
+
+/// The EtherType of a SNAP header at `at` (RFC 1042; IEEE 802.1H for the second organisation), and where what follows it begins.
+fn behind_snap(head: &[u8], at: usize) -> Option<([u8; 2], usize)> {
+    match bytes(head, at)? {
+        [0xaa, 0xaa, 3, 0, 0, 0x00 | 0xf8, high, low] => Some(([high, low], at + 8)),
+        _ => None,
+    }
 }
 
 /// `N` bytes from `at` on, where there are so many.

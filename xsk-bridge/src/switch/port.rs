@@ -101,6 +101,11 @@ impl Port {
         self.learning.deaf.swap(deaf, Relaxed) != deaf
     }
 
+    /// True of a host port of a bridge without a VLAN.
+    fn is_everywhere(&self) -> bool {
+        matches!(self.kind, PortKind::Host(_)) && self.rules.vlans.is_none()
+    }
+
     /// A guest is known by its own address; only what is bridged behind it can have an address that the FDB has forgotten.
     pub fn takes_unknown(&self) -> bool {
         match self.kind {
@@ -147,7 +152,8 @@ pub(super) struct Ports {
     /// Those that unknown unicast goes to.
     pub unknown: Arc<[PortId]>,
     /// MACs of guests and of the host, and their ports: words as in the FDB, open addressing, at most half full, a power of two in length.
-    /// 0 is free. Of ports with one MAC the one that was attached last comes first.
+    /// 0 is free. Of ports with one MAC the one that was attached last comes first, and where VLANs are told apart a
+    /// host port that is in every one of them comes last.
     owners: Box<[u64]>,
     /// By number: the place in `list`, and one on top; 0: there is no such port.
     places: Box<[u16]>,
@@ -164,8 +170,14 @@ impl Ports {
         let all = hearing.clone().map(|port| port.id).collect();
         let takes_unknown = hearing.filter(|port| port.takes_unknown());
         let unknown = takes_unknown.map(|port| port.id).collect();
+        let vlans = vlans || list.iter().any(|port| port.rules.vlans.is_some());
         let mut owners = vec![0; (list.len() * 2).next_power_of_two().max(2)].into_boxed_slice();
-        for port in list.iter().rev() {
+        // A host port that is in every VLAN leaves each VLAN to the host port of that VLAN alone, which has the same NIC's MAC.
+        let (everywhere, somewhere): (Vec<_>, Vec<_>) = list
+            .iter()
+            .rev()
+            .partition(|port| vlans && port.is_everywhere());
+        for port in somewhere.into_iter().chain(everywhere) {
             if let Some(mac) = port.kind.own() {
                 insert(&mut owners, number(mac), port.id);
             }
@@ -174,7 +186,6 @@ impl Ports {
         let mut places = vec![0; ids.clone().max().map_or(0, |id| id + 1)].into_boxed_slice();
         // Fewer ports than numbers.
         ids.zip(1..).for_each(|(id, place)| places[id] = place);
-        let vlans = vlans || list.iter().any(|port| port.rules.vlans.is_some());
         let ruled = vlans || list.iter().any(|port| port.rules.isolated);
         Self {
             list,

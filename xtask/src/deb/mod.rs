@@ -16,7 +16,6 @@ use std::process::{Command, ExitCode, Stdio};
 const CARGO_DEB: Tool = Tool {
     name: "cargo-deb",
     version: "^3",
-    arguments: &[],
 };
 /// The Debian revision where none is asked for, which is cargo-deb's.
 const REVISION: &str = "1";

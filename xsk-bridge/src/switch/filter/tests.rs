@@ -83,6 +83,54 @@ fn tagged(frame: &[u8], tags: usize) -> Vec<u8> {
     [&frame[..12], &tags, &frame[12..]].concat()
 }
 
+/// The frame in the form of IEEE 802.3 with a SNAP header.
+fn snap(frame: &[u8], organisation: [u8; 3]) -> Vec<u8> {
+    let length = (frame.len() as u16 - 6).to_be_bytes();
+    let llc = [0xaa, 0xaa, 3];
+    [&frame[..12], &length, &llc, &organisation, &frame[12..]].concat()
+}
+
+/// Frames that say the same in another form are judged alike.
+#[test]
+fn no_form_of_a_frame_hides_what_it_says() {
+    let good = [
+        arp(OWN, OWN, OWN4, OTHER4),
+        udp4(OWN4, [1, 2]),
+        udp6(own6()),
+    ];
+    let bad = [
+        (arp(OWN, OWN, OTHER4, OWN4), Broken::Arp),
+        (udp4(OTHER4, [1, 2]), Broken::Ipv4),
+        (udp6(other6()), Broken::Ipv6),
+    ];
+    let forms = |frame: &[u8]| {
+        let mut provider = tagged(frame, 1);
+        provider[12] = 0x91;
+        let bare = [snap(frame, [0; 3]), snap(frame, [0, 0, 0xf8])];
+        [
+            bare[0].clone(),
+            bare[1].clone(),
+            tagged(&bare[0], 1),
+            provider,
+        ]
+    };
+    for frame in good {
+        for form in forms(&frame) {
+            assert_eq!(judge(&form), Ok(()));
+        }
+    }
+    for (frame, broken) in bad {
+        for form in forms(&frame) {
+            assert_eq!(judge(&form), Err(broken));
+        }
+    }
+    // Another organisation's numbers are no EtherTypes, and spanning tree has no SNAP header.
+    let other = snap(&udp4(OTHER4, [1, 2]), [0, 0, 0x0c]);
+    assert_eq!(judge(&other), Ok(()));
+    let stp = [&ALL[..], &OWN, &[0, 38, 0x42, 0x42, 3, 0, 0, 0, 8, 0]].concat();
+    assert_eq!(judge(&stp), Ok(()));
+}
+
 #[test]
 fn a_locked_mac_is_the_only_source() {
     let lock = filter(true, "");

@@ -151,6 +151,35 @@ fn one_mac_may_be_in_several_vlans() {
     assert!(goes(&mut view, 2, &from).is_ok());
 }
 
+/// Two bridges on one NIC, one of them on a VLAN, whose host ports have the NIC's MAC both.
+#[test]
+fn a_host_port_of_a_vlan_has_that_vlan_to_itself() {
+    for first in [2, 3] {
+        let bridge = Bridge::new("eth0");
+        bridge.add_port(WIRE, PortKind::Uplink);
+        for port in [first, 5 - first] {
+            let rules = if port == 3 {
+                vlans("10")
+            } else {
+                Rules::default()
+            };
+            bridge.add_port_with(PortId(port), PortKind::Host(mac(9)), &rules);
+        }
+        let mut view = BridgeView::new(Arc::new(bridge));
+        for (tag, port, left) in [
+            (&[10][..], 3, vec![]),
+            (&[20], 2, vec![20]),
+            (&[], 2, vec![]),
+        ] {
+            let to = goes(&mut view, 1, &frame(mac(9), HOST, tag));
+            assert_eq!(to, Ok(vec![(port, left)]), "{first} came first, {tag:?}");
+        }
+        for port in [2, 3] {
+            assert!(goes(&mut view, port, &frame(HOST, mac(9), &[])).is_ok());
+        }
+    }
+}
+
 #[test]
 fn isolated_guests_reach_the_wire_alone() {
     let isolated = Rules {
