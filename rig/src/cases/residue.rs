@@ -117,12 +117,12 @@ fn round(machine: &Machine, ending: Ending) -> Result<()> {
     xl(machine, &format!("destroy {NAME}")).map(drop)
 }
 
-/// Wait until both ends of the vif say Connected.
+/// Wait until both ends of the vif say Connected. A guest that was made anew has a number before it has a vif, which names its backend.
 fn connected(machine: &Machine) -> Result<()> {
     let wait = format!(
-        "f=/local/domain/$(xl domid {NAME})/device/vif/0; b=$(xenstore-read $f/backend); \
-         for n in $(seq 600); do s=$(xenstore-read $f/state $b/state | tr '\\n' ' '); [ \"$s\" = '4 4 ' ] && exit 0; sleep 0.1; done; \
-         echo $s; exit 1"
+        "f=/local/domain/$(xl domid {NAME})/device/vif/0; for n in $(seq 600); do \
+         b=$(xenstore-read $f/backend 2>/dev/null) && s=$(xenstore-read $f/state $b/state | tr '\\n' ' ') && \
+         [ \"$s\" = '4 4 ' ] && exit 0; sleep 0.1; done; echo $s; exit 1"
     );
     machine
         .must(Place::Dom0, &wait)
