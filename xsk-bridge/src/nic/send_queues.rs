@@ -5,9 +5,19 @@ use super::{Handle, supported};
 use std::io;
 use std::path::Path;
 
-/// Drivers that leave the choice to the kernel; others may choose by the packet (`ndo_select_queue`).
+/// Drivers that leave the choice to the kernel and send a packet by the queue that was chosen; others may choose by the packet.
+///
+/// None of them has an `ndo_select_queue` in Linux 6.1 and 6.12, except ixgbe, whose own (drivers/net/ethernet/intel/ixgbe/ixgbe_main.c,
+/// `ixgbe_select_queue`) chooses for Fibre Channel over Ethernet and asks the kernel for everything else. Each one's transmit function
+/// takes the ring from `skb->queue_mapping` alone, by driver: aq_nic.c `aq_nic_xmit`, be_main.c `be_xmit`, bnxt.c `bnxt_start_xmit`,
+/// ena_netdev.c `ena_start_xmit`, igb_main.c `igb_tx_queue_mapping`, igc_main.c `igc_tx_queue_mapping`, ixgbe_main.c
+/// `ixgbe_xmit_frame`, ixgbevf_main.c `ixgbevf_xmit_frame`, tg3.c `tg3_start_xmit`, veth.c `veth_xmit`, virtio_net.c `start_xmit`,
+/// vmxnet3_drv.c `vmxnet3_xmit_frame`.
 const LEAVE_THE_CHOICE: &[&str] = &[
+    "atlantic",
+    "be2net",
     "bnxt_en",
+    "ena",
     "igb",
     "igc",
     "ixgbe",
@@ -17,6 +27,11 @@ const LEAVE_THE_CHOICE: &[&str] = &[
     "virtio_net",
     "vmxnet3",
 ];
+
+/// Drivers that have several rings of the hardware behind one send queue, and choose among them by what is left to do to a packet's
+/// checksum (drivers/net/ethernet/sfc/tx.c, `efx_hard_start_xmit`, and its namesakes in falcon/ and siena/): large packets would overtake
+/// AF_XDP's frames even where there is one queue.
+const SPLIT_A_QUEUE: &[&str] = &["sfc", "sfc_falcon", "sfc_siena"];
 
 /// The send queues of a device, as they are now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,7 +86,7 @@ impl SendQueues {
 
     /// Whether a packet takes the same queue wherever it is sent from: there is only one.
     pub fn is_one(&self) -> bool {
-        self.queues.len() == 1
+        self.queues.len() == 1 && !SPLIT_A_QUEUE.contains(&&*self.driver)
     }
 
     /// The queue of packets that are sent on `core`.
@@ -149,6 +164,9 @@ mod tests {
         let chooses = Unpredictable::Driver("hv_netvsc".into());
         assert_eq!(driver.of_core(0), Err(chooses));
         assert_eq!(queues("hv_netvsc", &["0"]).of_core(7), Ok(0));
+        let split = queues("sfc", &["0"]);
+        assert!(!split.is_one(), "two rings are behind it");
+        assert_eq!(split.of_core(0), Err(Unpredictable::Driver("sfc".into())));
         let mut classed = queues("igb", &["0", "0"]);
         classed.queues[1].classed = true;
         assert_eq!(classed.of_core(0), Err(Unpredictable::Classes));
