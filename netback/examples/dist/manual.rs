@@ -27,10 +27,10 @@ Read the configuration again.
 The configuration.
 .TP
 .I /run/netback
-What carries vifs over a restart, and the control socket.
+The state of vifs, which the next netback reads, and the control socket.
 .TP
 .I /sys/fs/bpf/netback
-The XDP programs of the network cards, which stay there over a restart.
+The XDP programs of the network cards, which stay there during a restart.
 ";
 
 /// Where else to look, at the end of every page.
@@ -41,7 +41,7 @@ const SEE_ALSO: &str = "\
 .BR xl\\-network\\-configuration (5)
 .PP
 .I /usr/share/doc/netback/driver\\-domain.md
-leads from a spare network card to a guest.
+explains every step from a spare network card to a guest.
 ";
 
 /// Every page by its file name.
