@@ -160,7 +160,8 @@ impl Kind {
     /// The name of the driver domain for xl.
     pub fn driver_domain(self) -> &'static str {
         match self.driver {
-            DriverType::Dom0 => "Domain-0",
+            // So its first script calls it.
+            DriverType::Dom0 => "dom0",
             _ => "driver-domain",
         }
     }
