@@ -6,6 +6,7 @@ mod events;
 mod failover;
 mod fdb;
 mod hosts;
+mod look;
 mod mtu;
 mod policy;
 mod pool;
@@ -55,14 +56,14 @@ use xsk_bridge::frame::{Frame, Umem};
 use xsk_bridge::link::LinkWatcher;
 use xsk_bridge::switch::Bridge;
 
-/// What is watched: every domain's home, our own with the backend directory and those of the frontends. We hear of the nodes that
-/// we may read, and one watch does for any number of vifs, where xenstore allows a domain about a hundred.
+/// The node that is watched: the homes of all domains, our own with the backend directory and those of the frontends. The watch tells of the
+/// nodes that we may read. One watch does for any number of vifs, where xenstore allows a domain about a hundred watches.
 const DOMAINS: &str = "/local/domain";
 /// How often bridges forget what is too old, and counters are looked at.
 const SWEEP: Duration = Duration::from_secs(10);
-/// The same while a guest is stalled.
+/// How often counters are looked at while a guest is stalled.
 const STALLED_SWEEP: Duration = Duration::from_secs(1);
-/// Rounds of listening before vifs are looked at all the same, and the control socket served.
+/// Rounds in which events are taken in before vifs are looked at and the control socket is served, though more events may be there.
 const LISTENS: usize = 4;
 /// How soon a full mailbox is tried again.
 const MAILBOX: Duration = Duration::from_millis(1);
@@ -103,13 +104,13 @@ pub struct Setup<H: Hypervisor, S> {
     pub reload: Box<dyn FnMut() -> Result<Config, config::ConfigError>>,
     /// xenstore.
     pub store: S,
-    /// Our own domain.
+    /// The driver domain's own number.
     pub domid: DomId,
-    /// One for each worker.
+    /// Each worker's doors to the hypervisor.
     pub doors: Vec<Doors<H>>,
     /// The process's UMEM.
     pub umem: Umem,
-    /// All its frames.
+    /// All frames of the UMEM.
     pub frames: Vec<Frame>,
     /// Opens uplinks.
     pub open_device: OpenDevice,
@@ -135,7 +136,7 @@ pub struct Control<H: Hypervisor, S> {
     bridges: Vec<Named>,
     uplinks: Vec<Uplink>,
     hosts: Vec<Host>,
-    /// An uplink's device that was removed and is there again, or a host port that was removed.
+    /// An uplink's device that was removed and is there again, or a host port that was removed: why everything begins anew.
     returned: Option<Returned>,
     links: LinkWatcher,
     open_device: OpenDevice,
@@ -146,9 +147,9 @@ pub struct Control<H: Hypervisor, S> {
     life: Life,
     /// The vif that is served before others which the daemon may have crashed on.
     trial: Option<Trial>,
-    /// The vif that was looked at last: the next one's turn comes first.
+    /// The vif that was looked at last: the one behind it comes next.
     last_looked: Option<VifId>,
-    /// Vifs that have to be looked for.
+    /// Vifs whose nodes may have come or gone.
     news: BTreeSet<VifId>,
     waker: Arc<Waker>,
     clients: Clients,
@@ -159,7 +160,7 @@ pub struct Control<H: Hypervisor, S> {
 }
 
 impl<H: Hypervisor, S: XenStore> Control<H, S> {
-    /// Start workers, open uplinks, take over or take on every vif there is.
+    /// Starts workers, opens uplinks, and takes over or takes on every vif there is.
     pub fn start(setup: Setup<H, S>) -> Result<Self, Failed> {
         let waker = Arc::new(Waker::new().map_err(|error| Error::Os("eventfd", error))?);
         let marks = Marks::open(&setup.config.daemon.run_dir);
@@ -185,7 +186,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             uplinks: Vec::new(),
             hosts: Vec::new(),
             returned: None,
-            // Before any uplink is opened: what changes from there on is heard of.
+            // Before any uplink is opened, so that every later change is heard of.
             links: LinkWatcher::open().map_err(|error| Error::Os("netlink", error))?,
             open_device: setup.open_device,
             open_host: setup.open_host,
@@ -219,11 +220,11 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         Ok(control)
     }
 
-    /// Make a bridge and open its uplink and its host port; the error is one line.
+    /// Makes a bridge and opens its uplink and its host port; the error is one line.
     fn add_bridge(&mut self, wanted: &config::Bridge) -> Result<(), String> {
         let shared = wanted.uplink.as_deref();
         let shared = shared.and_then(|uplink| self.switch_behind(uplink));
-        // Before anything is in service: what is refused leaves nothing behind.
+        // Before anything is in service, so that a refusal leaves nothing behind.
         let host = match wanted.host {
             true => Some(self.open_host(wanted)?),
             false => None,
@@ -243,8 +244,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         Ok(())
     }
 
-    /// Serve until a signal says stop, or until a device that was removed is back. Guests' rings and xenstore stay as they are,
-    /// for a successor.
+    /// Serves until a signal says stop, or until everything begins anew. Guests' rings and xenstore stay as they are, for a successor.
     pub fn run(mut self) -> Result<Ended, Error> {
         loop {
             self.wait()?;
@@ -270,7 +270,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         }
     }
 
-    /// Everything that has happened since the last turn.
+    /// Takes in everything that has happened since the last turn.
     fn turn(&mut self) -> Result<(), Error> {
         self.listen()?;
         self.look_at_news()?;
@@ -290,7 +290,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             let bridges = self.bridges.iter();
             bridges.for_each(|bridge| bridge.switch.sweep(now));
             self.watch_counters(self.swept);
-            // Of steering (xps_cpus) no event tells.
+            // No event tells of a change of steering (xps_cpus).
             self.look_at_bulk();
         }
         Ok(())
@@ -304,7 +304,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         }
     }
 
-    /// Take in what workers and xenstore say; false: there may be more.
+    /// Takes in what workers and xenstore say. Returns false where there may be more.
     fn listen(&mut self) -> Result<bool, Error> {
         for _ in 0..LISTENS {
             let mut quiet = true;
@@ -312,7 +312,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
                 self.heard(worker, message)?;
                 quiet = false;
             }
-            // Requests to xenstore receive events too, so this is asked until nothing more comes of the answers.
+            // Answers of xenstore bring events with them, so this goes on until there are none.
             for event in self.store.events()? {
                 self.fired(&event)?;
                 quiet = false;
@@ -328,7 +328,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         Ok(false)
     }
 
-    /// Sleep until something happens or is due.
+    /// Sleeps until something happens or is due.
     fn wait(&mut self) -> Result<(), Error> {
         self.waker.before_sleep();
         let quiet = self.listen()?;
