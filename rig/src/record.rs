@@ -16,8 +16,8 @@ const GUEST: Place = Place::Guest(1);
 /// Where the recorder writes, in the driver domain.
 const FILE: &str = "/run/netfront.txt";
 
-/// What the guest does while it is recorded: small datagrams, fragments, long segment chains over both families. The peer is the
-/// recorder's sink, which answers neither ARP nor neighbour discovery.
+/// The commands that a guest runs while it is recorded: they send small datagrams, fragments, and long segment chains over both families. The
+/// peer is the recorder's sink, which answers neither ARP nor neighbour discovery.
 const TRAFFIC: &str = "ip neigh replace 10.9.0.1 lladdr 02:00:00:00:00:01 dev test0 nud permanent
 ip neigh replace fd09::1 lladdr 02:00:00:00:00:01 dev test0 nud permanent
 ping -q -c 2 -W 1 10.9.0.1; ping -q -c 2 -W 1 -s 8000 10.9.0.1; ping -6 -q -c 2 -W 1 -s 3000 fd09::1
@@ -25,7 +25,7 @@ echo datagram | timeout 2 nc.openbsd -u -w 1 10.9.0.1 9; echo datagram | timeout
 for to in 10.9.0.1 fd09::1; do head -c 20000000 /dev/zero | timeout 60 nc.openbsd -N $to 5000 || exit 1; done
 cp /bin/bash /run/file; socat -u FILE:/run/file TCP:10.9.0.1:5001";
 
-/// One recording for each kernel.
+/// Makes one recording for each kernel.
 pub fn run(cache: &Cache, instance: u8) -> Result<()> {
     let image = Image::build(cache, Kind::DEBIAN_12)?;
     let mut cargo = Command::new(command::cargo());
@@ -65,7 +65,7 @@ pub fn run(cache: &Cache, instance: u8) -> Result<()> {
     Ok(())
 }
 
-/// Connect, traffic, the module out and in, traffic, detach.
+/// Has the guest connect and send, its module unloaded and loaded, the guest send again, and the toolstack detach the vif.
 fn record(machine: &Machine) -> Result<String> {
     domain::start_driver_domain(machine)?;
     let recorder = build::target_dir()?.join("release/recorder");

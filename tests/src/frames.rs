@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 pub const EXPERIMENTAL: [u8; 2] = [0x88, 0xb5];
 /// 802.1Q.
 const VLAN: [u8; 2] = [0x81, 0x00];
-/// The longest that a frame may be on its way on a loaded machine.
+/// How long a frame may be on its way on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A frame of `size` bytes with an experimental EtherType (after `tag`, where there is one) and contents of its own.
@@ -41,7 +41,7 @@ pub struct Tap {
 }
 
 impl Tap {
-    /// Open it; from now on every experimental frame that comes in is kept for [`Self::receive`].
+    /// Opens the socket. From now on every experimental frame that comes in is kept for [`Self::receive`].
     pub fn open(host: &Host) -> Result<Self> {
         let open = || packet_socket(interface_index(&host.interface)?);
         let socket = host.namespace.run(open)?;
@@ -53,7 +53,7 @@ impl Tap {
         })
     }
 
-    /// Send one frame.
+    /// Sends one frame.
     pub fn send(&mut self, frame: &[u8]) -> Result<()> {
         let sent = self
             .socket
@@ -68,7 +68,7 @@ impl Tap {
         Ok(())
     }
 
-    /// The next experimental frame that came in, its VLAN tag in place; an error where none comes.
+    /// Returns the next experimental frame that came in, its VLAN tag in place, or an error where none comes.
     pub fn receive(&mut self) -> Result<Vec<u8>> {
         let end = Instant::now() + PATIENCE;
         while Instant::now() < end {
@@ -83,7 +83,7 @@ impl Tap {
         )
     }
 
-    /// Every experimental frame that comes in until none has come for `quiet`.
+    /// Returns every experimental frame that comes in until none has come for `quiet`.
     pub fn drain(&mut self, quiet: Duration) -> Result<Vec<Vec<u8>>> {
         let mut frames = Vec::new();
         while let Some(frame) = self.receive_within(quiet)? {
@@ -92,7 +92,7 @@ impl Tap {
         Ok(frames)
     }
 
-    /// The next frame of any kind, its VLAN tag in place; `None` where none came within `limit`.
+    /// Returns the next frame of any kind, its VLAN tag in place; `None` where none came within `limit`.
     pub fn receive_any(&mut self, limit: Duration) -> Result<Option<Vec<u8>>> {
         set_timeout(&self.socket, limit)?;
         match receive(&self.socket) {
@@ -101,7 +101,7 @@ impl Tap {
         }
     }
 
-    /// The next experimental frame, `None` where none came within `limit`.
+    /// Returns the next experimental frame; `None` where none came within `limit`.
     fn receive_within(&mut self, limit: Duration) -> Result<Option<Vec<u8>>> {
         let end = Instant::now() + limit;
         loop {
@@ -165,7 +165,7 @@ fn packet_socket(index: i32) -> io::Result<OwnedFd> {
     // SAFETY: the descriptor was just opened and has no other owner.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
     option(&socket, libc::SOL_PACKET, libc::PACKET_AUXDATA, &1i32)?;
-    // What we send ourselves would come in again.
+    // Frames that this socket's host sends would come in again.
     option(
         &socket,
         libc::SOL_PACKET,
@@ -221,7 +221,7 @@ fn check(result: i32) -> io::Result<()> {
     }
 }
 
-/// One frame, with the VLAN tag that the kernel took out of it put back; `None`: it was longer than any frame of ours.
+/// Reads one frame, and puts back the VLAN tag that the kernel took out of it; `None`: the frame was longer than any frame of ours.
 fn receive(socket: &impl AsRawFd) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = [0u8; 4096];
     let mut control = [0u64; 16];

@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Bytes handed to the stack at once: more than the longest packet.
+/// Bytes that the stack is given at once: more than the longest packet.
 const BLOCK: usize = 128 * 1024;
-/// Longest silence, in which TCP tries again and again; then the stream is broken.
+/// The longest silence, in which TCP tries again and again, before the stream counts as broken.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What one end of a stream saw.
@@ -23,7 +23,7 @@ struct Seen {
 
 type End = JoinHandle<io::Result<Seen>>;
 
-/// Ends the sender of a stream, also of one that nobody finishes.
+/// Ends the sender of a stream when dropped, also of a stream that is never finished.
 struct Stop(Arc<AtomicBool>);
 
 impl Drop for Stop {
@@ -32,7 +32,7 @@ impl Drop for Stop {
     }
 }
 
-/// A stream of pseudo-random bytes, as fast as it goes, until [`Self::finish`].
+/// A stream of pseudo-random bytes, sent as fast as possible until [`Self::finish`].
 pub struct HashedStream {
     stop: Stop,
     sender: End,
@@ -63,7 +63,7 @@ impl HashedStream {
         })
     }
 
-    /// Ends the stream; an error where it broke, carried nothing, or not what was sent.
+    /// Ends the stream. The error is that it broke, carried nothing, or did not carry what was sent.
     pub fn finish(self) -> Result<()> {
         drop(self.stop);
         let name = self.name;

@@ -8,7 +8,7 @@ use lab::{Host, Lab};
 /// The driver domain's end of the cable to the outside.
 pub const UPLINK: &str = "up0";
 
-/// Bridge xenbr0 on [`UPLINK`].
+/// The bridge xenbr0 on [`UPLINK`].
 pub fn bridge() -> Bridge {
     Bridge {
         name: "xenbr0".into(),
@@ -16,7 +16,7 @@ pub fn bridge() -> Bridge {
     }
 }
 
-/// The hypervisor, and "outside" behind [`UPLINK`] with `queues` queues; no daemon yet.
+/// Makes a lab with "outside" behind [`UPLINK`] with `queues` queues, and without a daemon.
 pub fn wired(queues: u16) -> Result<Lab> {
     let mut lab = Lab::new()?;
     lab.add_outside("outside", UPLINK, queues)?;
@@ -28,7 +28,7 @@ pub fn config(lab: &Lab, more: &str) -> String {
     Daemon::config(lab.directory(), 2, &[bridge()], more)
 }
 
-/// "outside", guests of these names with `queues` queues each, and the daemon between them; all connected.
+/// Makes a lab with "outside", guests of these names with `queues` queues each, and the daemon between them; all are connected.
 pub fn connected(queues: u16, guests: &[&str]) -> Result<Lab> {
     let mut lab = wired(queues)?;
     for name in guests {
@@ -44,8 +44,8 @@ pub fn connected(queues: u16, guests: &[&str]) -> Result<Lab> {
     Ok(lab)
 }
 
-/// Wait until everybody reaches "outside" and the guest after it: workers learn of new ports a moment after their guests do,
-/// and a new interface is not at once fit to send.
+/// Waits until every guest reaches "outside" and the guest after it: workers learn of new ports a moment after their guests do, and a new
+/// interface cannot send at once.
 pub fn settle(lab: &Lab) -> Result<()> {
     let guests: Vec<&Host> = lab.guests.iter().map(|guest| &guest.host).collect();
     for (number, guest) in guests.iter().enumerate() {

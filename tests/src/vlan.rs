@@ -1,5 +1,5 @@
-//! VLAN interfaces of a host: ip-link(8)'s where the kernel has them (CONFIG_VLAN_8021Q), else a TAP whose frames get and lose the tag
-//! here, on their way to and from the host's interface.
+//! VLAN interfaces of a host: ip-link(8)'s where the kernel has them (CONFIG_VLAN_8021Q), else TAPs, to and from whose frames the tag is
+//! added and taken here.
 use crate::frames::Tap;
 use anyhow::{Context, Result, bail};
 use lab::Host;
@@ -12,12 +12,12 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// How often a stand-in looks whether it is still wanted.
+/// How often the thread of a stand-in looks whether it is to end.
 const LOOK: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 50_000_000,
 };
-/// For a frame that poll(2) has promised.
+/// How long a frame is waited for that poll(2) has announced.
 const SHORT: Duration = Duration::from_millis(5);
 
 /// A VLAN interface; a stand-in is gone when this is dropped.
@@ -27,7 +27,7 @@ pub struct Vlan {
 }
 
 impl Vlan {
-    /// Interface `vlan<vid>` of the host, with an IPv4 address in a network of 256.
+    /// Makes the interface `vlan<vid>` of the host, with an IPv4 address in a network of 256.
     pub fn add(host: &Host, vid: u16, address: &str) -> Result<Self> {
         let (name, number) = (format!("vlan{vid}"), vid.to_string());
         let stop = Arc::new(AtomicBool::new(false));
@@ -75,7 +75,7 @@ fn relay(near: &tap::Tap, mut far: Tap, vid: u16, stop: &AtomicBool) {
             [near.queue_fd(0), far.as_fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
         let ready = poll(&mut fds, Some(&LOOK)).is_ok();
         let [to_far, to_near] = fds.map(|fd| ready && fd.revents().contains(PollFlags::IN));
-        // What cannot be carried is lost, as on a wire.
+        // A frame that cannot be carried is lost, as on a wire.
         if to_far && let Ok(Some((_, len))) = near.recv(0, &mut frame) {
             let _ = far.send(&[&frame[..12], &tag, &frame[12..len]].concat());
         }

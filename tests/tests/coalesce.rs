@@ -13,7 +13,7 @@ const PORT: u16 = 4321;
 /// How long a read or a write may take before the stream counts as broken.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Bytes that tell where in the stream they belong.
+/// Bytes of a stream, each of which depends on its place in the stream.
 fn bytes_at(position: usize, len: usize) -> Vec<u8> {
     let word = |n: usize| ((n as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 24) as u8;
     (position..position + len).map(word).collect()
@@ -79,7 +79,7 @@ fn merged_streams(queues: u16) -> Result<()> {
 
     let packets = count(&mut lab, "rx_coalesced_packets")?;
     let segments = count(&mut lab, "rx_coalesced_segments")?;
-    // Both streams have more than 27 000 segments; how many come together is the machine's business.
+    // Both streams have more than 27 000 segments; how many of them arrive together depends on the machine.
     ensure!(
         packets > 100 && segments >= 2 * packets,
         "{segments} segments were merged into {packets} packets"

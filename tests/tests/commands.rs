@@ -1,11 +1,11 @@
-//! `netback vif` and `netback fdb`: what is shown, what they change, and what they refuse in one line.
+//! `netback vif` and `netback fdb`: what they show, what they change, and what they refuse in one line.
 use anyhow::{Context, Result, ensure};
 use lab::Lab;
 use serde_json::Value;
 use tests::tools::ping;
 use tests::{netback, prepare, status, wait_for};
 
-/// The answer to `netback <words> --json`.
+/// Runs `netback <words> --json`. Returns the answer.
 fn ask(lab: &mut Lab, words: &str) -> Result<Value> {
     let words: Vec<&str> = words.split_whitespace().chain(["--json"]).collect();
     let answer = lab.daemon()?.command(&words)?;
@@ -17,7 +17,7 @@ fn say(lab: &mut Lab, words: &str) -> Result<String> {
     lab.daemon()?.command(&words)
 }
 
-/// `netback <words>` is refused by the running daemon in one line with `reason` in it.
+/// Checks that the running daemon refuses `netback <words>` in one line with `reason` in it.
 fn refused(lab: &Lab, words: &str, reason: &str) -> Result<()> {
     let socket = lab.directory().file("run").join("control");
     let socket = socket.to_str().context("not UTF-8")?;
@@ -37,7 +37,7 @@ fn refused(lab: &Lab, words: &str, reason: &str) -> Result<()> {
     Ok(())
 }
 
-/// The entries of the only bridge for an address.
+/// Returns the entries of the only bridge for an address.
 fn entries(lab: &mut Lab, mac: &str) -> Result<Vec<Value>> {
     let answer = ask(lab, "fdb show")?;
     let entries = answer["fdb"].as_array().context("no entries")?.clone();
@@ -72,7 +72,7 @@ fn a_vif_is_shown_kicked_and_disconnected() -> Result<()> {
         kicked["kicked"] == *vif && kicked["queues"] == 2,
         "{kicked}"
     );
-    // Both channels of both queues.
+    // The guest was notified on both event channels of both queues.
     wait_for("notifications", || Ok(notified(&mut lab)? >= before + 4))?;
     ping(&lab.guests[0].host, &lab.outside[0].host.ipv4, 3, &[])?;
 
@@ -112,7 +112,7 @@ fn addresses_are_shown_added_taken_out_and_flushed() -> Result<()> {
     );
     ensure!(text.contains(&line), "{text}");
 
-    // A static entry takes what is for its address, whoever else has it.
+    // Packets for the address of a static entry go to its port, whoever else has the address.
     let strange = "02:00:00:00:00:77";
     let text = say(&mut lab, &format!("fdb add {strange} {}", vifs[1]))?;
     ensure!(

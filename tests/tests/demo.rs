@@ -42,7 +42,7 @@ impl Drop for Held {
     }
 }
 
-/// Does what a line says that is to be typed; what follows a `#` is for the reader.
+/// Runs a line that the demo says is to be typed; what follows a `#` is for the reader.
 fn typed(line: &str) -> Result<bool> {
     let words = line.split(" #").next().unwrap_or(line);
     let mut words = words.split_whitespace();

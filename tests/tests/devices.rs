@@ -1,4 +1,4 @@
-//! What an operator does to a running daemon: a changed configuration, a cable more, a NIC that is pulled and put back.
+//! What an operator does to a running daemon: the configuration changed, another uplink plugged in, a NIC pulled and put back.
 use anyhow::{Context, Result, ensure};
 use lab::Lab;
 use lab::daemon::{Bridge, Daemon};
@@ -7,7 +7,7 @@ use tests::status::numbers;
 use tests::tools::{no_ping, ping, wait_reachable};
 use tests::{prepare, wait_for};
 
-/// Write another configuration and have the running daemon read it.
+/// Writes another configuration and has the running daemon read it.
 fn reload(lab: &mut Lab, config: &str) -> Result<()> {
     std::fs::write(lab.directory().file("netback.toml"), config)?;
     let pid = lab.daemon()?.status()?["pid"]
@@ -20,7 +20,7 @@ fn reload(lab: &mut Lab, config: &str) -> Result<()> {
     Ok(())
 }
 
-/// Lines of the daemon's log that hold `text`.
+/// Counts the lines of the daemon's log that hold `text`.
 fn logged(lab: &Lab, text: &str) -> Result<usize> {
     let log = std::fs::read_to_string(lab.directory().file("netback.log"))?;
     Ok(log.lines().filter(|line| line.contains(text)).count())
@@ -75,7 +75,7 @@ fn a_reload_adds_bridges_and_uplinks_and_names_what_it_does_not_take_on() -> Res
         "[vif]: what guests may send and receive counts at once",
     )?;
 
-    // What a running daemon does not change it begins anew for, and guests stay connected.
+    // The daemon begins anew for what it does not change while it runs, and guests stay connected.
     let fewer = config(
         &lab,
         &[plain("xenbr0", None), plain("dmz", Some("up1"))],
@@ -143,7 +143,7 @@ fn a_link_that_goes_down_and_an_mtu_that_changes_are_noticed() -> Result<()> {
     wait_uplink(&mut lab, "link_up", true.into())?;
     wait_reachable(&lab.guests[0].host, &lab.outside[0].host)?;
 
-    // What is too long for the device is dropped by name, and no longer once the device carries it again.
+    // A frame that is too long for the device is dropped by name, until the device carries it again.
     let long = ["-s", "1450"];
     let outside = lab.outside[0].host.ipv4.clone();
     ping(&lab.guests[0].host, &outside, 5, &long)?;

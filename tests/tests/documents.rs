@@ -12,7 +12,7 @@ use tests::{keys, wait_for};
 
 const DOCUMENT: &str = include_str!("../../docs/from-kernel-netback.md");
 
-/// What a line of the document begins with, and what stands in its place.
+/// The beginning of a command's line in the document, and what is run in its place.
 enum Step {
     Kernel(String, Vec<String>),
     Netback(String, Vec<String>),
@@ -48,7 +48,7 @@ fn steps() -> Result<Vec<Step>> {
     Ok(steps)
 }
 
-/// Whether `said` is what the document shows; how many blanks are between words is not looked at.
+/// Whether `said` is what the document shows, however many blanks are between words.
 fn matches(shown: &[String], said: &[String]) -> bool {
     match shown {
         [] => said.is_empty(),
@@ -94,7 +94,7 @@ impl Kernel {
         let output = self.0.command("sh").args(["-c", command]).output()?;
         let error = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "kernel# {command}: {error}");
-        // The script that came with the guest.
+        // The hotplug script that the guest's configuration names.
         if command.ends_with("xenbr0 up") && command.contains("set xenbr0") {
             self.0
                 .ip(&["link", "set", "vif3.0", "master", "xenbr0", "up"])?;
@@ -188,7 +188,7 @@ fn every_line_of_the_way_from_kernel_netback_does_what_is_shown() -> Result<()> 
                 let (command, shown) = (own(&command), words(&own(&shown.join("\n"))));
                 let mut said = String::new();
                 let result = wait_for("what the document shows", || {
-                    // What begins anew does not answer for a moment.
+                    // A daemon that begins anew does not answer for a moment.
                     let answer = ours.type_line(&command);
                     let answered = answer.is_ok();
                     said = answer.unwrap_or_else(|error| format!("{error:#}"));

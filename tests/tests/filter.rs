@@ -1,4 +1,4 @@
-//! Filters of a guest's port: what pretends to be somebody else is dropped and counted by rule, and honest traffic passes.
+//! Filters of a guest's port: packets that pretend to be another's are dropped and counted by rule, and honest traffic passes.
 use anyhow::{Result, ensure};
 use lab::guest::GuestConfig;
 use lab::{Host, Lab};
@@ -10,7 +10,7 @@ use tests::{prepare, wait_for};
 
 const BROADCAST: [u8; 6] = [0xff; 6];
 
-/// "outside" and guests, each with a key `ip`, under `[vif]` with these lines.
+/// A lab with "outside" and guests, each with a key `ip`, and these lines in the daemon's `[vif]`.
 fn lab(vif: &str, guests: &[(&str, Option<&str>)]) -> Result<Lab> {
     let mut lab = prepare::wired(1)?;
     for (name, ip) in guests {
@@ -28,13 +28,13 @@ fn lab(vif: &str, guests: &[(&str, Option<&str>)]) -> Result<Lab> {
     Ok(lab)
 }
 
-/// How many packets of a guest were dropped under this name.
+/// Returns how many packets of a guest were dropped under this name.
 fn dropped(lab: &mut Lab, guest: usize, reason: &str) -> Result<u64> {
     let domid = lab.guests[guest].domid.0;
     Ok(numbers(&vif(lab, domid)?, reason).iter().sum())
 }
 
-/// What a packet looks like that is sent by `host`: its own MAC first.
+/// A packet that `host` sends, with its own MAC as the source.
 fn packet(host: &Host, ethertype: [u8; 2], packet: &[&[u8]]) -> Vec<u8> {
     [&BROADCAST[..], &host.mac, &ethertype, &packet.concat()].concat()
 }
@@ -54,12 +54,12 @@ fn arp_reply(host: &Host, speaks_for: [u8; 4]) -> Vec<u8> {
     )
 }
 
-/// fd77::`last`, or fe80::`last`.
+/// The IPv6 address that begins with the bytes `first` and ends with `last`.
 fn address(first: [u8; 2], last: u8) -> Vec<u8> {
     [&first[..], &[0; 13], &[last]].concat()
 }
 
-/// An ICMPv6 message with a right checksum.
+/// An ICMPv6 message, its checksum complete.
 fn icmp6(host: &Host, source: &[u8], kind: u8, body: &[u8]) -> Vec<u8> {
     let all_nodes = address([0xff, 0x02], 1);
     let length = (4 + body.len() as u16).to_be_bytes();
@@ -118,7 +118,7 @@ fn what_pretends_is_counted_by_its_rule_and_believed_by_nobody() -> Result<()> {
         ],
     )?;
     let (outside, rogue) = (&lab.outside[0].host, &lab.guests[1].host);
-    // The outside believes in a router if it hears one.
+    // The outside would take on what a router advertises.
     let accept = format!("net.ipv6.conf.{}.accept_ra=2", outside.interface);
     stdout(outside, "sysctl", &["-q", "-w", &accept])?;
     let own = address([0xfd, 0x77], 2);
@@ -160,7 +160,7 @@ fn what_pretends_is_counted_by_its_rule_and_believed_by_nobody() -> Result<()> {
         let got = dropped(&mut lab, 1, reason)?;
         ensure!(got == count, "{got} dropped as {reason}, not {count}");
     }
-    // The guest's own stack may have said something of its own, from an address that nobody gave it.
+    // The guest's own stack may have sent packets too, from an address that nobody gave it.
     ensure!(dropped(&mut lab, 1, "filter_ipv6")? >= 5);
     let (outside, honest, rogue) = (
         &lab.outside[0].host,
@@ -182,7 +182,7 @@ fn what_pretends_is_counted_by_its_rule_and_believed_by_nobody() -> Result<()> {
         !addresses.contains("fd99:"),
         "the outside believes in a router: {addresses}"
     );
-    // Honest traffic of both, old and new protocols, each way.
+    // Honest traffic of both guests passes, over IPv4 and IPv6, each way.
     for guest in [honest, rogue] {
         ping(guest, &outside.ipv4, 5, &[])?;
         ping(guest, &outside.ipv6, 5, &[])?;
@@ -202,7 +202,7 @@ fn what_pretends_is_counted_by_its_rule_and_believed_by_nobody() -> Result<()> {
     Ok(())
 }
 
-/// An address that a guest gives itself leads nowhere, nor does another MAC.
+/// A guest that takes another IP address, or another MAC, reaches nobody.
 #[test]
 fn an_address_of_the_guests_own_choice_leads_nowhere() -> Result<()> {
     let lab = lab(
@@ -334,7 +334,7 @@ fn isolated_guests_reach_the_outside_and_not_each_other() -> Result<()> {
         ping(outside, &guest.ipv4, 5, &[])?;
     }
     no_ping(one, &two.ipv4)?;
-    // Nor with the address known.
+    // Nor do they where the address is known.
     let [from, to] = [(one, two), (two, one)];
     for (guest, other) in [from, to] {
         guest.namespace.ip(&[
@@ -352,7 +352,7 @@ fn isolated_guests_reach_the_outside_and_not_each_other() -> Result<()> {
     Ok(())
 }
 
-/// A guest that sends from the address of a host outside hears nothing of what is meant for it.
+/// A guest that sends from the MAC of a host outside receives none of the packets that are for that host.
 #[test]
 fn the_address_of_a_host_outside_is_not_taken_over() -> Result<()> {
     let mut lab = lab("", &[("rogue", None), ("neighbour", None)])?;

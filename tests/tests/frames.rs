@@ -16,7 +16,7 @@ fn host<'a>(lab: &'a Lab, name: &str) -> &'a Host {
     lab.host(name).expect("every lab here has it")
 }
 
-/// Two guests and an outside that have heard of each other, so that unicast is not flooded.
+/// A lab with two guests and an outside, all of which the switch knows, so that unicast is not flooded.
 fn acquainted() -> Result<Lab> {
     let lab = prepare::connected(1, &["guest-a", "guest-b"])?;
     for (from, to) in [
@@ -29,7 +29,7 @@ fn acquainted() -> Result<Lab> {
     Ok(lab)
 }
 
-/// Send frames of all `sizes` from one host to another; what arrives is what was sent, no more and no less.
+/// Sends frames of all `sizes` from one host to another, and checks that just these arrive.
 fn all_arrive(lab: &Lab, from: &str, to: &str, tag: Option<u16>, sizes: &[usize]) -> Result<()> {
     let (from, to) = (host(lab, from), host(lab, to));
     let (mut sender, mut receiver) = (Tap::open(from)?, Tap::open(to)?);
@@ -89,7 +89,7 @@ fn tagged_frames_keep_tag_and_priority() -> Result<()> {
     Ok(())
 }
 
-/// A frame reaches the hosts in `to`, but not its sender, once each, and nobody else.
+/// Checks that a frame reaches the hosts in `to` once each, its sender excepted, and nobody else.
 fn floods(lab: &Lab, from: &str, destination: [u8; 6], to: &[&str]) -> Result<()> {
     let names = ["guest-a", "guest-b", "guest-c", "outside"];
     let mut taps = Vec::new();

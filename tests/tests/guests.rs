@@ -1,4 +1,4 @@
-//! Simulator and netfront by themselves: guests' Linux stacks talk through a hub of a few lines.
+//! Simulator and simulated netfront without netback: guests' Linux stacks talk through a hub of a few lines.
 use anyhow::Result;
 use lab::demo::measure;
 use lab::guest::GuestConfig;
@@ -7,7 +7,7 @@ use lab::{Lab, programs};
 use std::process::Command;
 use std::time::Duration;
 
-/// Two guests and the hub between them.
+/// A lab with two guests and the hub between them.
 fn lab(config: &GuestConfig) -> Result<(Lab, Process)> {
     let mut lab = Lab::new()?;
     for name in ["guest-a", "guest-b"] {
@@ -27,7 +27,7 @@ fn lab(config: &GuestConfig) -> Result<(Lab, Process)> {
     Ok((lab, hub))
 }
 
-/// Ping and TCP both ways; netfront found nothing wrong.
+/// Checks that ping and TCP pass both ways, and that netfront finds nothing wrong.
 fn talk(queues: u16, arguments: &[&str]) -> Result<Lab> {
     let arguments = arguments.iter().map(|word| (*word).to_owned()).collect();
     let (mut lab, mut hub) = lab(&GuestConfig {

@@ -1,4 +1,4 @@
-//! The host port: the driver domain's own stack on the bridge, by a TAP with the bridge's name.
+//! The host port: a TAP with the bridge's name, by which the driver domain's own stack is on the bridge.
 use anyhow::{Context, Result, ensure};
 use lab::{Host, Lab};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tests::{netback, prepare, wait_for};
 /// The bridge, and the host port on it.
 const HOST: &str = "xenbr0";
 
-/// "outside", guests of these names, and a daemon with a host port, which has addresses.
+/// A lab with "outside", guests of these names, and a daemon with a host port, which has addresses.
 fn hosted(queues: u16, guests: &[&str]) -> Result<Lab> {
     let mut lab = prepare::wired(queues)?;
     for name in guests {
@@ -64,7 +64,7 @@ fn the_host_port_is_reached_from_guests_and_from_outside() -> Result<()> {
     let driver = lab.driver_host(HOST)?;
     let outside = &lab.outside[0].host;
     let guest = &lab.guests[0].host;
-    // The network card's address is the host port's, and the card speaks for nobody.
+    // The host port has the network card's address, and the card itself has none that it answers for.
     let card = lab.driver_namespace().link(prepare::UPLINK)?;
     ensure!(card.mac == driver.mac, "{:?} {:?}", card.mac, driver.mac);
     ensure!(ipv6_is_off(&driver, prepare::UPLINK)? && !ipv6_is_off(&driver, HOST)?);
@@ -88,7 +88,7 @@ fn the_host_port_is_reached_from_guests_and_from_outside() -> Result<()> {
         ping(from, &to.ipv6, 1, &[])?;
         ping(from, &to.ipv4, 20, &["-s", "1400"])?;
         ping(from, &to.ipv6, 20, &["-s", "1400"])?;
-        // In fragments.
+        // Pings that go in fragments.
         ping(from, &to.ipv4, 5, &["-s", "9000"])?;
         let (sent, lost) = udp(from, to, &to.ipv4, 1000, "2M", 1)?;
         ensure!(sent > 100 && lost * 50 <= sent, "{lost} of {sent} lost");
@@ -134,7 +134,7 @@ fn large_packets_go_whole_to_and_from_the_host() -> Result<()> {
     }
     let report = |name: &str| format!("{name} is too small");
     let mean = |bytes: u64, packets: u64| bytes / packets.max(1);
-    // Mostly data went each way, so that a mean packet beyond the MTU says that they went whole.
+    // Mostly data went each way, so that packets whose mean is longer than the MTU went whole.
     let (received, sent) = (
         counted(&mut lab, "recv_packets")?,
         counted(&mut lab, "send_packets")?,
@@ -162,7 +162,7 @@ fn large_packets_go_whole_to_and_from_the_host() -> Result<()> {
     let status = lab.daemon()?.status()?;
     let whole: u64 = numbers(&status["vifs"], "rx_gso_packets").iter().sum();
     ensure!(whole > 100, "{}: {whole}", report("rx_gso_packets"));
-    // By the bulk lane, where the device segments, or cut here.
+    // Either the device segments them, by the bulk lane, or netback cuts them.
     let of_uplinks = |name| numbers(&status["uplinks"], name).iter().sum::<u64>();
     let large = of_uplinks("cut_packets") + of_uplinks("lane_packets");
     ensure!(
@@ -222,7 +222,7 @@ fn addresses_routes_and_streams_of_the_host_outlive_kill_9() -> Result<()> {
         state(&driver)?
     );
 
-    // While nobody serves, nothing of the network card reaches the stack of this domain, and frames to the bridge wait.
+    // While no daemon runs, no frame of the network card reaches the stack of this domain, and frames to the bridge wait.
     lab.daemon()?.kill();
     let heard = Counters::of(&driver)?.get("IpInReceives")?;
     no_ping(&lab.outside[0].host, &driver.ipv4)?;
@@ -243,7 +243,7 @@ fn addresses_routes_and_streams_of_the_host_outlive_kill_9() -> Result<()> {
     Ok(())
 }
 
-/// What dhclient runs at each change: it sets the address that it was given.
+/// The script that dhclient runs at each change, which sets the address that dhclient was given.
 const SCRIPT: &str = "#!/bin/sh\n\
     case $reason in BOUND|RENEW|REBIND|REBOOT) ip addr replace $new_ip_address/24 dev $interface;; esac\n";
 
@@ -295,7 +295,7 @@ fn dhclient_gets_the_address_that_the_network_card_would_get() -> Result<()> {
             .trim()
             .is_empty())
     })?;
-    // It goes into the background once it has an address; it is ended below.
+    // dhclient goes into the background once it has an address, and is ended below.
     stdout(&driver, "dhclient", &arguments)?;
     let address = stdout(&driver, "ip", &["-br", "-4", "addr", "show", "dev", HOST])?;
     let stop = |lab: &Lab| -> Result<()> {
@@ -312,7 +312,7 @@ fn dhclient_gets_the_address_that_the_network_card_would_get() -> Result<()> {
     ping(&lab.outside[0].host, &address.ipv4, 5, &[])
 }
 
-/// `netback run` and `netback run --check` say one line with all of `words` in it, and exit with 2.
+/// Checks that `netback run` and `netback run --check` print one line with all of `words` in it, and exit with 2.
 fn refused(lab: &Lab, more: &str, words: &[&str]) -> Result<()> {
     let path = lab.directory().file("refused.toml");
     std::fs::write(&path, prepare::config(lab, more))?;
@@ -374,7 +374,7 @@ fn stdout_in(lab: &Lab, arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// Write another configuration and have the running daemon read it.
+/// Writes another configuration and has the running daemon read it.
 fn reload(lab: &mut Lab, config: &str) -> Result<()> {
     std::fs::write(lab.directory().file("netback.toml"), config)?;
     let pid = lab.daemon()?.status()?["pid"].clone();
@@ -421,7 +421,7 @@ fn a_reload_brings_the_host_port_and_takes_it_away_and_a_removed_one_is_made_ane
     wait_reachable(&lab.guests[0].host, &driver)?;
     ensure!(lab.guests[0].report()?.connects == 1, "it reconnected");
 
-    // It follows the network card's MTU.
+    // The host port follows the network card's MTU.
     let card = lab.driver_namespace();
     card.ip(&["link", "set", prepare::UPLINK, "mtu", "1400"])?;
     wait_for("its MTU is the card's", || Ok(card.link(HOST)?.mtu == 1400))?;

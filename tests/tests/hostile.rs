@@ -1,5 +1,5 @@
-//! A guest that is out to harm, beside two honest ones: it ends disabled with its reason, nobody else notices, and a reconnect
-//! brings it back.
+//! A guest that means harm, beside two honest ones: it is disabled with a reason, the others do not notice, and it is served again once it
+//! reconnects.
 use anyhow::{Context, Result, ensure};
 use lab::Lab;
 use std::io::{Read, Write};
@@ -14,14 +14,14 @@ use xen::store::wire::{HEADER, Header, Kind};
 /// XenbusStateClosed (xen/include/public/io/xenbus.h).
 const CLOSED: u32 = 6;
 const PATIENCE: Duration = Duration::from_secs(10);
-/// More memory than the daemon may have at the end than after the first round: it grows by what its allocator keeps, not by rounds.
+/// Bytes that the daemon's memory may grow by after the first round: its allocator keeps some memory, but not more with each round.
 const SLACK: u64 = 4 << 20;
-/// Pings of one look at the honest guests.
+/// Pings of one check of the honest guests.
 const PINGS: u32 = 50;
-/// Not all at once: what is lost in between is what is looked for.
+/// Pause between two pings, which are spread over time so that a loss at any moment shows.
 const APART: [&str; 4] = ["-l", "1", "-i", "0.01"];
 
-/// The lab, and the daemon's process, which must be the same in the end.
+/// The lab, and the daemon's process id, which must not change.
 struct House {
     lab: Lab,
     pid: u32,
@@ -40,7 +40,7 @@ impl House {
         self.lab.guests[0].command(command).map(drop)
     }
 
-    /// Nothing of the honest guests' is lost, among them and to the outside.
+    /// Checks that honest guests lose nothing, neither between them nor to the outside.
     fn honest_lose_nothing(&mut self) -> Result<()> {
         let (a, b) = (&self.lab.guests[1].host, &self.lab.guests[2].host);
         let outside = &self.lab.outside[0].host;
@@ -65,7 +65,7 @@ impl House {
         Ok((text("service"), text("reason")))
     }
 
-    /// Its driver is unloaded and loaded again, and it is served.
+    /// Has mallory's driver unloaded and loaded again, and checks that the guest is served.
     fn reconnect(&mut self) -> Result<()> {
         let (backend, domid) = (self.lab.driver_domain().id(), self.lab.guests[0].domid);
         self.mallory("calm")?;
@@ -108,7 +108,7 @@ fn a_guest_that_scribbles_in_its_rings_is_disabled_alone_and_comes_back() -> Res
             reason.starts_with("the guest broke the protocol on queue "),
             "seed {seed}: {reason:?}"
         );
-        // It goes on raging, and goes on being heard by nobody.
+        // The guest goes on scribbling, and nobody is harmed by it.
         house
             .honest_lose_nothing()
             .with_context(|| format!("seed {seed}: {reason}"))?;
@@ -141,7 +141,7 @@ fn events_without_end_harm_nobody() -> Result<()> {
 /// Requests written before their answers are read.
 const PIPELINE: u32 = 1000;
 
-/// Write `values` to `key` over and over, `count` times, as fast as xenstored takes it.
+/// Writes `values` to `key` in turn, `count` times, as fast as xenstored takes them.
 fn write_over_and_over(lab: &Lab, key: &str, values: [&str; 2], count: u32) -> Result<()> {
     let mut store = UnixStream::connect(lab.directory().file("xenstored.sock"))?;
     let mut answers = store.try_clone()?;

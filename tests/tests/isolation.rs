@@ -1,4 +1,4 @@
-//! Sixteen guests on two bridges: nobody sees a frame of the other bridge.
+//! Sixteen guests on two bridges: no host sees a frame of the other bridge.
 use anyhow::{Result, ensure};
 use lab::Lab;
 use lab::daemon::{Bridge, Daemon};
@@ -14,7 +14,7 @@ const BRIDGES: [(&str, &str, &str); 2] = [
     ("blue", "up1", "outside-blue"),
 ];
 
-/// Guests alternate between the bridges; each bridge has a wire and a host on it.
+/// A lab in which guests alternate between two bridges, each with an uplink to a host outside.
 fn two_bridges() -> Result<Lab> {
     let mut lab = Lab::new()?;
     let mut bridges = Vec::new();
@@ -47,7 +47,7 @@ fn bridge_of(place: usize) -> usize {
     place % 2
 }
 
-/// The guests, then the two outsides; each has the parity of its bridge.
+/// All hosts: the guests, then the two outsides. The number of each is odd or even as its bridge's is.
 fn everybody(lab: &Lab) -> Vec<&lab::Host> {
     let guests = lab.guests.iter().map(|guest| &guest.host);
     guests
@@ -63,7 +63,7 @@ fn what_is_flooded_stays_on_its_bridge() -> Result<()> {
         .iter()
         .map(|host| Tap::open(host))
         .collect::<Result<_>>()?;
-    // To everybody, and to the address of every other host: known or not, it must not cross.
+    // Frames to everybody, and to the address of every other host, known or not, must not cross.
     let mut sent: [HashSet<Vec<u8>>; 2] = Default::default();
     let mut own: Vec<HashSet<Vec<u8>>> = vec![HashSet::new(); hosts.len()];
     for (place, from) in hosts.iter().enumerate() {
@@ -109,7 +109,7 @@ fn an_address_of_the_other_bridge_leads_nowhere() -> Result<()> {
         }
     }
     for (place, tap) in taps.iter_mut().enumerate() {
-        // An unknown address is flooded on its own bridge, so frames may come: but only from that bridge.
+        // A frame for an unknown address is flooded on its own bridge, so that frames may arrive, but only from that bridge.
         let foreign = tap
             .drain(Duration::from_secs(1))?
             .into_iter()

@@ -1,5 +1,4 @@
-//! Large packets that the uplink's device segments itself: whole, in order with the frames beside them, and whatever is switched
-//! meanwhile.
+//! Large packets that the uplink's device segments itself: they go whole and in order with other frames, also while offloads are switched.
 use anyhow::{Context, Result, ensure};
 use lab::Lab;
 use lab::daemon::Daemon;
@@ -11,13 +10,13 @@ use tests::status::numbers;
 use tests::tools::{Counters, Flood, stdout, tcp};
 use tests::{prepare, wait_for};
 
-/// A sum over the uplink's queues.
+/// Returns the sum of a counter over the uplink's queues.
 fn uplink(lab: &mut Lab, name: &str) -> Result<u64> {
     let status = lab.daemon()?.status()?;
     Ok(numbers(&status["uplinks"], name).iter().sum())
 }
 
-/// Who segments for each queue of the uplink.
+/// Returns who segments for each queue of the uplink.
 fn segmented_by(status: &Value) -> Result<Vec<String>> {
     let queues = status["uplinks"][0]["queues"].as_array();
     let queues = queues.context("status has no queues")?.iter();
@@ -36,7 +35,7 @@ fn tso(lab: &Lab, state: &str) -> Result<()> {
     Ok(())
 }
 
-/// Packets and bytes that an interface has received.
+/// Returns the packets and bytes that an interface has received.
 fn received(lab: &Lab) -> Result<(u64, u64)> {
     let outside = &lab.outside[0].host;
     let text = stdout(
@@ -51,7 +50,7 @@ fn received(lab: &Lab) -> Result<(u64, u64)> {
         .context("ip link shows no counters")
 }
 
-/// One stream to the outside beside pings; how many bytes a packet had, and counters of both ends.
+/// Sends one stream to the outside beside pings. Returns the bytes that a packet had on average, and the counters of both ends.
 fn stream(lab: &mut Lab) -> Result<(u64, Counters, Counters)> {
     let (packets, bytes) = received(lab)?;
     let (guest, outside) = (&lab.guests[0].host, &lab.outside[0].host);
@@ -70,15 +69,15 @@ fn whole_and_in_order(queues: u16) -> Result<()> {
     ensure!(whole > 100, "{whole} packets went whole");
     ensure!(mean > 5000, "packets of {mean} bytes at the far side");
     ensure!(outside.checksum_errors()? == 0, "wrong checksums");
-    // A packet out of its place is put aside, acknowledged twice, and perhaps sent again in vain.
+    // TCP queues a packet that overtook others, acknowledges it twice, and its sender may send it again in vain.
     let aside = outside.get("TcpExtTCPOFOQueue")?;
     let again = guest.get("TcpRetransSegs")?;
     ensure!(
         again > 0 || aside == 0,
         "{aside} packets came out of order, and none was lost"
     );
-    // A sender on a busy machine probes now and then before the acknowledgement is there; where packets overtook each other, each
-    // would be sent again.
+    // A sender on a busy machine sends a probe now and then before the acknowledgement is there. If packets overtook each other, many
+    // more would be sent again.
     let in_vain = guest.get("TcpExtTCPDSACKRecv")?;
     ensure!(
         in_vain <= whole / 20,
@@ -159,14 +158,14 @@ fn bulk_off_has_netback_segment_and_a_reload_changes_it() -> Result<()> {
 #[test]
 fn queues_whose_large_packets_would_take_another_queue_are_segmented_here() -> Result<()> {
     let mut lab = prepare::connected(4, &["guest-a"])?;
-    // Two workers on cores 0 and 1, and every core has the send queue of its number.
+    // Two workers are on cores 0 and 1, and every core has the send queue of its own number.
     let status = lab.daemon()?.status()?;
     let expected = ["device", "device", "netback", "netback"];
     ensure!(segmented_by(&status)? == expected, "{status}");
     let reason = status["uplinks"][0]["queues"][2]["bulk"]["reason"].as_str();
     let reason = reason.context("no reason")?;
     ensure!(reason.contains("by queue 0"), "{reason}");
-    // Nobody tells of steering; it is looked at every ten seconds, and when anything else about the device changes.
+    // No event tells of steering, which the daemon reads every ten seconds, and when anything else of the device changes.
     let mut steer = lab.driver_namespace().command("sh");
     steer.args([
         "-c",

@@ -1,4 +1,4 @@
-//! Guests come and go, by the book or by a power cut; nothing of them stays, and others notice nothing.
+//! Guests come and go, orderly or as in a power cut: nothing of them stays, and others notice nothing.
 use anyhow::{Context, Result, ensure};
 use lab::Lab;
 use lab::guest::GuestConfig;
@@ -7,7 +7,7 @@ use tests::tools::{Flood, Server, Stream, ping};
 use tests::{prepare, wait_for};
 use xen::store::{StoreError, Transaction, XenStore};
 
-/// `xl` waits so long for a vif to close before it complains.
+/// How long `xl` waits for a vif to close before it complains.
 const XL: Duration = Duration::from_secs(10);
 
 /// XenbusStateConnected, XenbusStateClosed (xen/include/public/io/xenbus.h).
@@ -19,7 +19,7 @@ const CLOSED: u32 = 6;
 struct Holdings {
     /// Ports of the driver domain.
     ports: u64,
-    /// Ring pages that it has mapped of anybody.
+    /// Ring pages of guests that the driver domain has mapped.
     mapped: u64,
     /// Domains that the hypervisor remembers, dead ones with mapped pages too.
     domains: usize,
@@ -54,7 +54,7 @@ fn holdings(lab: &mut Lab) -> Result<Holdings> {
     })
 }
 
-/// Every frame of the pool is in one of the places where frames may be. A moving frame may be between two of them.
+/// Checks that every frame of the pool is in one of the places where frames may be. A moving frame may be between two of them.
 fn no_frame_is_lost(lab: &mut Lab) -> Result<()> {
     let mut last = None;
     let result = wait_for("every frame is accounted for", || {
@@ -72,7 +72,7 @@ fn no_frame_is_lost(lab: &mut Lab) -> Result<()> {
     result.with_context(|| format!("frames: {last:?}"))
 }
 
-/// Wait until the daemon holds what it held `before`.
+/// Waits until the daemon holds what it held `before`.
 fn settles_to(lab: &mut Lab, before: &Holdings) -> Result<()> {
     let mut last = None;
     let result = wait_for("everything is given back", || {
@@ -84,7 +84,7 @@ fn settles_to(lab: &mut Lab, before: &Holdings) -> Result<()> {
     result.with_context(|| format!("before: {before:?}, now: {last:?}"))
 }
 
-/// End the last guest as a power cut would. The backend sees it and takes its node away, before any toolstack does.
+/// Ends the last guest as a power cut would. The backend notices, and removes its node before any toolstack does.
 fn destroy_last_guest(lab: &mut Lab) -> Result<()> {
     let guest = lab.guests.pop().context("no guest left")?;
     let (domid, backend) = (guest.domid, lab.driver_domain().id());
@@ -100,7 +100,7 @@ fn destroy_last_guest(lab: &mut Lab) -> Result<()> {
     Ok(lab.toolstack.destroy_vif(backend, domid, 0)?)
 }
 
-/// Wait until the first guest gets more and more.
+/// Waits until the first guest receives packets of a stream.
 fn load_flows(lab: &mut Lab) -> Result<()> {
     let before = lab.guests[0].report()?.total.rx_packets;
     wait_for("the load flows", || {
@@ -131,7 +131,7 @@ fn a_guest_that_is_killed_leaves_nothing_and_costs_others_nothing() -> Result<()
     let mut lab = one_guest_and_room_for_another()?;
     let before = holdings(&mut lab)?;
     add_guest(&mut lab, "dies")?;
-    // It dies under load, while another one's stream runs.
+    // The guest dies under load, while another guest's stream runs.
     let (stays, dies, outside) = (
         &lab.guests[0].host,
         &lab.guests[1].host,

@@ -10,10 +10,10 @@ use tests::prepare;
 const GUESTS: u32 = 8;
 const VIFS_OF_A_GUEST: u32 = 16;
 const VIFS: usize = (GUESTS * VIFS_OF_A_GUEST) as usize;
-/// A vif that was refused is tried again after pauses that double, up to a minute.
+/// How long a refused vif may take to be served: it is tried again after pauses that double, up to a minute.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// How many vifs are served, and how many wait for room in xenstore.
+/// Returns how many vifs are served, and how many wait for room in xenstore.
 fn counts(lab: &mut Lab) -> Result<(usize, usize)> {
     let status = lab.daemon()?.status()?;
     let vifs = status["vifs"].as_array().context("status has no vifs")?;

@@ -1,4 +1,4 @@
-//! Multicast control: what a guest did not subscribe to is kept from it, across a restart of the daemon too.
+//! Multicast control: multicast that a guest did not subscribe to is kept from it, also after a restart of the daemon.
 use anyhow::{Result, ensure};
 use lab::Lab;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use tests::frames::{Tap, frame};
 use tests::status::{numbers, vif};
 use tests::{prepare, wait_for};
 
-/// For what must not come, once the daemon has said that it dropped it.
+/// How long a frame that must not arrive is waited for, once the daemon has counted it as dropped.
 const QUIET: Duration = Duration::from_millis(300);
 const PATIENCE: Duration = Duration::from_secs(10);
 const WANTED: [u8; 6] = group(1);
@@ -21,7 +21,7 @@ const fn group(last: u8) -> [u8; 6] {
     [0x01, 0x00, 0x5e, 0x00, 0x77, last]
 }
 
-/// Guest-a of the lab is who asks for multicast control; guest-b never does.
+/// The lab. Its guest-a asks for multicast control, and guest-b never does.
 struct Groups {
     lab: Lab,
     outside: Tap,
@@ -43,15 +43,15 @@ impl Groups {
         })
     }
 
-    /// Packets that were filtered out on guest-a's way.
+    /// Packets for guest-a that were filtered out.
     fn filtered(&mut self) -> Result<u64> {
         let domid = self.lab.guests[0].domid.0;
         let vif = vif(&mut self.lab, domid)?;
         Ok(numbers(&vif, "multicast_filtered").iter().sum())
     }
 
-    /// Send a frame to `destination` from the outside: guest-b gets it, and guest-a if it is to. (The hosts' own multicast is
-    /// filtered too, so the count says only that there was some.)
+    /// Sends a frame to `destination` from the outside, and checks that guest-b receives it, and whether guest-a does. (The hosts' own
+    /// multicast is filtered too, so the counter shows only that there was some.)
     fn check(&mut self, destination: [u8; 6], heard: bool) -> Result<()> {
         let before = self.filtered()?;
         self.sent += 1;
@@ -71,7 +71,7 @@ impl Groups {
         Ok(())
     }
 
-    /// Tell guest-a something, and wait until its requests are answered.
+    /// Has guest-a run a command, and waits until its requests are answered.
     fn tell(&mut self, command: &str) -> Result<()> {
         let guest = &mut self.lab.guests[0];
         guest.command(command)?;
@@ -84,7 +84,7 @@ impl Groups {
         self.tell(&format!("subscribe {}", text(address)))
     }
 
-    /// Have guest-a write `request-multicast-control`, and wait until the daemon has read it.
+    /// Has guest-a write `request-multicast-control`, and waits until the daemon has read it.
     fn control(&mut self, on: bool) -> Result<()> {
         self.tell(if on { "multicast on" } else { "multicast off" })?;
         self.wait_control(on)

@@ -1,4 +1,4 @@
-//! What the package says of the daemon, tried on the daemon.
+//! What the package's files say of the daemon, tried on the daemon.
 use anyhow::{Context, Result, ensure};
 use lab::guest::GuestConfig;
 use std::fs::File;
@@ -6,7 +6,7 @@ use std::path::Path;
 use tests::tools::{ping, wait_reachable};
 use tests::{netback, prepare, wait_for};
 
-/// A file of packaging/.
+/// Reads a file of packaging/.
 fn packaged(name: &str) -> Result<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../packaging")
@@ -14,7 +14,7 @@ fn packaged(name: &str) -> Result<String> {
     std::fs::read_to_string(&path).with_context(|| path.display().to_string())
 }
 
-/// The value of a setting of the unit.
+/// Returns the value of a setting of the unit.
 fn setting(unit: &str, name: &str) -> Result<String> {
     let line = unit
         .lines()
@@ -66,8 +66,8 @@ fn the_units_capabilities_are_enough() -> Result<()> {
     Ok(())
 }
 
-/// The package's configuration takes no NIC away from anybody: netback runs, serves nobody, and says what to write. Once that is
-/// written, a reload is enough.
+/// With the package's configuration netback takes no NIC, serves nobody, and says what to write into it. Once that is written, a reload is
+/// enough.
 #[test]
 fn the_default_configuration_serves_nobody_until_a_bridge_is_written() -> Result<()> {
     let mut lab = prepare::wired(1)?;
@@ -120,7 +120,7 @@ fn the_default_configuration_serves_nobody_until_a_bridge_is_written() -> Result
 #[test]
 fn the_vif_script_says_connected_or_why_not() -> Result<()> {
     let lab = prepare::wired(1)?;
-    // A xenstore-write(1) that writes down what it is asked, and a netback that runs or does not.
+    // A xenstore-write(1) that notes what it was asked to write, and a netback that runs or does not.
     let bin = lab.directory().file("bin");
     std::fs::create_dir(&bin)?;
     let written = lab.directory().file("written");

@@ -5,7 +5,7 @@ use lab::guest::GuestConfig;
 use tests::tools::{ping, tcp_rate, wait_reachable};
 use tests::{keys, prepare, status, wait_for};
 
-/// A guest whose vif has these keys beside libxl's default ones, and the daemon, with `more` configuration.
+/// A lab with a guest whose vif has these keys beside libxl's default ones, and the daemon with `more` configuration.
 fn guest(keys: &[(&str, &str)], queues: u16, more: &str) -> Result<Lab> {
     let mut lab = prepare::wired(queues)?;
     lab.add_guest(GuestConfig {
@@ -20,7 +20,7 @@ fn guest(keys: &[(&str, &str)], queues: u16, more: &str) -> Result<Lab> {
     Ok(lab)
 }
 
-/// As [`guest`], connected.
+/// As [`guest`], and the guest is connected.
 fn connected(keys: &[(&str, &str)], queues: u16, more: &str) -> Result<Lab> {
     let mut lab = guest(keys, queues, more)?;
     lab.connect_guests()?;
@@ -64,7 +64,7 @@ fn a_key_that_cannot_be_honoured_keeps_the_vif_from_connecting() -> Result<()> {
 
 #[test]
 fn a_guest_sends_no_more_than_its_rate_on_all_queues_together() -> Result<()> {
-    // rate=40Mb/s as libxl writes it.
+    // rate=40Mb/s, as libxl writes it.
     let mut lab = connected(&[("rate", "250000,50000")], 2, "")?;
     let domid = lab.guests[0].domid.0;
     let (guest, outside) = (&lab.guests[0].host, &lab.outside[0].host);
@@ -157,7 +157,7 @@ fn an_mtu_key_counts_both_ways_and_at_once() -> Result<()> {
     let domid = lab.guests[0].domid.0;
     let (guest, outside) = (&lab.guests[0].host, &lab.outside[0].host);
     ping(guest, &outside.ipv4, 3, &["-s", "972", "-M", "do"])?;
-    // The guest sends what is too long, and gets no answer that is.
+    // A packet that is too long is dropped when the guest sends it, and when an answer to the guest is.
     let long = ["-n", "-q", "-c", "3", "-i", "0.2", "-W", "1", "-s", "1000"];
     for (from, to) in [(guest, outside), (outside, guest)] {
         tests::tools::run(from, "ping", &[&long[..], &[&to.ipv4]].concat())?;

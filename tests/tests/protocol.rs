@@ -1,8 +1,8 @@
-//! docs/protocol.md names a test for what it says; each is there.
+//! docs/protocol.md names tests for what it says, and each of them exists.
 use anyhow::{Context, Result, ensure};
 use std::path::{Path, PathBuf};
 
-/// Rust sources below `directory`.
+/// Returns the Rust sources below `directory`.
 fn sources(directory: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
     for entry in std::fs::read_dir(directory)? {
         let path = entry?.path();

@@ -1,5 +1,5 @@
-//! What stock netfronts said and sent on real Xen (tests/recordings, made by `cargo xtask xen record`; the format is told in
-//! tests/src/bin/recorder), replayed against the ring's and the vif's own code.
+//! What stock netfronts wrote and sent on real Xen, replayed against the code of ring and vif. tests/recordings has the recordings, which
+//! `cargo xtask xen record` makes; tests/src/bin/recorder describes their format.
 
 #[path = "recorded/frontend.rs"]
 mod frontend;
@@ -16,7 +16,7 @@ struct Recording {
     lines: Vec<String>,
 }
 
-/// Every recording; one for each kernel.
+/// All recordings, one for each kernel.
 fn recordings() -> Vec<Recording> {
     let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("recordings");
     let files = std::fs::read_dir(&directory).expect("tests/recordings is committed");

@@ -3,7 +3,7 @@ use anyhow::{Context, Result, ensure};
 use lab::Lab;
 use tests::{netback, prepare, wait_for};
 
-/// `netback run` on this configuration says one line with all of `words` in it, and exits with 2.
+/// Checks that `netback run` with this configuration prints one line with all of `words` in it, and exits with 2.
 fn refused(lab: &Lab, config: &str, words: &[&str]) -> Result<()> {
     let path = lab.directory().file("refused.toml");
     std::fs::write(&path, config)?;
@@ -129,10 +129,10 @@ fn a_running_netback_is_asked_whatever_became_of_its_configuration() -> Result<(
         ensure!(output.status.success(), "{arguments:?}: {error}");
         Ok(String::from_utf8(output.stdout)?)
     };
-    // A mistake that the next reload would be refused for.
+    // The configuration has a mistake, for which the next reload would be refused.
     std::fs::write(&file, good.replace("[[bridge]]", "[[brigde]]"))?;
     ensure!(status(&["--config", config])?.contains(prepare::UPLINK));
-    // No file at all, and the socket's place typed.
+    // There is no configuration at all, and the place of the socket is given.
     std::fs::remove_file(&file)?;
     let socket = lab.directory().file("run").join("control");
     let socket = socket.to_str().context("not UTF-8")?;

@@ -1,4 +1,4 @@
-//! The daemon dies, in every way and at every point, and its successor goes on; guests do not notice.
+//! The daemon dies, in every way and at every point, and its successor goes on: guests do not notice.
 use anyhow::{Context, Result, ensure};
 use lab::Lab;
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use tests::tools::{Counters, Flood, Server, Stream, ping, wait_reachable};
 use tests::{netback, prepare, wait_for};
 use xen::store::{StoreError, Transaction, XenStore};
 
-/// Every key below both ends of every guest's vif.
+/// Reads every key of every guest's vif, on both sides.
 fn keys(lab: &mut Lab) -> Result<BTreeMap<String, String>> {
     let backend = lab.driver_domain().id();
     let mut paths = vec![format!("/local/domain/{backend}/backend")];
@@ -34,7 +34,7 @@ fn keys(lab: &mut Lab) -> Result<BTreeMap<String, String>> {
     Ok(found)
 }
 
-/// TCP connections reset on any host.
+/// Returns the number of TCP connections that were reset on any host.
 fn resets(lab: &Lab) -> Result<u64> {
     let hosts = lab
         .guests
@@ -46,7 +46,7 @@ fn resets(lab: &Lab) -> Result<u64> {
         .sum()
 }
 
-/// No netfront has disabled itself, or was given anything that Linux's would complain about.
+/// Checks that no netfront has disabled itself, or was given anything that Linux's would complain about.
 fn guests_noticed_nothing(lab: &mut Lab) -> Result<()> {
     for guest in &mut lab.guests {
         let report = guest.report()?;
@@ -93,7 +93,7 @@ fn all_reach_all(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// Kill the daemon three times under streams both ways: with `queues` queues a guest.
+/// Kills the daemon three times under streams both ways, with `queues` queues a guest.
 fn streams_survive(queues: u16) -> Result<()> {
     let mut lab = prepare::connected(queues, &["guest-a", "guest-b"])?;
     all_reach_all(&lab)?;
@@ -213,12 +213,12 @@ fn a_second_daemon_on_the_same_vifs_is_refused_with_one_line() -> Result<()> {
         output.status
     );
     ensure!(error.trim().lines().count() == 1, "not one line: {error}");
-    // The first one goes on.
+    // The first daemon goes on.
     ping(&lab.guests[0].host, &lab.outside[0].host.ipv4, 10, &[])?;
     guests_noticed_nothing(&mut lab)
 }
 
-/// Names of the points at which the daemon can be made to die.
+/// Returns the names of the points at which the daemon can be made to die.
 fn crash_points(lab: &Lab) -> Result<Vec<String>> {
     let output = netback::command(lab, "netback-crash-points", &["crash-points"])?.output()?;
     let names: Vec<String> = String::from_utf8(output.stdout)?
@@ -229,7 +229,7 @@ fn crash_points(lab: &Lab) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Wait until a daemon that was made to die has done so, by SIGKILL.
+/// Waits until a daemon that was made to die has died by SIGKILL.
 fn died(daemon: &mut Child, point: &str) -> Result<()> {
     wait_for(&format!("the daemon dies at {point}"), || {
         Ok(daemon.try_wait()?.is_some())
@@ -249,18 +249,18 @@ fn a_death_at_any_point_of_the_worker_goes_unnoticed() -> Result<()> {
     let points = crash_points(&lab)?;
     let config = std::fs::read_to_string(lab.directory().file("netback.toml"))?;
     let before = keys(&mut lab)?;
-    // The first pass is at the take-over itself; the later one in the middle of traffic.
+    // The daemon dies the first time it comes to the point, in the take-over itself, and then at a later time, in the midst of traffic.
     for pass in [1, 40] {
         for point in &points {
             let place = format!("{point}:{pass}");
-            // Begun while somebody serves; what it carries goes on.
+            // The stream begins while a daemon serves, and goes on after the death.
             let (a, outside) = (&lab.guests[0].host, &lab.outside[0].host);
             let large = HashedStream::start(a, outside)?;
             lab.daemon = None;
             let mut daemon = netback::start_to_crash(&lab, &config, &place)?;
             let traffic = traffic(&lab)?;
             let death = died(&mut daemon, &place);
-            // Whatever came of it, a process of ours must not outlive the test.
+            // Whatever the result is, no process of ours must outlive the test.
             let _ = daemon.kill();
             death?;
             lab.start_daemon(&config)?;
@@ -314,7 +314,7 @@ fn what_streams_carry_is_right_after_a_death_at_any_point_under_large_packets() 
     guests_noticed_nothing(&mut lab)
 }
 
-/// Let a guest connect to a daemon that dies as `environment` says, and its successor serve it.
+/// Has a guest connect to a daemon that dies as `environment` says, and the successor serve the guest.
 fn dies_while_a_guest_connects(environment: &[(&str, &str)]) -> Result<()> {
     let mut lab = prepare::wired(1)?;
     let config = prepare::config(&lab, "");
@@ -345,7 +345,7 @@ fn a_death_at_any_point_of_a_connection_goes_unnoticed() -> Result<()> {
         dies_while_a_guest_connects(&[("NETBACK_CRASH_AT", point)])
             .with_context(|| format!("with a death at {point}"))?;
     }
-    // The worker dies when it has written its first answer, before control has done anything more.
+    // The worker dies when it has written its first answer, before the control thread has done anything more.
     dies_while_a_guest_connects(&[
         ("NETBACK_HOLD_AT", "handed-out"),
         ("NETBACK_CRASH_AT", "tx-response"),
@@ -360,7 +360,7 @@ fn a_guest_at_whose_packets_the_daemon_panics_three_times_is_disabled_and_the_ot
     let config = std::fs::read_to_string(lab.directory().file("netback.toml"))?;
     lab.daemon = None;
     for death in 1..=3 {
-        // It dies at whatever it answers first, and only one guest sends.
+        // The daemon dies at the first packet that it answers, and only one guest sends.
         let environment = [
             ("NETBACK_CRASH_AT", "tx-response"),
             ("NETBACK_CRASH_BY", "panic"),
@@ -375,7 +375,7 @@ fn a_guest_at_whose_packets_the_daemon_panics_three_times_is_disabled_and_the_ot
     lab.start_daemon(&config)?;
     let name = format!("{}/0", lab.guests[0].domid);
     wait_for("the guest's vif is disabled", || {
-        // It may not listen yet.
+        // The daemon may not listen yet.
         let status = lab.daemon()?.status().unwrap_or_default();
         let vifs = status["vifs"].as_array().map_or(&[][..], Vec::as_slice);
         let vif = vifs.iter().find(|vif| vif["vif"] == name.as_str());
@@ -385,13 +385,13 @@ fn a_guest_at_whose_packets_the_daemon_panics_three_times_is_disabled_and_the_ot
     let (guest, outside) = (&lab.guests[1].host, &lab.outside[0].host);
     wait_reachable(guest, outside)?;
     ping(outside, &guest.ipv4, 5, &[])?;
-    // A death from outside changes nothing of it.
+    // A death from outside leaves the guest disabled.
     lab.daemon()?.kill_and_restart()?;
     let (guest, outside) = (&lab.guests[1].host, &lab.outside[0].host);
     wait_reachable(guest, outside)
 }
 
-/// Traffic over every kind of path until it is dropped: guest to guest, to the wire and from it.
+/// Traffic from guest to guest, to the wire and from it, until this is dropped.
 fn traffic(lab: &Lab) -> Result<Vec<Flood>> {
     let (a, b, outside) = (
         &lab.guests[0].host,

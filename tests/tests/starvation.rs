@@ -1,4 +1,4 @@
-//! A guest that posts no Rx buffers: what waits for it has a bound, and nobody else suffers.
+//! A guest that posts no Rx buffers: the packets that wait for it have a bound, and other guests do not suffer.
 use anyhow::{Context, Result, ensure};
 use lab::Lab;
 use lab::guest::GuestConfig;
@@ -9,11 +9,11 @@ use tests::{netback, prepare, wait_for};
 
 /// The bound in this test's configuration, in bytes a queue.
 const BOUND: u64 = 100_000;
-/// What the daemon's memory may grow by while a guest is starved: statistics, logs; far below what the flood would fill.
+/// Bytes that the daemon's memory may grow by while a guest is starved, for statistics and logs: far less than the flood would fill.
 const SLACK: u64 = 4 << 20;
 
-/// Of 200 frames that the first guest sends to the second, not too fast, all arrive whole. The first few may meet workers that
-/// have just begun.
+/// Checks that 200 frames that the first guest sends to the second, not too fast, arrive whole. The first few may meet workers that have
+/// just begun.
 fn reaches(lab: &mut Lab) -> Result<()> {
     let stream = format!(
         "size=500,rate=2000,count=200,dst-mac={}",
@@ -79,7 +79,7 @@ fn a_starved_guest_fills_its_backlog_to_the_bound_and_no_further() -> Result<()>
             waiting > BOUND / 2,
             "only {waiting} bytes wait: the guest is not starved"
         );
-        // Everybody else goes on.
+        // The other guests go on.
         ping(&lab.guests[2].host, &lab.outside[0].host.ipv4, 5, &[])
     })?;
     let grown = netback::resident_bytes(pid)?.saturating_sub(before);

@@ -1,4 +1,4 @@
-//! Everybody reaches everybody: stock stacks and stock tools through one daemon.
+//! All hosts reach each other: stock stacks and stock tools through one daemon.
 use anyhow::{Result, ensure};
 use lab::{Host, Lab};
 use tests::prepare;
@@ -13,7 +13,7 @@ fn hosts(lab: &Lab) -> Vec<&Host> {
         .collect()
 }
 
-/// Everybody with everybody else.
+/// Pairs of all hosts.
 fn pairs(lab: &Lab) -> Vec<(&Host, &Host)> {
     let all = hosts(lab);
     let from_to = |n: usize| (all[n / all.len()], all[n % all.len()]);
@@ -21,7 +21,7 @@ fn pairs(lab: &Lab) -> Vec<(&Host, &Host)> {
     pairs.filter(|(from, to)| from.name != to.name).collect()
 }
 
-/// No stack saw a wrong checksum, no netfront had anything to complain about.
+/// Checks that no stack saw a wrong checksum, and that no netfront had anything to complain about.
 fn nobody_complains(lab: &mut Lab) -> Result<()> {
     for host in hosts(lab) {
         let counters = Counters::of(host)?;
@@ -82,7 +82,7 @@ fn all_reach_all_over_ipv4_and_ipv6_with_four_queues() -> Result<()> {
 #[test]
 fn every_size_of_ping_from_60_to_1514_bytes_is_answered() -> Result<()> {
     let mut lab = prepare::connected(1, &HOSTS[..2])?;
-    // What ping -s adds: Ethernet 14, IP 20 or 40, ICMP 8.
+    // ping -s does not count the headers: Ethernet 14, IP 20 or 40, ICMP 8.
     for size in [
         60, 61, 63, 64, 65, 127, 128, 255, 256, 257, 511, 512, 1023, 1024, 1500, 1513, 1514,
     ] {
@@ -139,7 +139,7 @@ fn blank_checksums_are_used_and_completed() -> Result<()> {
     let [a, outside] = [0, 2].map(|n| hosts(&lab)[n]);
     tcp(a, outside, &outside.ipv4, 1)?;
     tcp(a, outside, &outside.ipv6, 1)?;
-    // Or nothing was tested: the guest's stack must have left checksums to us.
+    // The guest's stack must have left checksums to netback, or nothing was tested.
     let blank = lab.guests[0].report()?.total.tx_csum_blank;
     ensure!(blank > 100, "only {blank} packets with a blank checksum");
     nobody_complains(&mut lab)
@@ -170,7 +170,7 @@ fn guests_that_want_complete_checksums_get_them() -> Result<()> {
 fn datagrams_of_64_bytes_arrive_at_a_rate_that_nothing_is_short_of() -> Result<()> {
     let mut lab = prepare::connected(1, &HOSTS[..2])?;
     for (from, to) in pairs(&lab) {
-        // 18 bytes of payload make a frame of 60: 1000 a second.
+        // 18 bytes of payload make a frame of 60 bytes, of which this is 1000 a second.
         let (sent, lost) = udp(from, to, &to.ipv4, 18, "144K", 1)?;
         ensure!(
             sent > 100 && lost == 0,

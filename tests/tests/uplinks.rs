@@ -10,7 +10,7 @@ use tests::{prepare, status, wait_for};
 /// The backup's end of its cable in the driver domain.
 const BACKUP: &str = "up1";
 
-/// "outside", a bridge's length from both cables, as a host behind a switch that both lead to.
+/// "outside", behind a switch that both cables lead to.
 fn wired_twice() -> Result<Lab> {
     let mut lab = prepare::wired(1)?;
     let far = lab.outside[0].host.namespace.name().to_owned();
@@ -27,7 +27,7 @@ fn wired_twice() -> Result<Lab> {
         &["-K", "far1", "tx", "off", "txvlan", "off"],
     )?;
     inside.ip(&["addr", "flush", "dev", "eth0"])?;
-    // The switch, on which addresses are found by what is learnt alone.
+    // The switch, which knows where an address is only by what it has learnt.
     inside.ip(&[
         "link",
         "add",
@@ -62,14 +62,14 @@ fn wired_twice() -> Result<Lab> {
     Ok(lab)
 }
 
-/// The interface that carries the bridge's frames.
+/// Returns the interface that carries the bridge's frames.
 fn carrying(lab: &mut Lab) -> Result<String> {
     let status: Value = lab.daemon()?.status()?;
     let uplink = status["bridges"][0]["uplink"].as_str();
     Ok(uplink.context("the bridge has no uplink")?.to_owned())
 }
 
-/// Ten pings a second from outside to the guest, for as long as this is not finished.
+/// Sixty pings from outside to the guest, ten a second.
 struct Pings(Child);
 
 impl Pings {
@@ -90,7 +90,7 @@ impl Pings {
         Ok(Self(child.spawn()?))
     }
 
-    /// How many were lost.
+    /// Waits for the last ping. Returns how many were lost.
     fn finish(self) -> Result<u64> {
         let output = self.0.wait_with_output()?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -126,7 +126,7 @@ fn a_backup_takes_over_within_a_second_and_the_network_learns_of_it() -> Result<
         "{lost} of 60 pings were lost, a tenth of a second each"
     );
 
-    // The network finds a guest that has said nothing since, for netback spoke for it.
+    // The network finds a guest that has sent nothing since, for netback has announced it.
     let silent = status::mac(&lab.guests[1].host);
     wait_for("the announcement", || {
         let known = tools::stdout(
@@ -139,7 +139,7 @@ fn a_backup_takes_over_within_a_second_and_the_network_learns_of_it() -> Result<
             .any(|line| line.starts_with(&format!("{silent} dev far1"))))
     })?;
 
-    // The link is back: nothing changes, and nothing is received twice.
+    // The link is back: the backup goes on, and no frame is received twice.
     lab.outside[0]
         .host
         .namespace
@@ -156,7 +156,7 @@ fn a_backup_takes_over_within_a_second_and_the_network_learns_of_it() -> Result<
         "{status}"
     );
 
-    // And back, when the backup fails.
+    // The first uplink takes over when the backup fails.
     lab.outside[0]
         .host
         .namespace

@@ -14,14 +14,14 @@ use tests::wait_for;
 const QUIET: Duration = Duration::from_millis(500);
 const BROADCAST: [u8; 6] = [0xff; 6];
 
-/// Another address in another subnet, which a VLAN has to itself.
+/// An address in a subnet that a VLAN has to itself.
 fn add_address(host: &Host, address: &str) -> Result<()> {
     let address = format!("{address}/24");
     host.namespace
         .ip(&["addr", "add", &address, "dev", &host.interface])
 }
 
-/// A lab with these bridges, each a name and a line more of its table, on one cable, and guests with a bridge and a key `vlan` each.
+/// A lab with these bridges on one cable, each with a name and another line of its table, and guests, each with a bridge and a key `vlan`.
 fn lab(bridges: &[(&str, &str)], guests: &[(&str, &str, Option<&str>)]) -> Result<Lab> {
     let mut lab = tests::prepare::wired(1)?;
     for (name, bridge, vlan) in guests {
@@ -73,7 +73,7 @@ fn guests_are_in_the_vlans_that_their_keys_say() -> Result<()> {
     vlans.push(Vlan::add(trunk, 10, "10.10.0.3")?);
     vlans.push(Vlan::add(trunk, 110, "10.110.0.3")?);
     add_address(other, "10.20.0.4")?;
-    // With and without a tag, to the outside and among guests.
+    // Packets with a tag and without reach the outside and other guests.
     for (from, address) in [
         (native, &*outside.ipv4),
         (access, "10.10.0.254"),
@@ -96,7 +96,7 @@ fn guests_are_in_the_vlans_that_their_keys_say() -> Result<()> {
     ] {
         no_ping(from, address)?;
     }
-    // Segments that the guest has not cut, for the wire with a tag and whole to a neighbour.
+    // Packets that the guest has not segmented go with a tag to the wire, and whole to a neighbour.
     let (bytes, _) = tcp(access, outside, "10.10.0.254", 2)?;
     ensure!(bytes > 1 << 20, "{bytes} bytes to the outside");
     let (bytes, _) = tcp(trunk, access, "10.10.0.2", 2)?;
@@ -124,7 +124,7 @@ fn no_guest_hears_or_enters_anothers_vlan() -> Result<()> {
         .map(|host| Tap::open(host))
         .collect::<Result<_>>()?;
     let mut outside = Tap::open(&lab.outside[0].host)?;
-    // By place of the sender: a broadcast without a tag, what it has outside, and who hears it.
+    // For each sender: the tag that its untagged broadcast has outside, and who receives the broadcast.
     for (sender, tag, hearers) in [
         (0, None, &[][..]),
         (1, Some(10), &[3]),
@@ -157,7 +157,7 @@ fn no_guest_hears_or_enters_anothers_vlan() -> Result<()> {
             );
         }
     }
-    // Tags of their own lead nowhere.
+    // Frames that guests have tagged themselves lead nowhere.
     for (sender, vid) in [(0, 10), (1, 20), (2, 10)] {
         taps[sender].send(&frame(BROADCAST, hosts[sender].mac, Some(vid), 120, 9))?;
     }

@@ -17,9 +17,9 @@ const KIND: &str = "tun";
 /// IFF_* of linux/if_tun.h: packets with Ethernet and vnet headers, several queues.
 const MODE: libc::c_int =
     libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE;
-/// What of a TAP's flags must be as netback makes it. IFF_NO_PI, IFF_TAP, IFF_VNET_HDR and IFF_MULTI_QUEUE are shown by TUNGETIFF.
+/// The flags of a TAP that must be as netback sets them. IFF_NO_PI, IFF_TAP, IFF_VNET_HDR and IFF_MULTI_QUEUE are shown by TUNGETIFF.
 const SHOWN: libc::c_int = MODE;
-/// TUN_F_* of linux/if_tun.h, what the stack may leave undone: checksums, TCP's segmentation, also of packets with CWR.
+/// TUN_F_* of linux/if_tun.h, the work that the stack may leave to us: checksums, TCP's segmentation, also of packets with CWR.
 const OFFLOADS: libc::c_ulong = 1 | 2 | 4 | 8;
 
 /// Why there is no TAP.
@@ -53,9 +53,9 @@ pub enum TapError {
 pub struct Tap {
     /// The device as the kernel describes it.
     pub link: Link,
-    /// Queue n is the worker's with the number n.
+    /// The queues, by the number of the worker that serves each.
     pub queues: Vec<OwnedFd>,
-    /// It was not there before.
+    /// The TAP was not there before.
     pub made: bool,
 }
 
@@ -67,8 +67,8 @@ pub fn check(name: &str) -> Result<(), TapError> {
     find(name).map(|_| ())
 }
 
-/// The TAP `name`, made where it is not there, with `queues` queues: those of `held` that are its own, in order, and as many new ones
-/// as are missing. It stays when its last descriptor is closed.
+/// Opens the TAP `name`, which is made where it is not there, with `queues` queues: those of `held` that are the TAP's, in order, and as many
+/// new ones as are missing. The TAP stays when its last descriptor is closed.
 ///
 /// # Errors
 /// Another device has the name, or the kernel refuses.
@@ -96,7 +96,7 @@ pub fn open(
     };
     let link = find(name)?.ok_or_else(gone)?;
     let made = before.is_none();
-    // In one request, which sets the address first: the one that it comes up with makes its link-local IPv6 address.
+    // In one request, which sets the MAC address before the TAP comes up: its link-local IPv6 address is made of the one it has then.
     let change = Change {
         mac: like.map(|(mac, _)| mac).filter(|mac| *mac != link.mac),
         mtu: like.map(|(_, mtu)| mtu).filter(|mtu| *mtu != link.mtu),
@@ -113,7 +113,7 @@ pub fn open(
     })
 }
 
-/// Whether `fd` is a queue of the TAP `name`, as netback makes it: of one that was removed meanwhile it is not.
+/// Whether `fd` is a queue of the TAP `name` as netback makes it, and the TAP was not removed meanwhile.
 pub fn is_queue_of(fd: BorrowedFd<'_>, name: &str) -> bool {
     let Ok(mut request) = interface("") else {
         return false;
@@ -130,7 +130,7 @@ pub fn is_queue_of(fd: BorrowedFd<'_>, name: &str) -> bool {
     is_it && flags & SHOWN == SHOWN
 }
 
-/// Takes the TAP `name` away, whoever holds its descriptors. `Ok(false)`: there is no TAP of netback's of that name.
+/// Removes the TAP `name`, whoever holds its descriptors. `Ok(false)`: there is no TAP of netback's of that name.
 ///
 /// # Errors
 /// What the kernel says.
@@ -145,7 +145,7 @@ pub fn remove(name: &str) -> Result<bool, TapError> {
     }
 }
 
-/// The TAP of this name; another device of the name is an error.
+/// Finds the TAP of this name; another device of the name is an error.
 fn find(name: &str) -> Result<Option<Link>, TapError> {
     let link = Link::by_name(name).map_err(named(name)("look it up"))?;
     let Some(link) = link else { return Ok(None) };
@@ -165,7 +165,7 @@ fn find(name: &str) -> Result<Option<Link>, TapError> {
     }
 }
 
-/// A new queue of the TAP, which is made where it is not there.
+/// Opens a new queue of the TAP, which is made where it is not there.
 fn attach(name: &str) -> Result<OwnedFd, TapError> {
     let failed = named(name);
     let tun = OpenOptions::new()
@@ -195,7 +195,7 @@ fn attach(name: &str) -> Result<OwnedFd, TapError> {
     Ok(tun)
 }
 
-/// A request that takes its argument by value.
+/// Makes a request that takes its argument by value.
 fn set(queue: &OwnedFd, code: libc::c_ulong, value: libc::c_ulong) -> io::Result<()> {
     // SAFETY: TUNSETPERSIST and TUNSETOFFLOAD take their argument by value.
     match unsafe { libc::ioctl(queue.as_raw_fd(), code as _, value) } {
@@ -217,7 +217,7 @@ fn interface(name: &str) -> io::Result<libc::ifreq> {
     Ok(request)
 }
 
-/// The error of a request under the name of what was tried.
+/// Makes the error of a failed request, with the name of the attempted step.
 fn named(
     name: &str,
 ) -> impl Fn(&'static str) -> Box<dyn FnOnce(io::Error) -> TapError> + Copy + '_ {

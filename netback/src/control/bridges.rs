@@ -19,7 +19,7 @@ pub(super) struct Named {
     pub uplink: Option<String>,
     /// The VLAN that the name stands for; `None`: frames without a tag, and those of guests that say their VLANs themselves.
     pub vlan: Option<u16>,
-    /// One for all bridges with the same uplink.
+    /// The switch, which all bridges with the same uplink share.
     pub switch: Arc<Bridge>,
 }
 
@@ -41,7 +41,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
     /// Keeps a bridge that is ready.
     pub(super) fn keep_bridge(&mut self, wanted: &config::Bridge, switch: Arc<Bridge>) {
         if wanted.vlan.is_some() {
-            // From now on, so that no guest without a VLAN is in it before the first guest that is.
+            // From now on, so that no guest without a VLAN is in this one before the first guest that belongs to it.
             switch.tell_vlans_apart();
         }
         self.bridges.push(Named {
@@ -52,8 +52,8 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         });
     }
 
-    /// Has VLANs told apart on the switch of a vif with a key `vlan`, from now on. It is asked of every vif that is there before the first is
-    /// served, and does not end with the vif: guests beside it are never, not even while it is away, in its VLAN.
+    /// Has the switch of a vif with a key `vlan` tell VLANs apart from now on. This is called for every vif that is there before the first one
+    /// is served, and does not end with the vif: its neighbours are never in its VLAN, not even while the vif is away.
     pub(super) fn expect_vlans(&mut self, backend: &str) -> Result<(), Error> {
         let name = match policy::bridge_with_vlan(&mut self.store, backend) {
             Err(StoreError::Io(error)) => return Err(StoreError::Io(error).into()),
@@ -111,7 +111,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         }
     }
 
-    /// Has every guest that is served do what it may now: the configuration has changed, or its keys.
+    /// Holds every guest that is served to what it may do now that the configuration has changed.
     pub(super) fn renew_access(&mut self) {
         let ids: Vec<VifId> = self.vifs.keys().copied().collect();
         for id in ids {
@@ -119,7 +119,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             let (Some(policy), Some(service)) = (&vif.policy, &vif.service) else {
                 continue;
             };
-            // In the VLANs that it was connected to.
+            // The guest stays in the VLANs that it was connected to.
             let access = self.access(policy, service.access.rules.vlans.clone());
             if access == service.access {
                 continue;

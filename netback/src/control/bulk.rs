@@ -16,12 +16,12 @@ use xsk_bridge::nic::{Segmentation, SendQueues};
 pub(super) enum BulkWay {
     /// Through the lane, for the device to segment them.
     Device(LaneTerms),
-    /// In segments that are made here, for this reason.
+    /// In segments that netback makes, for this reason.
     Netback(String),
 }
 
 impl Default for BulkWay {
-    /// What a worker does with a queue until it hears otherwise.
+    /// What a worker does with a new queue until it is told otherwise.
     fn default() -> Self {
         Self::Netback("nobody has asked the device yet".into())
     }
@@ -35,7 +35,7 @@ impl BulkWay {
         }
     }
 
-    /// What `status` shows.
+    /// The words that `status` shows.
     pub fn report(&self) -> status::Bulk {
         match self {
             Self::Device(_) => status::Bulk {
@@ -50,7 +50,7 @@ impl BulkWay {
     }
 }
 
-/// What counts for all queues of a device.
+/// What the decision depends on that is the same for all queues of a device.
 struct Device<'a> {
     wanted: Bulk,
     zero_copy: bool,
@@ -58,12 +58,12 @@ struct Device<'a> {
     queues: &'a io::Result<SendQueues>,
 }
 
-/// What counts for one of its queues.
+/// What the decision depends on that is a queue's own.
 struct Queue<'a> {
     number: usize,
-    /// Why it has no socket for large packets.
+    /// Why the queue has no socket for large packets; `None`: it has one.
     no_lane: Option<&'a str>,
-    /// The core that its worker is pinned to.
+    /// The core that the queue's worker is pinned to.
     core: Option<usize>,
 }
 
@@ -122,7 +122,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         let pinned = self.config.workers.pin;
         for uplink in &mut self.uplinks {
             let mut bridges = self.config.bridges.iter();
-            // All of them with the uplink say the same.
+            // All queues of an uplink say the same.
             let bridge = bridges.find(|bridge| {
                 let mut interfaces = bridge.interfaces();
                 interfaces.any(|ifname| *ifname == *uplink.ifname)

@@ -14,28 +14,28 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Longest request, in bytes.
 const REQUEST: usize = 4096;
 
-/// One client: it sends a line, is answered with a line, and is hung up on.
+/// One client, which sends a line and is answered with a line. Then the connection is closed.
 #[derive(Debug)]
 struct Client {
     stream: UnixStream,
     deadline: Instant,
     /// What came of the request so far.
     request: Vec<u8>,
-    /// What is left of the answer; `None` while the request is not complete.
+    /// The part of the answer that is still to be written; `None` while the request is not complete.
     answer: Option<Vec<u8>>,
 }
 
 /// How far a client is after it was served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Progress {
-    /// It is waited for.
+    /// The client has to send or to read first.
     Waits,
-    /// It is through, or beyond use.
+    /// The client has its answer, or cannot be served.
     Ended,
 }
 
 impl Client {
-    /// Reads what came; the request once it is complete, or the reason why it cannot be one.
+    /// Reads what the client sent. Returns the request once it is complete; the error is why it cannot become one.
     fn read(&mut self) -> Option<Result<Request, String>> {
         let mut bytes = [0; REQUEST];
         loop {
@@ -68,7 +68,7 @@ impl Client {
                 Ok(n @ 1..) => drop(answer.drain(..n)),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Progress::Waits,
-                // It does not listen any more, which is its own loss.
+                // The client does not listen any more, which harms only itself.
                 _ => return Progress::Ended,
             }
         }
@@ -91,7 +91,7 @@ impl Clients {
         }
     }
 
-    /// What to poll for: a new client where there is room, a request's rest, room for an answer's rest.
+    /// What to poll for: a new client if there is room for one, the rest of a request, room for the rest of an answer.
     pub fn poll_fds(&self) -> impl Iterator<Item = PollFd<'_>> {
         let more = (self.clients.len() < CLIENTS)
             .then(|| PollFd::from_borrowed_fd(self.listener.as_fd(), PollFlags::IN));
@@ -124,7 +124,7 @@ impl Clients {
         }
     }
 
-    /// The next complete request and its client's number, by which it is answered; the inner error is why it is no request.
+    /// Returns the next complete request and its client's number, by which it is answered; the inner error is why it is no request.
     pub fn next_request(&mut self) -> Option<(usize, Result<Request, String>)> {
         let mut clients = self.clients.iter_mut().enumerate();
         clients.find_map(|(number, client)| match client.answer {
@@ -138,7 +138,7 @@ impl Clients {
         self.clients[client].answer = Some(format!("{answer}\n").into_bytes());
     }
 
-    /// Writes what clients take of their answers; hangs up on those that are through or have used up their time.
+    /// Writes what clients take of their answers, and closes the connections of those that have their answer or have used up their time.
     pub fn write(&mut self, now: Instant) {
         self.clients
             .retain_mut(|client| client.write() == Progress::Waits && now < client.deadline);

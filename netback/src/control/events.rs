@@ -1,4 +1,4 @@
-//! What xenstore and the workers say, and what follows for vifs.
+//! Events of xenstore and answers of the workers, and what follows for vifs.
 use super::policy::is_key;
 use super::{Control, DOMAINS, Error};
 use crate::hypervisor::Hypervisor;
@@ -51,7 +51,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
     /// A worker has answered, or found a rogue guest.
     pub(super) fn heard(&mut self, worker: u8, message: FromWorker<H>) -> Result<(), Error> {
         let last = match message {
-            // One that was rogue before is back already.
+            // A queue that was rogue before is back already.
             FromWorker::Removed { remains: None, .. } => None,
             FromWorker::Removed {
                 id,
@@ -75,7 +75,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
                     )?;
                     self.observe(vif, Observation::Rogue)?;
                 }
-                // Where no other queue was out, `Rogue` has seen to the rest.
+                // Where no other queue was with a worker, `Rogue` has seen to the rest.
                 let there = self.vifs.get(&vif);
                 let leaving = there.is_some_and(|vif| vif.state.is_leaving());
                 (last && leaving).then_some(vif)
@@ -91,7 +91,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
     }
 }
 
-/// What follows in `path` after the path of a node above it; empty for that node itself.
+/// The rest of `path` behind the path of a node above it; empty for that node itself.
 fn below<'a>(path: &'a str, node: &str) -> Option<&'a str> {
     path.strip_prefix(node)
         .filter(|rest| rest.is_empty() || rest.starts_with('/'))

@@ -1,4 +1,4 @@
-//! A bridge with two uplinks: one carries its frames, and the other takes over once that has no link.
+//! A bridge with two uplinks: one carries its frames, and the other takes over once the first has no link.
 use super::Control;
 use super::uplinks::{LinkState, workers_of};
 use crate::hypervisor::Hypervisor;
@@ -17,8 +17,8 @@ const ANNOUNCED: usize = crate::bounds::OUTBOX;
 const VLANS: usize = 16;
 
 impl<H: Hypervisor, S: XenStore> Control<H, S> {
-    /// Has the other uplink of a switch carry its frames where the one that does has no link and the other has. Once the link is back
-    /// nothing changes: what works stays, and a link that comes and goes costs frames each time.
+    /// Has the backup uplink carry a switch's frames where the uplink that carries them has no link and the backup has. Once the link is
+    /// back nothing changes: a link that comes and goes would cost frames each time.
     pub(super) fn fail_over(&mut self, switch: &Arc<Bridge>) {
         let on_it = |n: &usize| Arc::ptr_eq(&self.uplinks[*n].switch, switch);
         let mut there = (0..self.uplinks.len()).filter(on_it);

@@ -94,7 +94,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         }
     }
 
-    /// Every address that is known on a bridge: guests' own first.
+    /// Returns every address that is known on a bridge, those of guests first.
     fn entries(&self, bridge: &Named) -> Vec<FdbEntry> {
         let own = self.vifs.iter().filter_map(|(id, vif)| {
             let (service, policy) = (vif.service.as_ref()?, vif.policy.as_ref()?);
@@ -120,14 +120,14 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             .collect();
         let is_here = |entry: &FdbEntry| match bridge.vlan {
             Some(vlan) => entry.vlan == vlan,
-            // What the bridges on VLANs of the same uplink do not have.
+            // Addresses that no bridge on a VLAN of the same uplink has.
             None => !theirs.contains(&entry.vlan),
         };
         entries.extend(self.known(bridge).into_iter().filter(is_here));
         entries
     }
 
-    /// What the forwarding database of a bridge's switch holds.
+    /// Returns the entries of the forwarding database of a bridge's switch.
     fn known(&self, bridge: &Named) -> Vec<FdbEntry> {
         let entries = bridge.switch.entries(self.seconds()).into_iter();
         let entry = |entry: Entry| FdbEntry {

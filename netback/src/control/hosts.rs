@@ -1,4 +1,4 @@
-//! Host ports as the control thread keeps them: TAPs, whose queues are with the workers, one each.
+//! Host ports as the control thread keeps them: TAPs, of which each worker has one queue.
 use super::Control;
 use super::rate::Rate;
 use super::uplinks::{LINES, LinkState, OpenQueue, Returned, SETTLE, UplinkQueue};
@@ -18,17 +18,17 @@ use xsk_bridge::switch::{Bridge, PortId, PortKind, Rules};
 
 /// For how long the address of a TAP that was just made is set again where something else changes it: udev gives new interfaces an
 /// address of its own choice (systemd.link(5), MACAddressPolicy), in a race with whoever made them.
-const CHRISTENING: Duration = Duration::from_secs(5);
+const ADDRESS_GUARD: Duration = Duration::from_secs(5);
 
 /// A host port that is ready: a TAP with the bridge's name, a descriptor for each worker.
 pub struct OpenHost {
     /// The TAP as the kernel describes it.
     pub link: Link,
-    /// Name of the bridge that it is a port of.
+    /// Name of the bridge that the TAP is a port of.
     pub bridge: String,
     /// The TAP was not there before.
     pub made: bool,
-    /// Queue n is worker n's.
+    /// The TAP's queues, by the number of the worker that serves each.
     pub queues: Vec<Box<dyn Device>>,
 }
 
@@ -46,12 +46,12 @@ pub(super) struct Host {
     pub link: LinkState,
     pub queues: Vec<UplinkQueue>,
     /// Until when the TAP's address is set again where something changes it, and the address.
-    christened: Option<(Instant, Mac)>,
+    guarded: Option<(Instant, Mac)>,
     lines: Rate,
 }
 
 impl Host {
-    /// Whether the link is another than before, which is logged.
+    /// Keeps what the kernel says of the link, and logs it where it is new.
     fn set_link(&mut self, state: LinkState) {
         if std::mem::replace(&mut self.link, state) == state
             || self.lines.take(Instant::now()).is_err()
@@ -123,13 +123,13 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             mtu,
             link,
             queues,
-            christened: opened.made.then(|| (Instant::now() + CHRISTENING, mac)),
+            guarded: opened.made.then(|| (Instant::now() + ADDRESS_GUARD, mac)),
             lines: Rate::new(LINES.0, LINES.1, Instant::now()),
         });
         Ok(())
     }
 
-    /// Takes in how the TAP of a host port is now. False: it is of no host port.
+    /// Takes note of how the TAP of a host port is now. Returns false where the link is that of no host port.
     pub(super) fn host_changed(&mut self, link: &Link) -> bool {
         let mut hosts = self.hosts.iter_mut();
         let Some(host) = hosts.find(|host| host.index == link.index) else {
@@ -141,11 +141,11 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             let (index, mtu) = (host.index, link.mtu);
             self.pool.send_all(|| ToWorker::SetMtu(index, mtu));
         }
-        if let Some((until, mac)) = host.christened
+        if let Some((until, mac)) = host.guarded
             && Instant::now() < until
             && link.mac != mac
         {
-            follow(
+            change(
                 host,
                 Change {
                     mac: Some(mac),
@@ -164,7 +164,8 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         true
     }
 
-    /// The TAP with this index is gone: everything begins anew once whoever removed it has had time to do what else it had to.
+    /// Takes note that the TAP with this index was removed: everything begins anew a while later, for whoever removed the TAP may have more
+    /// to do.
     pub(super) fn host_removed(&mut self, index: u32) {
         let mut hosts = self.hosts.iter_mut();
         let there = |host: &&mut Host| host.index == index && host.link != LinkState::Removed;
@@ -177,13 +178,13 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         }
     }
 
-    /// The host ports of the bridges with this uplink get its MTU.
+    /// Gives the host ports of the bridges with this uplink its MTU.
     pub(super) fn hosts_follow_mtu(&self, uplink: &str, mtu: u32) {
         let bridges = self.bridges.iter();
         let bridges = bridges.filter(|bridge| bridge.uplink.as_deref() == Some(uplink));
         let host = |name: &str| self.hosts.iter().find(|host| host.ifname == name);
         for host in bridges.filter_map(|bridge| host(&bridge.name)) {
-            follow(
+            change(
                 host,
                 Change {
                     mtu: Some(mtu),
@@ -193,13 +194,13 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         }
     }
 
-    /// The host port of `bridge`, if it has one, becomes like the device that was plugged in beside it.
-    pub(super) fn host_imitates(&mut self, bridge: &str, link: &Link) {
+    /// Gives the host port of `bridge`, if it has one, the MTU and address of the device that was plugged in beside it.
+    pub(super) fn host_follows_device(&mut self, bridge: &str, link: &Link) {
         let mut hosts = self.hosts.iter_mut();
         if let Some(host) = hosts.find(|host| host.ifname == bridge) {
             let (mac, mtu) = (Some(link.mac), Some(link.mtu));
-            host.christened = Some((Instant::now() + CHRISTENING, link.mac));
-            follow(
+            host.guarded = Some((Instant::now() + ADDRESS_GUARD, link.mac));
+            change(
                 host,
                 Change {
                     mac,
@@ -220,8 +221,8 @@ fn rules(vlan: Option<u16>) -> Rules {
     }
 }
 
-/// Changes the TAP, of which an event of the kernel's then tells.
-fn follow(host: &Host, change: Change) {
+/// Changes the TAP. An event of the kernel's tells of the change afterwards.
+fn change(host: &Host, change: Change) {
     if let Err(error) = change.apply(host.index) {
         warn!(
             host = host.ifname,

@@ -11,8 +11,8 @@ use xen::store::XenStore;
 use xsk_bridge::switch::Bridge;
 
 impl<H: Hypervisor, S: XenStore> Control<H, S> {
-    /// Writes what a guest may read of its network: the MTU into its own directory, where a hotplug script would, and whether its
-    /// uplink has a link into ours.
+    /// Writes what a guest may read of its network: the MTU into the guest's directory, where a hotplug script would write it, and whether the
+    /// uplink has a link into our own.
     pub(super) fn tell_network(&mut self, id: VifId) -> Result<(), Error> {
         let Some(vif) = self.vifs.get(&id) else {
             return Ok(());
@@ -27,13 +27,13 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         let paths = vif.paths.clone();
         let told = handshake::write_network(&mut self.store, &paths, mtu, carrier);
         if let Some(error) = broken(told)? {
-            // Toolstacks other than libxl give us no key to write the MTU to.
+            // Toolstacks other than libxl have no key that we may write the MTU to.
             debug!(vif = %id, "the guest is not told of its network: {error}");
         }
         Ok(())
     }
 
-    /// Tells every guest of a switch what has changed.
+    /// Tells every guest of a switch what its MTU is now, and whether its uplink has a link.
     pub(super) fn tell_networks(&mut self, switch: &Arc<Bridge>) -> Result<(), Error> {
         let on_it = |vif: &Vif| {
             let bridge = vif

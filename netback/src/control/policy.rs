@@ -1,4 +1,4 @@
-//! What the toolstack's keys say of a vif, looked at when it is made, when its guest connects, and when a key changes.
+//! What the toolstack's keys say of a vif: read when the vif is made, when its guest connects, and when a key changes.
 use super::{Control, Error};
 use crate::hypervisor::Hypervisor;
 use crate::vif::bandwidth::Bandwidth;
@@ -9,17 +9,17 @@ use std::time::Instant;
 use tracing::{info, warn};
 use xen::store::{StoreError, XenStore};
 
-/// For whom the keys are read.
+/// The guest for which keys are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Guest {
-    /// One that connects: every key is honoured, or it does not.
+    /// A guest that connects. Where a key cannot be honoured, it does not.
     Connects,
-    /// One that is connected already.
+    /// A guest that is connected already.
     IsConnected,
 }
 
 impl<H: Hypervisor, S: XenStore> Control<H, S> {
-    /// Reads a vif's keys; the inner error is why it cannot be served as they ask.
+    /// Reads a vif's keys; the inner error is why the vif cannot be served as they ask.
     pub(super) fn read_policy(
         &mut self,
         id: VifId,
@@ -90,7 +90,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         }
     }
 
-    /// Takes on what has changed of a connected vif's keys. Some count from its next connection on only, and hold up none of the others.
+    /// Takes on the changed keys of a connected vif. Keys that count from the guest's next connection on only do not hold up the others.
     fn change_policy(&mut self, id: VifId, wanted: Policy) -> Result<(), Error> {
         let Some(before) = self.vif(id).policy.clone() else {
             return Ok(());
@@ -146,7 +146,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
     }
 }
 
-/// A rate for the log.
+/// A rate as the log has it.
 fn shown(rate: Option<Bandwidth>) -> String {
     rate.map_or("unlimited".into(), |rate| rate.to_string())
 }

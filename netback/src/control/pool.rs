@@ -14,33 +14,33 @@ use xsk_bridge::frame::{Frame, Umem};
 /// How long a worker may take to leave its loop.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
 
-/// One worker.
+/// A worker.
 pub struct Member<H: Hypervisor> {
     handle: WorkerHandle<H>,
-    /// Messages its mailbox had no room for, in order.
+    /// Messages that the worker's mailbox had no room for, in order.
     outbox: VecDeque<ToWorker<H>>,
-    /// Its doors: control binds, maps and unbinds on them.
+    /// The worker's grants, on which the control thread maps rings.
     pub grants: Arc<H::Grants>,
-    /// See `grants`.
+    /// The worker's event channels, on which the control thread binds and unbinds ports.
     pub events: Arc<H::Events>,
-    /// What it counts.
+    /// The worker's counters.
     pub stats: Arc<WorkerStats>,
-    /// Queues handed to it and not back.
+    /// Queues that were handed to the worker and are not back.
     pub queues: usize,
 }
 
 impl<H: Hypervisor> Member<H> {
-    /// Its thread has ended, which it does when told to stop, or by a defect.
+    /// The worker's thread has ended, because it was told to stop or by a defect.
     pub fn has_ended(&self) -> bool {
         self.handle.is_finished()
     }
 }
 
-/// All workers; their numbers are their places.
+/// All workers, in the order of their numbers.
 pub struct Pool<H: Hypervisor>(pub Vec<Member<H>>);
 
 impl<H: Hypervisor> Pool<H> {
-    /// Start one worker for each of `doors`, the frames shared out evenly.
+    /// Starts a worker for each of `doors`, with an even share of the frames.
     pub fn start(
         config: &Config,
         doors: Vec<Doors<H>>,
@@ -100,13 +100,13 @@ impl<H: Hypervisor> Pool<H> {
         busy.map_or(0, |(index, _)| index as u8)
     }
 
-    /// Post a message, behind those that still wait.
+    /// Posts a message to a worker, behind those that still wait.
     pub fn send(&mut self, worker: u8, message: ToWorker<H>) {
         self.0[usize::from(worker)].outbox.push_back(message);
         self.flush();
     }
 
-    /// Post the same to every worker.
+    /// Posts a message to every worker.
     pub fn send_all(&mut self, message: impl Fn() -> ToWorker<H>) {
         for member in &mut self.0 {
             member.outbox.push_back(message());
@@ -114,7 +114,7 @@ impl<H: Hypervisor> Pool<H> {
         self.flush();
     }
 
-    /// Post what waits, as far as there is room; false: some still waits.
+    /// Posts the messages that wait, as far as there is room. Returns false where some still wait.
     pub fn flush(&mut self) -> bool {
         for member in &mut self.0 {
             while let Some(message) = member.outbox.pop_front() {
@@ -133,7 +133,7 @@ impl<H: Hypervisor> Pool<H> {
         members.find_map(|(index, member)| Some((index as u8, member.handle.receive()?)))
     }
 
-    /// Have every worker leave its loop, rings and keys as they are. False: one did not, or panicked.
+    /// Has every worker leave its loop and leave rings and keys as they are. Returns false where a worker did not, or panicked.
     pub fn stop(mut self) -> bool {
         self.send_all(|| ToWorker::Stop);
         let deadline = Instant::now() + STOP_PATIENCE;
@@ -147,7 +147,7 @@ impl<H: Hypervisor> Pool<H> {
             }
         }
         let stopped = !running.contains(&true);
-        // A worker that does not answer must not keep the process: joining it would wait for ever.
+        // A worker that does not answer is not joined, which would wait for ever.
         stopped
             && self
                 .0

@@ -10,8 +10,8 @@ pub(super) struct PortNumbers {
 }
 
 impl PortNumbers {
-    /// A number that no port has, if there is one. A number just given back is the last to be taken again: a worker may still hold
-    /// frames for its port.
+    /// Takes a number that no port has, if there is one. A number that was just given back is the last to be taken again, for a worker may
+    /// still hold frames for its port.
     pub fn take(&mut self) -> Option<PortId> {
         for _ in 0..u16::MAX {
             self.last = self.last.checked_add(1).unwrap_or(1);

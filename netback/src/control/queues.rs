@@ -61,7 +61,7 @@ impl From<String> for Obstacle {
     }
 }
 
-/// A queue's doors are open: ports bound, then rings mapped.
+/// A queue whose ports are bound and whose rings are mapped.
 pub(super) struct Opened<H: Hypervisor> {
     worker: u8,
     tx_port: Port,
@@ -74,13 +74,13 @@ pub(super) struct Opened<H: Hypervisor> {
 struct Prepared {
     file: VifFile,
     port_id: PortId,
-    /// The file carries live rings.
+    /// The file describes live rings, which are taken over.
     take_over: bool,
 }
 
 impl<H: Hypervisor, S: XenStore> Control<H, S> {
-    /// Reads the handshake and hands the queues to workers; the inner error is what stands in the way. Unless live rings are
-    /// taken over, our state Connected is written before a worker has them, so that every later death leads to a take-over.
+    /// Reads the handshake and hands the queues to workers; the inner error is the obstacle. Unless live rings are taken over, our state
+    /// Connected is written before a worker has the rings, so that every later death leads to a take-over.
     pub(super) fn connect(
         &mut self,
         id: VifId,
@@ -206,7 +206,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         let limits = Limits::new(opened.len(), rates, policy.mtu, Instant::now());
         let limits = Arc::new(limits);
         let place: Vec<u8> = opened.iter().map(|queue| queue.worker).collect();
-        // Before a worker takes a packet out of the rings, where some may wait already: what the port may do counts for these too.
+        // Before a worker takes a packet out of the rings: packets may wait there already, and the port's rules count for these too.
         bridge.add_port_with(port_id, PortKind::Guest(policy.mac), &access.rules);
         let mut queues = Vec::with_capacity(opened.len());
         for (number, opened) in opened.into_iter().enumerate() {
@@ -274,7 +274,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         Ok((VifFile::create(run_dir, identity)?, false))
     }
 
-    /// Binds every queue's ports and maps its rings, each on the worker that is to serve it, or none.
+    /// Binds the ports and maps the rings of every queue, each on the worker that is to serve the queue; of all queues or of none.
     fn open_queues(
         &mut self,
         id: VifId,
@@ -282,7 +282,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         take_over: bool,
     ) -> Result<Vec<Opened<H>>, Obstacle> {
         let mut opened = Vec::with_capacity(rings.len());
-        // Spread over workers from the least busy one on.
+        // Queues are spread over the workers, from the one with the fewest queues on.
         let first = usize::from(self.pool.least_busy());
         for (number, ring) in rings.iter().enumerate() {
             let worker = ((first + number) % self.pool.0.len()) as u8;
@@ -348,7 +348,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         })
     }
 
-    /// Take a vif's queues back from the workers; the answer is `Removed` or `Rogue` for each. True: none was out.
+    /// Takes a vif's queues back from the workers, which answer `Removed` or `Rogue` for each. Returns true where no worker had any.
     pub(super) fn take_back(&mut self, id: VifId) -> bool {
         let Some(service) = self.vifs.get(&id).and_then(|vif| vif.service.as_ref()) else {
             return true;
@@ -371,10 +371,10 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         out.is_empty()
     }
 
-    /// A queue is out of its worker. True: it was the vif's last.
+    /// Takes in a queue that its worker has given up. Returns true where it was the vif's last.
     pub(super) fn came_back(&mut self, worker: u8, id: QueueId, remains: Remains<H>) -> bool {
         let member = &mut self.pool.0[usize::from(worker)];
-        // Unmapped first, so that no port can be bound anew while a ring is still mapped.
+        // Rings are unmapped first, so that no port can be bound anew while a ring is still mapped.
         unbind(&*member.events, id.vif, &remains.unmap());
         let Some(service) = self
             .vifs
@@ -390,7 +390,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         service.queues.iter().all(|queue| !queue.with_worker)
     }
 
-    /// Every queue is back: the port is free, and no successor has anything to take over.
+    /// Ends the service of a vif whose queues are all back: its port is free, and no successor takes anything over.
     pub(super) fn end_service(&mut self, id: VifId) {
         if let Some(service) = self.vif(id).service.take() {
             self.ports.give(service.port_id);
@@ -398,14 +398,14 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         self.remove_file(id);
     }
 
-    /// No successor is to take over anything of this vif.
+    /// Removes the vif's file, so that no successor takes over anything of the vif.
     pub(super) fn remove_file(&self, id: VifId) {
         if let Err(error) = VifFile::remove(&self.config.daemon.run_dir, id) {
             warn!(vif = %id, "its file cannot be removed: {error}");
         }
     }
 
-    /// A vif that is there.
+    /// The vif of this name, which is there.
     pub(super) fn vif(&mut self, id: VifId) -> &mut Vif {
         self.vifs
             .get_mut(&id)
@@ -413,7 +413,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
     }
 }
 
-/// Close what was opened for a vif that is refused after all.
+/// Closes what was opened for a vif that is refused after all.
 fn close_queues<H: Hypervisor>(pool: &Pool<H>, id: VifId, opened: Vec<Opened<H>>) {
     for Opened {
         worker,
@@ -440,7 +440,7 @@ fn unbind(events: &impl EventChannels, id: VifId, both: &[Port]) {
     }
 }
 
-/// Tx and Rx ports, once where they are the same.
+/// The ports of both rings, once where they are the same.
 fn ports(both: &[Port]) -> impl Iterator<Item = Port> + '_ {
     both.iter()
         .enumerate()

@@ -1,4 +1,4 @@
-//! A limit on what a guest can make us do: so much at once, then so much a second.
+//! A limit on what a guest can make us do: a number of times at once, then once in each interval.
 use std::time::{Duration, Instant};
 
 /// A bucket of permissions that fills over time.
@@ -11,7 +11,7 @@ pub struct Rate {
     filled: Instant,
 }
 impl Rate {
-    /// `burst` at once, and one more each `interval`.
+    /// Allows `burst` permissions at once, and one more each `interval`.
     pub fn new(burst: u32, interval: Duration, now: Instant) -> Self {
         Self {
             burst,
@@ -21,7 +21,7 @@ impl Rate {
         }
     }
 
-    /// Take a permission; else when there will be one.
+    /// Takes a permission. The error, where there is none, is when there will be one.
     pub fn take(&mut self, now: Instant) -> Result<(), Instant> {
         let passed = now.saturating_duration_since(self.filled);
         let gained =

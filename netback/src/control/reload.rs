@@ -1,5 +1,5 @@
-//! SIGHUP: the configuration is read anew. What a running daemon can change it changes; for the rest it begins anew in the same
-//! process, which guests do not notice; and what only a new process can change is named.
+//! SIGHUP: the configuration is read anew. The daemon changes what it can while it runs, begins anew in the same process for the rest, which
+//! guests do not notice, and names what only a new process can change.
 use super::{Control, Error};
 use crate::config::{self, Config};
 use crate::hypervisor::Hypervisor;
@@ -45,7 +45,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         Ok(None)
     }
 
-    /// Changes what a running daemon can change.
+    /// Takes on the part of the configuration that a running daemon can change.
     fn take_on(&mut self, fresh: &Config) {
         for bridge in &fresh.bridges {
             if let Err(error) = self.reload_bridge(bridge) {
@@ -94,13 +94,13 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         }
         let uplink = wanted.uplink.as_deref().unwrap_or_default();
         if let Ok(Some(link)) = Link::by_name(uplink) {
-            self.host_imitates(&wanted.name, &link);
+            self.host_follows_device(&wanted.name, &link);
         }
         self.config.bridges[place] = wanted.clone();
         Ok(())
     }
 
-    /// Tries refused vifs again: what they were refused for may be there now.
+    /// Tries refused vifs again, for the configuration may now have what they were refused for want of.
     fn retry_refused(&mut self) -> Result<(), Error> {
         let ids: Vec<VifId> = self.vifs.keys().copied().collect();
         for id in ids {
@@ -138,7 +138,7 @@ fn needing_a_beginning(config: &Config, fresh: &Config) -> Vec<String> {
         ("workers.pin", workers.pin != new.pin),
         ("workers.poll_us", workers.poll_us != new.poll_us),
         ("umem.frames", config.umem != fresh.umem),
-        // The packet memory of a daemon without uplinks is not one that the kernel takes for AF_XDP.
+        // The kernel does not take the packet memory of a daemon without uplinks for AF_XDP.
         (
             "the first uplink",
             !config.may_have_uplinks() && fresh.may_have_uplinks(),
@@ -154,7 +154,7 @@ fn needing_a_beginning(config: &Config, fresh: &Config) -> Vec<String> {
             Some(new) if new.vlan != bridge.vlan => {
                 names.push(format!("the VLAN of bridge {}", bridge.name));
             }
-            // Its guests would have to move to another switch.
+            // The bridge's guests would have to move to another switch.
             Some(new) if bridge.uplink.is_none() && config.has_uplink(new.uplink.as_deref()) => {
                 names.push(format!("the uplink of bridge {}", bridge.name));
             }

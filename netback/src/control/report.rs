@@ -1,4 +1,4 @@
-//! What `status` says, gathered from counters that others write.
+//! The report of `status`, gathered from counters that workers write.
 use super::Control;
 use super::bridges::Named;
 use super::uplinks::{LinkState, Uplink as Device};
@@ -20,7 +20,7 @@ use xen::store::XenStore;
 use xsk_bridge::header::Mac;
 
 impl<H: Hypervisor, S: XenStore> Control<H, S> {
-    /// Everything there is to tell.
+    /// Makes the whole report.
     pub(super) fn status(&self) -> Status {
         let uplinks = self.uplinks.iter();
         let uplinks: Vec<Uplink> = uplinks
@@ -77,7 +77,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         }
     }
 
-    /// For how long the vif's guest has taken no packets on one of its queues.
+    /// How long the vif's guest has taken no packets on one of its queues.
     fn stalled(&self, id: VifId, vif: &Vif) -> Option<u64> {
         let queues = vif
             .service
@@ -229,7 +229,7 @@ fn describe(id: VifId, vif: &Vif) -> crate::observe::status::Vif {
     }
 }
 
-/// What the kernel counts of an AF_XDP socket, by its names; nothing where it does not say.
+/// The kernel's counters of an AF_XDP socket, by the kernel's names; empty where they cannot be read.
 #[cfg(feature = "af-xdp")]
 fn kernel_counters(socket: &OwnedFd) -> BTreeMap<String, u64> {
     let counters = xsk_bridge::device::xsk::KernelCounters::read(socket.as_fd()).ok();

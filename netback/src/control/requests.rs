@@ -10,7 +10,7 @@ use std::time::Instant;
 use xen::store::XenStore;
 
 impl<H: Hypervisor, S: XenStore> Control<H, S> {
-    /// Serves the control socket's clients, as far as none has to be waited for.
+    /// Serves the clients of the control socket as far as that needs no waiting.
     pub(super) fn serve_clients(&mut self) {
         let now = Instant::now();
         self.clients.accept(now);
@@ -70,7 +70,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         }
     }
 
-    /// Has the workers of a vif look at its rings and notify its guest; how many queues that are.
+    /// Has the workers of a vif look at its rings and notify its guest. Returns the number of queues.
     fn kick(&mut self, id: VifId) -> Result<usize, String> {
         let service = self.vifs[&id].service.as_ref();
         let service = service.ok_or_else(|| {

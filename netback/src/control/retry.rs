@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 /// The pauses between attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pauses {
-    /// After the first failure.
+    /// The pause after the first failure.
     pub first: Duration,
-    /// After many.
+    /// The pause after many failures.
     pub longest: Duration,
 }
 
@@ -18,7 +18,7 @@ pub struct Retry {
 }
 
 impl Retry {
-    /// An attempt has failed: schedules the next one.
+    /// Schedules the next attempt after one that failed.
     pub fn failed(&mut self, pauses: Pauses, now: Instant) {
         let pause = self
             .pause
@@ -35,7 +35,7 @@ impl Retry {
         self.due
     }
 
-    /// Whether the scheduled attempt is due; it counts as begun.
+    /// Returns whether the scheduled attempt is due, which then counts as begun.
     pub fn begin(&mut self, now: Instant) -> bool {
         let is_due = self.due.is_some_and(|due| due <= now);
         if is_due {

@@ -6,9 +6,9 @@ use std::os::unix::net::UnixStream;
 /// What a signal asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
-    /// SIGTERM, SIGINT: end, guests stay connected.
+    /// SIGTERM, SIGINT: the daemon ends, and guests stay connected.
     Stop,
-    /// SIGHUP: read the configuration anew.
+    /// SIGHUP: the configuration is read anew.
     Reload,
 }
 
@@ -17,7 +17,7 @@ pub enum Signal {
 pub struct Signals {
     stop: UnixStream,
     reload: UnixStream,
-    /// Readable when either is.
+    /// An epoll descriptor, readable when either pipe is.
     both: rustix::fd::OwnedFd,
 }
 
@@ -34,7 +34,7 @@ impl Signals {
         Ok(Self { stop, reload, both })
     }
 
-    /// The signals that came since the last call, each kind once.
+    /// Returns the signals that came since the last call, each kind once.
     pub fn take(&self) -> Vec<Signal> {
         let came = [(&self.stop, Signal::Stop), (&self.reload, Signal::Reload)];
         came.into_iter()
@@ -58,7 +58,7 @@ fn pipe(signals: &[i32]) -> io::Result<UnixStream> {
     Ok(read)
 }
 
-/// Empties the pipe, and says whether something was in it.
+/// Empties the pipe. Returns whether anything was in it.
 fn drain(mut end: &UnixStream) -> bool {
     let mut bytes = [0; 64];
     let mut some = false;

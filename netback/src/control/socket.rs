@@ -12,20 +12,20 @@ use std::time::Duration;
 /// How long a client waits: the daemon may be connecting many vifs.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(10);
 
-/// What can be asked.
+/// A request of a client.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Request {
-    /// Everything there is to tell.
+    /// The whole report.
     Status,
-    /// What is known of one vif.
+    /// The report on one vif.
     Vif {
-        /// Which, as `status` names it.
+        /// The vif's name, as in `status`.
         vif: String,
     },
-    /// Look at a vif's rings and notify its guest, whatever the rings say.
+    /// Has a vif's rings looked at and its guest notified, whatever the rings say.
     Kick {
-        /// Which, as `status` names it.
+        /// The vif's name, as in `status`.
         vif: String,
     },
     /// A forwarding database, or a change to it.
@@ -35,9 +35,9 @@ pub enum Request {
         /// What to do.
         change: FdbRequest,
     },
-    /// Let guests go.
+    /// Disconnects guests.
     Disconnect {
-        /// Which, as `status` names it; `None`: all.
+        /// The vif's name, as in `status`; `None`: all vifs.
         vif: Option<String>,
     },
 }
@@ -46,29 +46,29 @@ pub enum Request {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "lowercase", deny_unknown_fields)]
 pub enum FdbRequest {
-    /// Every entry.
+    /// Shows every entry.
     Show,
-    /// Make a static entry.
+    /// Makes a static entry.
     Add {
         /// The address.
         mac: String,
         /// The VLAN; 0 where frames have no tag.
         vlan: u16,
-        /// A vif, or the interface of an uplink.
+        /// The port's name: a vif, or the interface of an uplink.
         port: String,
     },
-    /// Take an entry out.
+    /// Takes an entry out.
     Del {
         /// The address.
         mac: String,
         /// The VLAN; 0 where frames have no tag.
         vlan: u16,
     },
-    /// Forget everything that was learnt.
+    /// Takes out everything that was learnt.
     Flush,
 }
 
-/// The answer to what cannot be done.
+/// The answer to a request that is refused.
 pub fn refused(reason: String) -> Value {
     serde_json::json!({ "error": reason })
 }
@@ -78,7 +78,7 @@ pub fn refused(reason: String) -> Value {
 pub struct Listener(UnixListener);
 
 impl Listener {
-    /// Listen on `path`; a socket that a dead predecessor left there is replaced (the caller holds the lock of the run directory).
+    /// Listens on `path`. A socket that a dead predecessor left there is replaced: the caller holds the lock of the run directory.
     pub fn bind(path: &Path) -> io::Result<Self> {
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -104,8 +104,8 @@ impl AsFd for Listener {
     }
 }
 
-/// Ask the daemon that listens on `path`. The outer error is that there is no answer, the inner one that the daemon refused; each is one
-/// line.
+/// Sends a request to the daemon that listens on `path`. The outer error is that there is no answer, the inner one that the daemon refused;
+/// each is one line.
 pub fn ask(path: &Path, request: &Request) -> Result<Result<Value, String>, String> {
     let failed = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {

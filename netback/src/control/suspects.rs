@@ -1,4 +1,4 @@
-//! Vifs whose packets the daemon may have crashed on: who is served, who is served alone first, who is not served any more.
+//! Vifs whose packets the daemon may have crashed on: which are served, which are served alone first, and which are not served any more.
 use super::Control;
 use super::queues::{Lasts, Obstacle, Opened};
 use crate::hypervisor::Hypervisor;
@@ -11,10 +11,10 @@ use std::time::{Duration, Instant, SystemTime};
 use tracing::warn;
 use xen::store::XenStore;
 
-/// The longest that other suspects wait for one whose slots are not answered: a full uplink may hold them.
+/// The longest that other suspects wait for one whose slots are not answered, which a full uplink may hold up.
 const TRIAL: Duration = Duration::from_secs(2);
 
-/// A suspect that is served while the others wait: if the daemon crashes now, it is this vif's packet.
+/// A suspect that is served while the others wait: if the daemon crashes now, a packet of this vif is why.
 pub(super) struct Trial {
     vif: VifId,
     deaths: Deaths,
@@ -24,7 +24,8 @@ pub(super) struct Trial {
 }
 
 impl<H: Hypervisor, S: XenStore> Control<H, S> {
-    /// Counts the predecessor's crash where the vif's packets were being worked on, and says what stands against a take-over.
+    /// Counts the predecessor's crash against the vif if the vif's packets were being worked on. Returns the obstacle to a take-over, if there
+    /// is one.
     pub(super) fn judge(
         &mut self,
         id: VifId,
@@ -72,7 +73,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         }
     }
 
-    /// Ends the trial of a suspect whose slots were answered, which clears it, or that has had its time.
+    /// Ends the trial of a suspect whose slots were answered, which clears the vif, or whose time is up.
     pub(super) fn end_trial(&mut self) {
         let Some(trial) = &self.trial else { return };
         let vif = self.vifs.get(&trial.vif);

@@ -1,4 +1,4 @@
-//! Uplinks as the control thread keeps them: their queues are with the workers, their links are watched.
+//! Uplinks as the control thread keeps them: workers have their queues, and their links are watched.
 use super::bulk::BulkWay;
 use super::rate::Rate;
 use super::{Control, Error};
@@ -18,9 +18,9 @@ use xsk_bridge::device::packet_socket::LargeSender;
 use xsk_bridge::link::{Link, LinkEvent};
 use xsk_bridge::switch::{Bridge, PortId, PortKind};
 
-/// Log lines about one uplink's link at once, and the pause between further ones: a bad cable can flap for days.
+/// Log lines about one uplink's link that may follow each other at once, and the pause between further ones: a bad cable can flap for days.
 pub(super) const LINES: (u32, Duration) = (20, Duration::from_secs(10));
-/// How long a device that is back must be left alone before it is opened: whoever put it back also names it and sets it up.
+/// How long a device that is back is left alone before it is opened: whoever put it back also names it and sets it up.
 pub(super) const SETTLE: Duration = Duration::from_secs(1);
 
 /// A device that is ready: prepared, our program on it, a socket on each queue.
@@ -31,19 +31,19 @@ pub struct OpenUplink {
     pub bridge: String,
     /// `native` or `generic`.
     pub xdp_mode: String,
-    /// The driver reads and writes frames itself.
+    /// The driver reads and writes the packet memory itself (zero-copy).
     pub zero_copy: bool,
-    /// Queue n of the device.
+    /// The device's queues, by number.
     pub queues: Vec<OpenQueue>,
 }
 
 /// A queue of a device that is ready.
 pub struct OpenQueue {
-    /// The queue.
+    /// The device's end of the queue.
     pub device: Box<dyn Device>,
     /// A second descriptor of the queue's socket, for the kernel's counters.
     pub socket: Option<OwnedFd>,
-    /// What sends packets that the device segments itself, or why there is no such thing.
+    /// The socket of packets that the device segments itself, or why there is none.
     pub large: Result<Box<dyn LargeSender>, String>,
 }
 
@@ -74,7 +74,7 @@ impl LinkState {
 pub(super) struct Uplink {
     pub port_id: PortId,
     pub ifname: String,
-    /// The switch that it is the way out of.
+    /// The switch whose way out the uplink is.
     pub switch: Arc<Bridge>,
     pub xdp_mode: String,
     pub zero_copy: bool,

@@ -69,7 +69,7 @@ pub(crate) struct Batch {
     pub deferred: Vec<u16>,
     /// Queues, by slot, for which segments are merged in this turn.
     pub merging: Vec<u16>,
-    /// What one look at a device brought.
+    /// Packets that one look at a device brought.
     pub received: Vec<Packet>,
     /// By job: the VLANs of packets that are flooded where ports have rules, in their order. Few packets have one.
     pub vlans: Vec<(u16, InVlan)>,
@@ -138,7 +138,7 @@ impl Batch {
         }
     }
 
-    /// Takes in a packet out of a Tx ring and plans to fetch its head; [`Self::takes_chain`] was asked.
+    /// Takes in a packet out of a Tx ring, for which [`Self::takes_chain`] was true, and plans to fetch its head.
     #[inline]
     pub fn push_chain(&mut self, chain: &TxPacket, domid: DomId, direct: bool) {
         let len = usize::from(chain.size);
@@ -356,7 +356,7 @@ pub(crate) fn stage_pages<'a>(
     true
 }
 
-/// What travels beside a guest's packet.
+/// The offload of a guest's packet.
 #[inline]
 fn offload(chain: &TxPacket) -> Offload {
     Offload {

@@ -36,7 +36,7 @@ impl<H: Hypervisor> Worker<H> {
         true
     }
 
-    /// Drains every backlog, a different one first each turn.
+    /// Drains every backlog, in each turn from a different one on.
     fn drain_backlogs(&mut self) {
         let count = self.fabric.waiting.len();
         for n in 0..count {
@@ -102,8 +102,8 @@ impl<H: Hypervisor> Worker<H> {
         self.batch.placed = placed;
     }
 
-    /// A copy from page to page failed, and Xen does not say on which side: both guests' packets go by our own memory for a while, where a
-    /// failure has one side only.
+    /// Has the packets of two guests go by our own memory for a while. A copy from the one's page to the other's failed, and Xen does not say
+    /// on which side; a copy from or to our memory fails on one side only.
     #[cold]
     fn suspect(&mut self, placed: &Placed) {
         let until = Some(self.fabric.now + SUSPICION);
@@ -132,7 +132,7 @@ impl Batch {
 }
 
 impl<H: Hypervisor> Queue<H> {
-    /// Drops what waited for too long; what is behind it is younger.
+    /// Drops packets that have waited for too long, from the oldest on.
     fn drop_expired(&mut self, now: Instant, pool: &mut FramePool) {
         let expired = self.rx.backlog.drop_expired(now, pool);
         if expired > 0 {

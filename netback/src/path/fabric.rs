@@ -11,13 +11,13 @@ use xsk_bridge::switch::PortId;
 
 /// The queues and devices of a worker, its neighbours, and its frames.
 pub(crate) struct Fabric<H: Hypervisor> {
-    /// By slot.
+    /// The queues, by slot.
     pub queues: Vec<Option<Queue<H>>>,
-    /// By slot.
+    /// The device queues, by slot.
     pub uplinks: Vec<Option<UplinkQueue>>,
     pub ports: Ports,
     pub mesh: MeshEnd,
-    /// By worker: the turn in which a packet for that worker was last deferred; nothing of that turn may overtake it.
+    /// By worker: the turn in which a packet for that worker was last deferred. No later packet of that turn may overtake it.
     pub barriers: Vec<u64>,
     pub pool: FramePool,
     /// Queues with a backlog, by slot.
@@ -51,7 +51,7 @@ impl<H: Hypervisor> Fabric<H> {
         }
     }
 
-    /// What floods from `port` may still cost in the turn with this number, in bytes of copies.
+    /// Bytes of copies that floods from `port` may still cost in the turn with this number.
     pub fn flood_budget(&mut self, port: PortId, turn: u64) -> &mut usize {
         self.floods.of(port, turn)
     }
@@ -60,7 +60,7 @@ impl<H: Hypervisor> Fabric<H> {
 /// What the floods of each port may still cost in a turn. No port's share is another's.
 #[derive(Debug, Default)]
 struct FloodBudget {
-    /// By port number: the turn, and what is left of it.
+    /// By port number: the turn, and what is left of the port's share in it.
     left: Vec<(u64, usize)>,
 }
 

@@ -175,7 +175,7 @@ impl<H: Hypervisor> Worker<H> {
     pub(crate) fn receive(&mut self) {
         let count = self.fabric.uplinks.len();
         for n in 0..count {
-            // A different one first each turn, for the turn may have no room for all.
+            // A different device first each turn, for the turn may have no room for all.
             let slot = (self.turn_number as usize + n) % count;
             let Some(uplink) = &mut self.fabric.uplinks[slot] else {
                 continue;

@@ -15,13 +15,13 @@ use xsk_bridge::switch::PortId;
 pub(crate) enum Outcome {
     /// Nothing yet.
     Pending,
-    /// It went to at least one receiver, which counts it from there on.
+    /// The packet went to at least one receiver, which counts it from there on.
     Sent,
-    /// It went nowhere; the sender counts it.
+    /// The packet went nowhere; the sender counts it.
     Dropped(DropReason),
     /// A copy out of the sender's pages failed; the sender is told of each slot.
     CopyFailed,
-    /// It is no packet, but a chain to be answered with this status.
+    /// The job is no packet, but a chain to be answered with this status.
     Answered(i16),
 }
 
@@ -29,7 +29,7 @@ pub(crate) enum Outcome {
 pub(crate) struct Job {
     /// Bytes of the packet.
     pub len: u32,
-    /// Bytes of it that staging memory holds, from the first on.
+    /// Bytes of the packet that staging memory holds, from the first on.
     pub staged: u32,
     /// What the sender left to do.
     pub offload: Offload,
@@ -53,9 +53,9 @@ pub(crate) struct Job {
     pub slots: Slots,
     /// Bit n: data slot n (0 is the chain's first, extras not counted) is answered ERROR.
     pub errors: u32,
-    /// Hash of the flow, where somebody asked for it.
+    /// Hash of the flow, where it was needed.
     pub hash: u32,
-    /// The port it goes to, where that is another worker's.
+    /// The port that the packet goes to, where another worker serves it.
     pub port: PortId,
     /// The frames, where the packet came in frames.
     pub packet: Option<Packet>,
@@ -78,7 +78,7 @@ impl Places {
 }
 
 impl Job {
-    /// A job of nothing yet but its length.
+    /// A job of which only length and offload are known.
     #[inline]
     pub fn new(len: u32, offload: Offload) -> Self {
         Self {

@@ -41,7 +41,7 @@ pub(crate) struct Lane {
 }
 
 impl Lane {
-    /// A lane that is closed.
+    /// Makes a lane that is closed.
     pub fn new(sender: Box<dyn LargeSender>) -> Self {
         Self {
             sender,
@@ -103,7 +103,7 @@ impl Lane {
         sent
     }
 
-    /// The kernel has had no room for so long that the packet goes another way.
+    /// Whether the kernel has had no room for so long that the packet goes another way.
     fn is_stuck(&self, now: Instant) -> bool {
         self.full_since
             .is_some_and(|since| now.saturating_duration_since(since) >= HOLD)
@@ -217,7 +217,7 @@ impl UplinkQueue {
         self.stats.send_bytes.add(shape.len() as u64);
     }
 
-    /// The kernel has every frame that AF_XDP was to send.
+    /// Whether the kernel has every frame that AF_XDP was to send.
     fn is_drained(&self) -> bool {
         self.outbox.is_empty() && self.rest == Rest::Nothing
     }

@@ -33,13 +33,13 @@ pub(crate) enum Destination {
 }
 
 impl Destination {
-    /// Another worker brings the packet on.
+    /// Whether another worker brings the packet on.
     #[inline]
     pub fn is_elsewhere(self) -> bool {
         matches!(self, Self::QueueOf(_) | Self::UplinkOf(_))
     }
 
-    /// The destination takes a bounded number of packets and then none for a while, so that its senders' requests had better wait.
+    /// Whether the destination takes a bounded number of packets and then none for a while, so that its senders' requests had better wait.
     #[inline]
     pub fn can_be_full(self) -> bool {
         matches!(self, Self::Uplink(_)) || self.is_elsewhere()

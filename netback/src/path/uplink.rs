@@ -19,7 +19,7 @@ pub(crate) struct UplinkQueue {
     pub bridge: BridgeView,
     pub device: Box<dyn Device>,
     pub stats: Arc<UplinkStats>,
-    /// The turn in which a packet for the device was last deferred: nothing of that turn may overtake it.
+    /// The turn in which a packet for the device was last deferred: no later packet of that turn may overtake it.
     pub barrier: u64,
     pub capabilities: Capabilities,
     /// The device's index.
@@ -92,7 +92,7 @@ impl UplinkQueue {
         }
     }
 
-    /// Receives at most `max` packets into `out`, which is empty, and counts them. The number of packets.
+    /// Receives at most `max` packets into `out`, which is empty, and counts them. Returns the number of packets.
     pub fn receive(&mut self, pool: &mut FramePool, out: &mut Vec<Packet>, max: usize) -> usize {
         let received = self.device.recv(pool, out, max);
         if received != Received::default() {
@@ -111,13 +111,13 @@ impl UplinkQueue {
         received.packets
     }
 
-    /// Packets that queues in the habit of sending to the device may still consume in this turn.
+    /// Packets that queues whose last packets went to the device may still consume in this turn.
     #[inline]
     pub fn allowance(&self) -> usize {
         self.room.saturating_sub(self.waiting() + self.claimed)
     }
 
-    /// A queue consumed `packets` of the allowance.
+    /// Takes off the allowance what a queue consumed.
     #[inline]
     pub fn claim(&mut self, packets: usize) {
         self.claimed += packets;
@@ -129,7 +129,7 @@ impl UplinkQueue {
         self.outbox.len() + self.kept.frames()
     }
 
-    /// True while nothing more should be brought here.
+    /// Whether no more packets should be brought to the device.
     #[inline]
     fn is_full(&self) -> bool {
         self.waiting() >= self.room + OUTBOX
@@ -141,7 +141,7 @@ impl UplinkQueue {
         self.is_full() && self.full_since.is_none_or(short)
     }
 
-    /// Why the device does not take a packet of this length and kind now, if so. Asked before a byte is copied.
+    /// Why the device does not take a packet of this length and kind now; `None`: it does. This is asked before a byte is copied.
     #[inline]
     pub fn refuses(&self, len: u32, offload: &Offload) -> Option<DropReason> {
         match offload.gso {
@@ -198,12 +198,12 @@ impl UplinkQueue {
         self.stats.held_send.set(held.send.into());
     }
 
-    /// Frames that were sent are wanted back, of which no event tells.
+    /// Whether the worker is short of frames, and the kernel has some to give back, of which no event tells.
     pub fn starves(&self, pool: &FramePool) -> bool {
         pool.len() < MAX_FRAMES && self.device.held().send > 0
     }
 
-    /// Something is on its way that no event will tell of: sleep with a timeout.
+    /// Whether packets wait for room in the device, of which no event tells: the worker sleeps with a timeout.
     pub fn waits(&self) -> bool {
         self.rest == Rest::InRing || self.waiting() > 0
     }

@@ -30,7 +30,7 @@ impl Default for BacklogBounds {
     }
 }
 
-/// What is known of a packet beside its bytes.
+/// A packet that waits, without its bytes.
 struct Waiting {
     len: u32,
     offload: Offload,
@@ -170,7 +170,7 @@ impl Backlog {
         true
     }
 
-    /// Drops packets that have waited too long: how many.
+    /// Drops packets that have waited too long. Returns how many.
     pub fn drop_expired(&mut self, now: Instant, pool: &mut FramePool) -> u64 {
         let mut dropped = 0;
         while let Some(waiting) = self.waiting.front()
@@ -182,7 +182,7 @@ impl Backlog {
         dropped
     }
 
-    /// Drops everything that waits: how many packets.
+    /// Drops everything that waits. Returns how many packets that were.
     pub fn clear(&mut self, pool: &mut FramePool) -> u64 {
         let dropped = self.waiting.len();
         while !self.waiting.is_empty() {
@@ -209,29 +209,29 @@ impl Backlog {
         };
     }
 
-    /// When the oldest packet will have waited too long.
+    /// When the oldest packet will have waited too long; `None`: nothing waits.
     pub fn expires(&self, now: Instant) -> Option<Duration> {
         let waited = now.saturating_duration_since(self.waiting.front()?.since);
         Some(self.bounds.age.saturating_sub(waited))
     }
 
-    /// Packets waiting.
+    /// The number of packets that wait.
     pub fn packets(&self) -> usize {
         self.waiting.len()
     }
 
-    /// True when nothing waits.
+    /// Whether nothing waits.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// Bytes of the packets waiting.
+    /// Bytes of the packets that wait.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Frames that hold them.
+    /// Frames that hold the packets that wait.
     pub fn frames(&self) -> usize {
         self.frames.len()
     }

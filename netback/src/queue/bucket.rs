@@ -62,8 +62,8 @@ impl TokenBucket {
         self.byte.load(Relaxed) != 0
     }
 
-    /// How many bytes one of `sharers` may take now, at least one; else when to ask again. Whoever may take some may take a whole packet:
-    /// the bucket owes what it did not hold, and is asked in vain for as long.
+    /// How many bytes one of `sharers` may take now, at least one; the error is when to ask again. Whoever may take a byte may take a whole
+    /// packet: the bucket then owes what it did not hold, and has no room until that is gathered.
     pub fn room(&self, sharers: usize, now: Instant) -> Result<usize, Instant> {
         let byte = self.byte.load(Relaxed);
         if byte == 0 {
@@ -101,14 +101,14 @@ impl TokenBucket {
     }
 }
 
-/// How one queue takes from a bucket: nothing for a while, once it was empty.
+/// How one queue takes from a bucket: once the bucket was empty, the queue takes nothing for a while.
 #[derive(Debug, Default)]
 pub(crate) struct Pacing {
     until: Option<Instant>,
 }
 
 impl Pacing {
-    /// Bytes that the queue may move now, one of `sharers`; `None`: it has to wait, which is counted once.
+    /// Bytes that the queue, one of `sharers`, may move now; `None`: the queue has to wait, which is counted once.
     #[inline]
     pub fn credit(
         &mut self,
@@ -142,7 +142,7 @@ impl Pacing {
         room.ok()
     }
 
-    /// How long the queue still has to wait; `None`: it has not.
+    /// How long the queue still has to wait; `None`: not at all.
     pub fn wait(&self, now: Instant) -> Option<Duration> {
         let wait = self.until?.saturating_duration_since(now);
         (!wait.is_zero()).then_some(wait)

@@ -1,34 +1,35 @@
-//! What a queue owes its event channels, and what they owe it.
+//! Events of a queue: when its guest is notified, and when events of the guest are waited for.
 use std::time::Duration;
 use xen::event::Port;
 
-/// Events in a row that brought no work and that nobody minds: some race with what we found without them.
+/// Events in a row without work that cost the guest nothing: some events cross with work that was found without them.
 const FREE_SPURIOUS: u32 = 8;
 /// First delay before a port that keeps sending such events is unmasked; doubled with each up to 64 times.
 const SPURIOUS_DELAY: Duration = Duration::from_millis(1);
 
-/// What a queue owes its event channels and they it.
+/// The state of a queue's event channels.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct QueueEvents {
     pub tx_port: Port,
     pub rx_port: Port,
     pub masked_tx: bool,
     pub masked_rx: bool,
-    /// Its rings are looked at every turn.
+    /// The queue's rings are looked at every turn.
     pub active: bool,
-    /// There may be requests that it is not its turn to have taken: no use in waiting for an event.
+    /// Requests may be left that are not to be taken yet, so that no event tells of them.
     pub held: bool,
     pub idle_turns: u32,
-    /// Something was moved since the last event.
+    /// A packet was moved since the last event.
     progress: bool,
     spurious: u32,
-    /// Notify at the end of the turn.
+    /// The guest is notified at the end of the turn.
     pub notify_tx: bool,
     pub notify_rx: bool,
 }
 
 impl QueueEvents {
-    /// `kick`: after a take-over an event may have been lost either way, so the guest is told once.
+    /// The state of a queue that a worker was just given. `kick`: the guest is notified once, for an event may have been lost either way in a
+    /// take-over.
     pub fn new(tx_port: Port, rx_port: Port, kick: bool) -> Self {
         Self {
             tx_port,
@@ -46,14 +47,14 @@ impl QueueEvents {
         }
     }
 
-    /// Something was moved for this queue.
+    /// Notes that a packet of this queue was moved.
     #[inline]
     pub fn worked(&mut self) {
         self.idle_turns = 0;
         self.progress = true;
     }
 
-    /// At rest: how long its masked ports are to stay so.
+    /// Puts the queue to rest. Returns how long its masked ports are to stay masked.
     pub fn penalty(&mut self) -> Duration {
         if self.progress || !(self.masked_tx || self.masked_rx) {
             self.spurious = 0;

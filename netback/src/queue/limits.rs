@@ -13,15 +13,15 @@ const LEAST_HEADERS: u32 = 20 + 20;
 /// The limits of a vif, shared by its queues.
 #[derive(Debug)]
 pub struct Limits {
-    /// Of what the guest sends: the `rate` key.
+    /// The rate of what the guest sends: the `rate` key.
     pub tx: TokenBucket,
-    /// Of what the guest receives: `rate_in`.
+    /// The rate of what the guest receives: `rate_in`.
     pub rx: TokenBucket,
-    /// Queues that share both.
+    /// Queues that share both rates.
     pub queues: usize,
     /// The longest packet both ways, Ethernet header with a tag included: the `mtu` key and that header. `u32::MAX` where there is none.
     longest: AtomicU32,
-    /// Packets for the guest up to this length have no limit to be held to.
+    /// Packets for the guest up to this length are held to no limit.
     free: AtomicU32,
 }
 
@@ -70,7 +70,7 @@ impl Limits {
         self.free.store(free, Relaxed);
     }
 
-    /// Packets for the guest up to this length have no limit to be held to: most of them, at the cost of one comparison.
+    /// Packets for the guest up to this length are held to no limit, which costs most packets one comparison.
     #[inline]
     pub fn free(&self) -> u32 {
         self.free.load(Relaxed)

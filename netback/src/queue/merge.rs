@@ -6,7 +6,8 @@ use arrayvec::ArrayVec;
 use xen::grant::PAGE_SIZE;
 use xsk_bridge::offload::coalesce::{Coalescer, Room, Segment};
 
-/// The packet that is being merged, if there is one. It lies in pages of staging memory as it will lie in the guest's.
+/// The packet that segments are being merged into, if there is one. The packet lies in pages of staging memory as it will lie in the
+/// guest's.
 pub(crate) struct Merge {
     pub coalescer: Coalescer,
     /// The job of the first segment, which stays as it came until a second one follows.
@@ -19,7 +20,7 @@ pub(crate) struct Merge {
 }
 
 impl Merge {
-    /// Nothing is merged for a guest that does not segment itself.
+    /// Begins without a packet. Nothing is merged for a guest that does not segment itself.
     pub fn new(features: &Features) -> Self {
         Self {
             coalescer: Coalescer::default(),
@@ -46,7 +47,7 @@ impl Merge {
         }
     }
 
-    /// Begins the turn with this number, of whose staging memory nothing is held yet; false where it has begun.
+    /// Begins the turn with this number, of whose staging memory nothing is held yet. Returns false where the turn has begun already.
     #[inline]
     pub fn begin(&mut self, turn: u64) -> bool {
         let begins = self.turn != turn;

@@ -32,18 +32,18 @@ use xen::grant::{DomId, GrantTable};
 use xsk_bridge::switch::filter::Filter;
 use xsk_bridge::switch::{BridgeView, PortId};
 
-/// What is left of a queue that a worker gave up: drop it on the control thread, which unmaps the rings (a slow hypercall),
-/// then unbind the ports. The vif's file is untouched.
+/// What is left of a queue that a worker gave up. The control thread drops it, which unmaps the rings (a slow hypercall), and then unbinds
+/// the ports. The vif's file is untouched.
 pub struct Remains<H: Hypervisor> {
     /// Local ports, still bound on the worker's event channels; the same one twice where the frontend does not split.
     pub tx_port: Port,
-    /// See `tx_port`.
+    /// The port of the Rx ring, like `tx_port`.
     pub rx_port: Port,
     pages: [Page<H>; 2],
 }
 
 impl<H: Hypervisor> Remains<H> {
-    /// Unmap the rings.
+    /// Unmaps the rings.
     pub fn unmap(self) -> [Port; 2] {
         drop(self.pages);
         [self.tx_port, self.rx_port]
@@ -86,15 +86,15 @@ pub(crate) struct Queue<H: Hypervisor> {
     pub limits: Arc<Limits>,
     pub stats: Arc<QueueStats>,
     pub events: QueueEvents,
-    /// It broke the protocol: it is dropped at the end of the turn, and nothing of its rings is touched any more.
+    /// How the guest broke the protocol: then the queue is dropped at the end of the turn, and its rings are not touched any more.
     pub rogue: Option<Fatal>,
-    /// Something of it is to be published at the end of the turn.
+    /// Responses of the queue are to be published at the end of the turn.
     pub touched: bool,
     pages: [Page<H>; 2],
 }
 
 impl<H: Hypervisor> Queue<H> {
-    /// Attach to the rings of `setup`; where they make no sense, what is left and why.
+    /// Attaches to the rings of `setup`. The error, where the rings make no sense, is what is left of the queue, and why.
     pub fn new(setup: QueueSetup<H>) -> Result<Self, (Remains<H>, Fatal)> {
         let pages = [
             RingPage(Arc::new(setup.tx_page)),
@@ -183,7 +183,7 @@ impl<H: Hypervisor> Queue<H> {
         (!wanted).then_some(DropReason::MulticastFiltered)
     }
 
-    /// Take it apart; its backlog must have been emptied.
+    /// Takes the queue apart, whose backlog must have been emptied.
     pub fn into_remains(self) -> Remains<H> {
         Remains {
             tx_port: self.events.tx_port,
@@ -192,7 +192,8 @@ impl<H: Hypervisor> Queue<H> {
         }
     }
 
-    /// Asks for events on both rings; true when there is work already. Packets that wait for the guest's rate are none before their time.
+    /// Asks for events on both rings. Returns true when there is work already; packets that wait for the guest's rate are no work before
+    /// their time.
     pub fn arm(&mut self, now: Instant) -> Result<bool, Fatal> {
         // Both are armed whatever the first one says.
         let tx = self.tx.arm()?;
@@ -201,7 +202,7 @@ impl<H: Hypervisor> Queue<H> {
         Ok(tx || (rx && self.rx.pacing.wait(now).is_none()))
     }
 
-    /// Write the levels that `status` shows.
+    /// Writes the levels that `status` shows.
     pub fn show(&self) {
         self.stats.tx_ring.set(self.tx.ring().indices());
         self.stats.rx_ring.set(self.rx.ring().indices());

@@ -37,13 +37,13 @@ pub(crate) struct RxSide<H: Hypervisor> {
     pub backlog: Backlog,
     /// TCP segments of this turn that become one packet.
     pub merge: Merge,
-    /// The turn in which a packet for the queue was last deferred: nothing of that turn may overtake it.
+    /// The turn in which a packet for the queue was last deferred: no later packet of that turn may overtake it.
     pub barrier: u64,
-    /// A copy from page to page failed: until then packets come out of our own memory.
+    /// Until when packets come out of our own memory, because a copy from page to page failed.
     pub suspected_until: Option<Instant>,
     /// How the rate towards the guest is kept.
     pub pacing: Pacing,
-    /// In the worker's list of queues with a backlog.
+    /// The queue is in the worker's list of queues with a backlog.
     pub listed: bool,
 }
 
@@ -62,7 +62,7 @@ impl<H: Hypervisor> RxSide<H> {
         }
     }
 
-    /// Why the guest cannot take a packet of this length, if so.
+    /// Why the guest cannot take a packet of this length; `None`: it can.
     #[inline]
     pub fn refuses(&self, len: u32) -> Option<DropReason> {
         let longest = if self.features.sg {
@@ -104,7 +104,7 @@ impl<H: Hypervisor> RxSide<H> {
         Ok(self.ring.known() >= needed || self.ring.unconsumed()? >= needed)
     }
 
-    /// Takes the requests for a whole packet, into [`Self::pages`]; [`Self::has_posted`] was asked.
+    /// Takes the requests for a whole packet, of which [`Self::has_posted`] was true, into [`Self::pages`].
     #[inline]
     pub fn take(&mut self, len: u32, offload: &Offload) {
         let needed = slots(len, offload);
@@ -120,7 +120,8 @@ impl<H: Hypervisor> RxSide<H> {
         crash_point!("consumed");
     }
 
-    /// Takes the one request for a packet of at most a page that is not to be segmented: its grant. [`Self::has_posted`] was asked.
+    /// Takes the one request for a packet of at most a page that is not to be segmented, of which [`Self::has_posted`] was true. Returns the
+    /// request's grant.
     #[inline(always)] // There is one caller.
     pub fn take_page(&mut self) -> u32 {
         let gref = self.ring.look(0).gref;
@@ -135,7 +136,7 @@ impl<H: Hypervisor> RxSide<H> {
         &self.pages
     }
 
-    /// Write the responses of the oldest placed packet; true where all of it was copied.
+    /// Writes the responses of the oldest placed packet. Returns true where all of the packet was copied.
     #[inline]
     pub fn respond(&mut self, placed: &Placed, plan: &CopyPlan<UmemMemory>) -> bool {
         if plan.all_succeeded() || placed.spans.iter().all(|&span| plan.succeeded(span)) {
@@ -192,12 +193,12 @@ impl<H: Hypervisor> RxSide<H> {
         }
     }
 
-    /// Publish the turn's responses, all whole packets. True: the guest asked to be notified.
+    /// Publishes the turn's responses, all of whole packets. Returns whether the guest asked to be notified.
     pub fn publish(&mut self) -> bool {
         self.ring.publish()
     }
 
-    /// Ask for an event once the packet that waits longest can be placed; true when it can be now.
+    /// Asks for an event once the packet that waits longest can be placed. Returns true when it can be placed now.
     pub fn arm(&mut self) -> Result<bool, Fatal> {
         match self.backlog.front() {
             Some((len, offload)) => Ok(self.ring.arm(slots(len, &offload) - 1)?),
@@ -205,7 +206,7 @@ impl<H: Hypervisor> RxSide<H> {
         }
     }
 
-    /// The frontend never says that it posted requests.
+    /// Whether the frontend never tells that it has posted requests.
     pub fn must_be_polled(&self) -> bool {
         !self.features.rx_notify && !self.backlog.is_empty()
     }
@@ -215,7 +216,7 @@ impl<H: Hypervisor> RxSide<H> {
     }
 }
 
-/// Rx requests a packet takes, extras included.
+/// Rx requests that a packet takes, extras included.
 #[inline]
 fn slots(len: u32, offload: &Offload) -> u32 {
     len.div_ceil(PAGE_SIZE as u32) + u32::from(offload.gso.is_some())

@@ -16,23 +16,23 @@ use xsk_bridge::switch::{Bridge, PortId};
 /// Everything a worker needs to serve one queue. Made by the control thread, which bound the ports on the worker's event
 /// descriptor **before** it mapped the rings.
 pub struct QueueSetup<H: Hypervisor> {
-    /// Which queue.
+    /// The queue's name.
     pub id: QueueId,
     /// The vif's port on its bridge; the same for all its queues.
     pub port_id: PortId,
-    /// The bridge it is on.
+    /// The bridge that the port is on.
     pub bridge: Arc<Bridge>,
-    /// The vif's MAC.
+    /// The vif's MAC address.
     pub mac: [u8; 6],
-    /// What was negotiated.
+    /// What was negotiated with the frontend.
     pub features: Features,
     /// The mapped Tx ring.
     pub tx_page: <H::Grants as GrantTable>::Page,
     /// The mapped Rx ring.
     pub rx_page: <H::Grants as GrantTable>::Page,
-    /// Local ports; the same one twice where the frontend does not split.
+    /// The local port of the Tx ring's event channel; that of the Rx ring too where the frontend has one event channel for both.
     pub tx_port: Port,
-    /// See `tx_port`.
+    /// The local port of the Rx ring's event channel.
     pub rx_port: Port,
     /// This queue's part of the vif's file: the shadows of both rings.
     pub file: QueueFile,
@@ -42,10 +42,10 @@ pub struct QueueSetup<H: Hypervisor> {
     pub filter: Option<Arc<Filter>>,
     /// What the vif may send and receive, the same for all its queues.
     pub limits: Arc<Limits>,
-    /// Take over live rings from the vif's file instead of starting at the indices the page says.
+    /// Live rings are taken over by what the vif's file says, instead of started at the indices that the page says.
     pub take_over: bool,
-    /// Written by the worker alone.
+    /// The queue's counters, which the worker alone writes.
     pub stats: Arc<QueueStats>,
-    /// What may wait for this queue.
+    /// How much may wait for this queue.
     pub backlog: BacklogBounds,
 }

@@ -10,13 +10,13 @@ use std::time::Instant;
 /// The Tx ring of a queue.
 pub(crate) struct TxSide<H: Hypervisor> {
     ring: TxRing<H>,
-    /// Where the last packets went that left the worker, by a way that can be full.
+    /// The last destination that can be full: a device or another worker.
     pub last: Option<Destination>,
-    /// Since when the queue's requests wait because that destination is full.
+    /// Since when the queue's requests wait because that destination is full; `None`: they do not.
     pub held_since: Option<Instant>,
     /// Bytes that the queue may still consume before the others have had their share.
     pub deficit: isize,
-    /// A copy from page to page failed: until then packets go by our own memory.
+    /// Until when packets go by our own memory, because a copy from page to page failed.
     pub suspected_until: Option<Instant>,
     /// How the guest's rate is kept.
     pub pacing: Pacing,
@@ -34,13 +34,13 @@ impl<H: Hypervisor> TxSide<H> {
         }
     }
 
-    /// Take the next chain out of the ring.
+    /// Takes the next chain out of the ring.
     #[inline]
     pub fn next<'a>(&mut self, room: &'a mut TxPacket) -> Result<Option<Chain<'a>>, Fatal> {
         packet::next_chain(&mut self.ring, room)
     }
 
-    /// Writes the answer to the oldest unanswered chain, `status` a data slot.
+    /// Writes the answer to the oldest unanswered chain, with a `status` for each data slot.
     #[inline]
     pub fn answer(&mut self, slots: Slots, status: impl Fn(u8) -> i16) {
         packet::answer(&mut self.ring, slots, |slot| {
@@ -49,12 +49,12 @@ impl<H: Hypervisor> TxSide<H> {
         });
     }
 
-    /// Publish the turn's answers, all whole chains. True: the guest asked to be notified.
+    /// Publishes the turn's answers, all to whole chains. Returns whether the guest asked to be notified.
     pub fn publish(&mut self) -> bool {
         self.ring.publish()
     }
 
-    /// Ask for an event at the next request; true when there is one already.
+    /// Asks for an event at the next request. Returns true when there is a request already.
     pub fn arm(&mut self) -> Result<bool, Fatal> {
         Ok(self.ring.arm(0)?)
     }

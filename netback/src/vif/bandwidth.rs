@@ -7,10 +7,10 @@ const LONGEST_WINDOW: u32 = 10_000_000;
 /// The window where none is written, in microseconds (xl-network-configuration(5)).
 const DEFAULT_WINDOW: u32 = 50_000;
 
-/// So many bytes in each window of time.
+/// A number of bytes in each window of time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bandwidth {
-    /// Bytes a window, at least one.
+    /// Bytes in each window, at least one.
     pub bytes: u64,
     /// The window in microseconds, at least one.
     pub window: u32,

@@ -8,24 +8,24 @@ use std::sync::atomic::Ordering::Relaxed;
 
 /// Words in the vif's file: the number of the life that has its queues, then when the deaths were (seconds since 1970).
 pub(crate) const WORDS: usize = 1 + LIMIT;
-/// So many deaths ...
+/// Deaths within [`WINDOW`] that have a vif disabled.
 const LIMIT: usize = 3;
-/// ... within so many seconds have a vif disabled.
+/// Seconds within which [`LIMIT`] deaths have a vif disabled.
 const WINDOW: u32 = 60;
 
-/// What the deaths say of a vif.
+/// How a vif is served, by its deaths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// It is served with all others.
+    /// The vif is served with all others.
     Clear,
     /// One more death and it is disabled: it is served while no other suspect's slots are unanswered, so that it is known whose
     /// packet it is.
     Suspect,
-    /// It is disabled.
+    /// The vif is disabled.
     Disabled,
 }
 
-/// The words.
+/// The words of a vif's deaths in its file.
 #[derive(Debug)]
 pub struct Deaths(Words);
 
@@ -39,7 +39,7 @@ impl Deaths {
         u32::from_le(self.0.as_ref()[0].load(Relaxed))
     }
 
-    /// Says whose workers get the queues; written before they do.
+    /// Notes the life whose workers get the vif's queues, before they do.
     pub fn set_life(&self, life: u32) {
         self.0.as_ref()[0].store(life.to_le(), Relaxed);
     }
@@ -58,7 +58,7 @@ impl Deaths {
         self.set([0; LIMIT]);
     }
 
-    /// What they say at `now`. A vif that is disabled stays so.
+    /// How the vif is served at `now`. A vif that is disabled stays so.
     pub fn standing(&self, now: u32) -> Standing {
         let times = self.times();
         let within = |first: u32, last: u32| first != 0 && last.saturating_sub(first) <= WINDOW;

@@ -1,6 +1,6 @@
 //! The features negotiated with a frontend.
 
-/// What the frontend can take and asked for (xen/include/public/io/netif.h, the feature keys).
+/// What a frontend can take and asked for (xen/include/public/io/netif.h, the feature keys).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct Features {
     /// `feature-sg`: packets of several slots.
@@ -9,15 +9,15 @@ pub struct Features {
     pub gso_tcpv4: bool,
     /// `feature-gso-tcpv6`.
     pub gso_tcpv6: bool,
-    /// IPv4 blank checksums may be sent to it (default true: `feature-no-csum-offload` absent or 0).
+    /// Packets over IPv4 with a blank checksum may be sent to the guest (default true: `feature-no-csum-offload` absent or 0).
     pub csum_ipv4: bool,
     /// `feature-ipv6-csum-offload`.
     pub csum_ipv6: bool,
-    /// `feature-rx-notify`. Absent: it never notifies after posting Rx buffers, so they are polled for.
+    /// `feature-rx-notify`. Absent: the frontend never notifies after posting Rx buffers, so they are polled for.
     pub rx_notify: bool,
     /// `request-multicast-control`, which may change at any time.
     pub multicast_control: bool,
-    /// It wrote `event-channel-tx` and `event-channel-rx`.
+    /// The frontend wrote `event-channel-tx` and `event-channel-rx` rather than `event-channel`.
     pub split_event_channels: bool,
 }
 

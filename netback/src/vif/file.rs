@@ -43,14 +43,14 @@ const _: () = assert!(MULTICAST + crate::vif::multicast::WORDS <= PAGE_WORDS);
 /// What tells these rings from others: the frontend's grants and its ends of the event channels, a queue each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// Whose.
+    /// The vif whose rings these are.
     pub vif: VifId,
-    /// By queue number; at most [`MAX_QUEUES`].
+    /// The rings of each queue, by its number; at most [`MAX_QUEUES`].
     pub queues: Vec<RingIdentity>,
 }
 
 impl Identity {
-    /// The header's words that describe it.
+    /// The words of the header that say whose rings these are.
     fn words(&self) -> [u32; DEATHS] {
         let mut words = [0; DEATHS];
         words[..2].copy_from_slice(&MAGIC);
@@ -95,13 +95,13 @@ pub struct RingIdentity {
 /// Why a file left by a predecessor is of no use: the rings are then attached from `rsp_prod`, with a warning.
 #[derive(Debug, thiserror::Error)]
 pub enum Unusable {
-    /// It is not there, or cannot be mapped.
+    /// The file is not there, or cannot be mapped.
     #[error("{path}: {error}", path = .0.display(), error = .1)]
     Io(PathBuf, #[source] io::Error),
-    /// Not of this version, size or owner.
+    /// The file has another version, size or owner.
     #[error("{} is not a vif file of this version", .0.display())]
     Foreign(PathBuf),
-    /// Of another vif, or of rings the frontend has since replaced.
+    /// The file is that of another vif, or of rings that the frontend has replaced since.
     #[error("{} describes other rings", .0.display())]
     OtherRings(PathBuf),
 }
@@ -111,7 +111,7 @@ pub enum Unusable {
 pub struct VifFile(Arc<Mapping>);
 
 impl VifFile {
-    /// A fresh file for rings that have just been connected; replaces an older one in one step.
+    /// Makes a new file for rings that have just been connected, which replaces an older one in one step.
     ///
     /// # Errors
     /// What the file system says; `InvalidInput` for a number of queues that a file cannot hold.
@@ -140,7 +140,7 @@ impl VifFile {
         Ok(Self(Arc::new(mapping)))
     }
 
-    /// The file a predecessor left, if it describes exactly these rings.
+    /// Maps the file that a predecessor left, if it describes exactly these rings.
     ///
     /// # Errors
     /// See [`Unusable`].
@@ -179,7 +179,7 @@ impl VifFile {
         Ok(Self(Arc::new(mapping)))
     }
 
-    /// Remove the file of a vif that was disconnected; one that is not there is fine.
+    /// Removes the file of a vif that was disconnected. A file that is not there is no error.
     ///
     /// # Errors
     /// What the file system says.
@@ -200,7 +200,7 @@ impl VifFile {
         Words::of(&self.0, MULTICAST, crate::vif::multicast::WORDS)
     }
 
-    /// One queue's part.
+    /// The part of the file for one queue.
     ///
     /// # Panics
     /// Where the identity has no such queue.
@@ -221,7 +221,7 @@ fn path(run_dir: &Path, vif: VifId) -> PathBuf {
     run_dir.join(format!("vif-{}-{}", vif.domid.0, vif.devid))
 }
 
-/// One queue's part of the file: the shadows of its two rings.
+/// The part of the file for one queue: the shadows of its two rings.
 #[derive(Debug, Clone)]
 pub struct QueueFile {
     mapping: Arc<Mapping>,
@@ -229,7 +229,7 @@ pub struct QueueFile {
 }
 
 impl QueueFile {
-    /// Notes that of both rings nothing is consumed but what their pages call answered. Written before any worker has the
+    /// Notes that nothing of both rings is consumed but what their pages call answered. Written before any worker has the
     /// rings, so that a successor can take them over from the first moment on.
     pub fn begin(&self, tx_page: &PageWords, rx_page: &PageWords) {
         self.tx()

@@ -1,5 +1,5 @@
-//! What a frontend says of its vif in xenstore (xen/include/public/io/netif.h), read strictly: a number is plain decimal or the
-//! handshake is refused with a reason.
+//! What a frontend says of its vif in xenstore (xen/include/public/io/netif.h), read strictly: a number that is not plain decimal
+//! has the handshake refused with a reason.
 use super::policy::{self, Unhonoured};
 use super::state::{Frontend, World, Xenbus};
 use crate::vif::features::Features;
@@ -21,9 +21,9 @@ pub struct Paths {
 /// What the frontend wrote.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Offer {
-    /// What it can take and asked for.
+    /// What the frontend can take and asked for.
     pub features: Features,
-    /// Its rings and event channels, a queue each.
+    /// The rings and event channels of each queue.
     pub queues: Vec<RingIdentity>,
 }
 
@@ -32,13 +32,13 @@ pub struct Offer {
 pub enum Refusal {
     /// xenstore itself failed.
     Store(StoreError),
-    /// A key says something that cannot be.
+    /// A key has a value that cannot be.
     Key {
         /// The key.
         key: String,
-        /// What it says, shortened; `None`: it is missing.
+        /// The key's value, shortened; `None`: the key is missing.
         value: Option<String>,
-        /// What it should say.
+        /// What the value should be.
         expected: String,
     },
 }
@@ -66,7 +66,7 @@ impl From<StoreError> for Refusal {
     }
 }
 
-/// A key's value, `None` where it is missing.
+/// Reads a key's value; `None` where the key is missing.
 pub fn read(store: &mut impl XenStore, path: &str) -> Result<Option<String>, StoreError> {
     match store.read(Transaction::NONE, path) {
         Ok(value) => Ok(Some(value)),
@@ -81,8 +81,8 @@ pub(super) fn exists(store: &mut impl XenStore, path: &str) -> Result<bool, Stor
     Ok(read(store, path)?.is_some())
 }
 
-/// A look at the frontend's directory. The C xenstored hides what a dead domain owned before it removes it: whoever is not
-/// let in (EACCES) finds nothing.
+/// What a look at the frontend's directory found. The C xenstored refuses to show what a dead domain owned (EACCES) before it removes it:
+/// then there is nothing.
 fn hidden_is_gone<T>(result: Result<T, StoreError>, gone: T) -> Result<T, StoreError> {
     match result {
         Err(StoreError::Refused { errno, .. }) if errno == "EACCES" => Ok(gone),
@@ -90,7 +90,7 @@ fn hidden_is_gone<T>(result: Result<T, StoreError>, gone: T) -> Result<T, StoreE
     }
 }
 
-/// The frontend's directory, as our own names it; `None` where ours is gone.
+/// The path of the frontend's directory, as a key of our own directory says; `None` where our directory is gone.
 pub fn paths(
     store: &mut impl XenStore,
     backend: &str,
@@ -112,8 +112,8 @@ pub fn paths(
     }
 }
 
-/// What xenstore says of a vif now. Only single nodes are read. Whatever xenstore has against reading the frontend's, our own
-/// node is heard: the frontend counts as it was `last` seen, or as in no state.
+/// Reads what xenstore says of a vif now, from single nodes alone. Where xenstore does not let us read the frontend's nodes, our own still
+/// count, and the frontend is taken to be as it was `last` seen, or in no state.
 ///
 /// # Errors
 /// A broken connection, or our own node cannot be read.
@@ -150,8 +150,8 @@ fn look_at_frontend(store: &mut impl XenStore, directory: &str) -> Result<Fronte
     })
 }
 
-/// Writes what we offer, and that the vif may be connected or (`obstacle`) why it may not, in one transaction. What netif.h says of an
-/// absent key is not written: a domain may have 1000 nodes, and each vif takes about twenty.
+/// Writes in one transaction what we offer, and that the vif may be connected or, with an `obstacle`, why it may not. A key whose value is
+/// what netif.h takes an absent key for is not written: a domain may have 1000 nodes, and each vif takes about twenty.
 ///
 /// `xl devd` runs the vif's script once it sees InitWait, and finds ours there: the stock one fails for want of an interface, and would
 /// write over `hotplug-status`.
@@ -198,7 +198,7 @@ pub fn advertise(
     })
 }
 
-/// Removes a key; one that is not there is fine.
+/// Removes a key. A key that is not there is no error.
 fn remove_key<S: XenStore + ?Sized>(
     store: &mut S,
     t: Transaction,
@@ -222,7 +222,7 @@ pub fn cure(error: &StoreError) -> &'static str {
     }
 }
 
-/// Write our state, unless the node is gone: writing would make it anew.
+/// Writes our state, unless the node is gone: writing would make the node anew.
 pub fn write_state(
     store: &mut impl XenStore,
     paths: &Paths,
@@ -269,8 +269,8 @@ fn write_hotplug<S: XenStore + ?Sized>(
     }
 }
 
-/// Writes the MTU where the frontend reads it, and in our directory `carrier` (netif.h: 0 where packets go nowhere, 1 or absent where
-/// they do). What is so already is not written.
+/// Writes the MTU where the frontend reads it, and the key `carrier` in our directory (netif.h: 0 where packets lead nowhere, 1 or absent
+/// where they do). A key that has its value already is not written.
 pub fn write_network(
     store: &mut impl XenStore,
     paths: &Paths,
@@ -297,8 +297,8 @@ pub fn write_network(
     }
 }
 
-/// Removes our node where its state is Closed (another of the same name may be there by now), and the one of the domain where
-/// it was the last.
+/// Removes our node if its state is Closed, for another node of the same name may be there by now, and the domain's node if ours was its
+/// last.
 pub fn remove_node(store: &mut impl XenStore, paths: &Paths) -> Result<(), StoreError> {
     store.transact(|store, t| {
         let state = store.read(t, &format!("{}/state", paths.backend))?;
@@ -321,7 +321,7 @@ pub fn remove_node(store: &mut impl XenStore, paths: &Paths) -> Result<(), Store
     }
 }
 
-/// What the frontend offers. At most `max_queues` queues, and no more than a predecessor advertised.
+/// Reads what the frontend offers: at most `max_queues` queues, and no more than a predecessor advertised.
 pub fn offer(store: &mut impl XenStore, paths: &Paths, max_queues: u16) -> Result<Offer, Refusal> {
     let advertised = read(store, &format!("{}/multi-queue-max-queues", paths.backend))?;
     let advertised = advertised.as_deref().and_then(parse_number).unwrap_or(1);
@@ -382,7 +382,7 @@ pub fn multicast_control(store: &mut impl XenStore, paths: &Paths) -> Result<boo
     keys.flag(REQUEST_MULTICAST_CONTROL)
 }
 
-/// One queue's keys, and whether its event channels are split.
+/// Reads one queue's keys, and whether its event channels are split.
 fn ring<S: XenStore>(
     keys: &mut Keys<'_, S>,
     prefix: &str,
@@ -427,7 +427,7 @@ impl<S: XenStore> Keys<'_, S> {
         hidden_is_gone(read(self.store, &format!("{}/{key}", self.directory)), None)
     }
 
-    /// A number that passes `check`; `None` where the key is missing.
+    /// Reads a number that passes `check`; `None` where the key is missing.
     fn number(
         &mut self,
         key: &str,
@@ -453,13 +453,13 @@ impl<S: XenStore> Keys<'_, S> {
             .ok_or_else(|| refusal(key, None, expected))
     }
 
-    /// A feature: missing is 0, any number but 0 is 1.
+    /// Reads whether a feature is on: a missing key is 0, and any number but 0 is 1.
     fn flag(&mut self, key: &str) -> Result<bool, Refusal> {
         Ok(self.number(key, "0 or 1", |_| true)?.unwrap_or(0) != 0)
     }
 }
 
-/// Plain decimal: digits only, no leading zero, at most 32 bits.
+/// Reads a plain decimal number: digits only, no leading zero, at most 32 bits.
 pub fn parse_number(text: &str) -> Option<u32> {
     let plain = !text.is_empty()
         && text.bytes().all(|b| b.is_ascii_digit())
@@ -467,7 +467,7 @@ pub fn parse_number(text: &str) -> Option<u32> {
     plain.then(|| text.parse().ok()).flatten()
 }
 
-/// `<domid>/<devid>` at the end of a backend path.
+/// Reads the vif's name, `<domid>/<devid>`, at the end of a backend path.
 pub fn parse_id(domid: &str, devid: &str) -> Option<VifId> {
     let domid = DomId(u16::try_from(parse_number(domid)?).ok()?);
     Some(VifId {

@@ -16,14 +16,14 @@ pub struct VifId {
 /// One queue of a vif.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct QueueId {
-    /// Whose queue.
+    /// The vif whose queue it is.
     pub vif: VifId,
-    /// Its number, from 0.
+    /// The queue's number, from 0.
     pub queue: u16,
 }
 
 impl fmt::Display for VifId {
-    /// `<domid>/<devid>`, as in its xenstore path.
+    /// Writes `<domid>/<devid>`, as in the vif's xenstore path.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.domid.0, self.devid)
     }

@@ -1,4 +1,4 @@
-//! A file of words in memory, shared with the processes that come after: what is stored there outlives ours.
+//! A file of words in memory, which outlives the process: a successor maps it again.
 // mmap(2) and the words behind it.
 #![allow(unsafe_code)]
 use std::fs::File;
@@ -55,7 +55,7 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Map `words` words of `file`, which is at least that long.
+    /// Maps `words` words of `file`, which is at least that long.
     pub(crate) fn new(file: &File, words: usize) -> io::Result<Self> {
         let flags = libc::MAP_SHARED | libc::MAP_POPULATE;
         let prot = libc::PROT_READ | libc::PROT_WRITE;

@@ -1,4 +1,4 @@
-//! A vif: its name, what toolstack and frontend say of it in xenstore, its life, and what outlives a process.
+//! A vif: its name, what toolstack and frontend say of it in xenstore, the states of its life, and the file that outlives a process.
 pub mod bandwidth;
 pub mod deaths;
 pub mod features;

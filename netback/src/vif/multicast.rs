@@ -23,7 +23,7 @@ pub struct Multicast {
 }
 
 impl Multicast {
-    /// The list in its words of the file, before the vif is served.
+    /// The list in the file's `words`, before the vif is served.
     pub fn new(words: Words, filters: bool) -> Self {
         let list = Self {
             words,
@@ -33,7 +33,7 @@ impl Multicast {
         list
     }
 
-    /// Control thread: whether multicast that is not on the list is kept from the guest from now on.
+    /// Says whether multicast that is not on the list is kept from the guest from now on. Called by the control thread.
     pub fn set_filters(&self, filters: bool) {
         self.filters.store(filters, Ordering::Relaxed);
     }
@@ -44,7 +44,7 @@ impl Multicast {
         self.filters.load(Ordering::Relaxed)
     }
 
-    /// Whether a packet for this address may reach the guest: only multicast is filtered, and broadcast is none (netif.h).
+    /// Whether a packet for this address may reach the guest: only multicast is filtered, which broadcast is not (netif.h).
     #[inline]
     pub fn admits(&self, destination: [u8; 6]) -> bool {
         destination[0] & 1 == 0
@@ -68,7 +68,7 @@ impl Multicast {
             .any(|(a, b)| b.load(Ordering::Acquire) == high && a.load(Ordering::Relaxed) == low)
     }
 
-    /// Add `address`; false where the list is full. One that is there already is fine.
+    /// Adds `address`. Returns false where the list is full and `address` is not on it.
     pub fn add(&self, address: [u8; 6]) -> bool {
         if self.contains(address) {
             return true;
@@ -85,7 +85,7 @@ impl Multicast {
         true
     }
 
-    /// Remove `address`; one that is not there is fine.
+    /// Removes `address`, if it is on the list.
     pub fn remove(&self, address: [u8; 6]) {
         let (low, high) = split(address);
         for (a, b) in self.entries() {
@@ -95,7 +95,7 @@ impl Multicast {
         }
     }
 
-    /// Entries a process left half-written when it was killed are free again.
+    /// Frees the entries that a process left half-written when it was killed.
     fn recover(&self) {
         for (_, b) in self.entries() {
             let _ = b.compare_exchange(CLAIMED, 0, Ordering::Relaxed, Ordering::Relaxed);

@@ -1,6 +1,6 @@
-//! A hub for simulated guests: the least a backend can be, on the traits of `xen` and `ring`. It shows simulator and
-//! netfront without netback in between. Serves every vif of the domains named as arguments, floods, and never resets.
-// The memory that grant copies go to must be vouched for.
+//! A hub for simulated guests: the least that a backend can be, on the traits of `xen` and `ring`, which shows simulator and netfront without
+//! netback in between. The hub serves every vif of the domains named as arguments, floods every packet, and never resets a vif.
+// Implements `LocalMemory`, by which the hub vouches for the memory that grant copies go to.
 #![allow(unsafe_code)]
 use anyhow::{Context, Result};
 use ring::back::BackRing;
@@ -89,7 +89,7 @@ struct Hub {
 }
 
 impl Hub {
-    /// Offer everything to vif 0 of `domain`, wait for its frontend, take its rings.
+    /// Offers every feature to vif 0 of `domain`, waits for its frontend, and maps its rings.
     fn connect(&mut self, domain: DomId) -> Result<()> {
         let back = format!("backend/vif/{domain}/0");
         let front = self.read(&format!("{back}/frontend"))?;
@@ -183,7 +183,7 @@ impl Hub {
         }
     }
 
-    /// Take one packet of queue `from` to every other guest; false: there was none.
+    /// Copies one packet of queue `from` to every other guest. Returns false where there was none.
     fn forward(&mut self, from: usize) -> Result<bool> {
         let mut room = TxPacket::default();
         let Some(chain) = next_chain(&mut self.queues[from].tx, &mut room)? else {
@@ -212,7 +212,7 @@ impl Hub {
         }
         if let Some(packet) = packet {
             for to in 0..self.queues.len() {
-                // Each guest once: on the queue of the same number, as far as it has so many.
+                // To each guest once, on the queue of the same number if the guest has so many.
                 let count = self
                     .queues
                     .iter()
@@ -240,7 +240,7 @@ impl Hub {
         self.grants.copy(&mut self.copies).is_ok() && self.copies.all_okay()
     }
 
-    /// Into the posted buffers of queue `to`; dropped where they are too few.
+    /// Copies the packet into the posted buffers of queue `to`, or drops it where they are too few.
     fn deliver(&mut self, to: usize, packet: &Packet) -> Result<()> {
         let queue = &mut self.queues[to];
         let slots = packet.sizes.len() as u32;

@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use tests::prepare;
 use xen::store::{Transaction, XenStore};
 
-/// Written only where the backend offers feature-xdp-headroom or more than one queue, as the recorder does and netback with one worker
-/// does not.
+/// Keys that a frontend writes only where the backend offers feature-xdp-headroom or more than one queue, as the recorder does and netback
+/// with one worker does not.
 const NOT_ASKED_FOR: [&str; 2] = ["xdp-headroom", "multi-queue-num-queues"];
 
-/// Keys whose values are another's in every boot.
+/// Keys whose values differ from boot to boot.
 const OF_THE_BOOT: [&str; 9] = [
     "backend",
     "backend-id",

@@ -1,4 +1,4 @@
-//! Recorded Tx chains are packets, every one, and their answers are what netfront expects; recorded Rx requests are as it posts them.
+//! Every recorded Tx chain is a packet, and is answered as netfront expects; recorded Rx requests are as netfront posts them.
 
 use crate::{Recording, recordings};
 use ring::back::BackRing;
@@ -37,7 +37,7 @@ fn scratch() -> &'static mut TxPacket {
     Box::leak(Box::default())
 }
 
-/// What `ring` makes of a chain, alone in a ring; its answers are checked on the way.
+/// Has `ring` read a chain that is alone in its ring, and checks the answers. Returns what `ring` made of the chain.
 fn packet(recording: &Recording, slots: &[Words]) -> &'static TxPacket {
     let (mut front, mut back) = rings();
     for slot in slots {
@@ -194,7 +194,7 @@ fn rx_requests_carry_their_slot_as_id_and_a_grant_each() {
             let next = (u32::from(pair[0].id) + 1) % Rx::ENTRIES;
             u32::from(pair[1].id) != next
         });
-        // Once: the reload begins a new ring.
+        // Only the first connection: after the reload there is a new ring.
         assert!(wraps.count() <= 1, "{}", recording.name);
     }
 }

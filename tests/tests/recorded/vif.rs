@@ -1,4 +1,5 @@
-//! The recorded xenstore conversation, with our state machine in the place of the recorder: it goes the same way, and refuses nothing.
+//! The recorded xenstore conversation, with our state machine in the place of the recorder: the machine takes the same steps, and refuses
+//! nothing.
 
 use crate::{Recording, recordings};
 use netback::vif::handshake::{self, Offer, Paths};
@@ -7,7 +8,7 @@ use netback::vif::state::{Action, Observation, State, Step, Xenbus, begin, step}
 use xen::fake::{Connection, Store};
 use xen::grant::DomId;
 
-/// The machine, its store, and what it did.
+/// The state machine, its store, and what it did.
 struct Replay {
     store: Store,
     connection: Connection,
@@ -19,7 +20,7 @@ struct Replay {
 }
 
 impl Replay {
-    /// With what the toolstack had written when the vif was found.
+    /// Begins with what the toolstack had written when the vif was found.
     fn new(recording: &Recording) -> Self {
         let key = |name: &str| {
             let mut found = recording
@@ -52,8 +53,8 @@ impl Replay {
         }
     }
 
-    /// One recorded line; what the recorder did itself is left out, but its first write says that it had seen both directories, which
-    /// the toolstack makes in one transaction.
+    /// Replays one recorded line. What the recorder did itself is left out, but for its first write, which shows that it had seen both
+    /// directories: the toolstack makes them in one transaction.
     fn line(&mut self, line: &str) {
         let mut words = line.splitn(3, ' ');
         let (who, key, value) = (words.next(), words.next().unwrap_or_default(), words.next());
@@ -68,13 +69,13 @@ impl Replay {
             Some(value) => self.store.set(&path, value),
             None => self.store.remove(&path),
         }
-        // Others' keys of a transaction come before the state, and nothing is to be looked at before.
+        // The other keys of a transaction come before the state, and the machine must not look before that.
         if self.state.is_some() && (key == "state" || key == "online") {
             self.look();
         }
     }
 
-    /// Look until nothing changes any more.
+    /// Has the machine look until nothing changes any more.
     fn look(&mut self) {
         loop {
             let world = handshake::look(&mut self.connection, &self.paths, None)
@@ -121,7 +122,7 @@ impl Replay {
                 let offer = handshake::offer(&mut self.connection, &self.paths, 1)
                     .expect("a stock handshake is not refused");
                 self.offers.push(offer);
-                // Before workers would get the queues.
+                // Our state is written before workers would get the queues.
                 self.act(Action::Write(Xenbus::Connected));
                 self.observe(Observation::Connected);
             }

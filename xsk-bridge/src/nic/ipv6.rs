@@ -1,4 +1,5 @@
-//! IPv6 on a device, switched off and on again: the host port beside it has its address, and two interfaces must not speak for one.
+//! IPv6 on a device, switched off and on again: the host port has the device's MAC address, and two interfaces must not speak for one
+//! address.
 use std::io;
 use std::path::PathBuf;
 
@@ -15,7 +16,7 @@ pub(super) fn is_off(ifname: &str) -> io::Result<Option<bool>> {
     }
 }
 
-/// Switches it off, which drops the device's IPv6 addresses, or on.
+/// Switches IPv6 off on the device, which drops its IPv6 addresses, or on.
 pub(super) fn set_off(ifname: &str, off: bool) -> io::Result<()> {
     std::fs::write(switch(ifname), if off { "1" } else { "0" })
 }

@@ -193,8 +193,7 @@ pub fn put_back(ifname: &str, run_dir: &Path) -> Result<bool, NicError> {
     Ok(true)
 }
 
-/// Switches IPv6 off on a device that is prepared, which drops its IPv6 addresses, or on again as it was. [`put_back`] does the latter
-/// too.
+/// Switches IPv6 off on a device that is prepared, which drops its IPv6 addresses, or restores it as it was, as [`put_back`] does too.
 ///
 /// # Errors
 /// The device has not been prepared, or the kernel refuses.
@@ -210,12 +209,12 @@ pub fn silence_ipv6(ifname: &str, silent: bool, run_dir: &Path) -> Result<(), Ni
             let Some(is_off) = ipv6::is_off(ifname).map_err(named(action))? else {
                 return Ok(());
             };
-            // Noted before it is done: whatever ends the process in between, it is put back.
+            // Recorded before it is done, so that it is put back whatever ends the process in between.
             record.ipv6_was_off = Some(is_off);
             record::store(&path, &record).map_err(record_error(&path, "write the record"))?;
             ipv6::set_off(ifname, true).map_err(named(action))
         }
-        // Something else may have switched it on meanwhile.
+        // Another program may have switched IPv6 on meanwhile.
         (true, Some(_)) => ipv6::set_off(ifname, true).map_err(named(action)),
         (false, Some(was_off)) => {
             ipv6::set_off(ifname, was_off).map_err(named(action))?;
@@ -282,7 +281,7 @@ fn fit(ifname: &str) -> Result<Link, NicError> {
     Ok(link)
 }
 
-/// What to name in place of a device of this kind, with these beneath it.
+/// Advice on which device to name in the place of one of this kind, with these devices beneath it.
 fn instead_of(kind: &str, beneath: &[&str]) -> String {
     match (kind, beneath) {
         ("bond" | "team", [first, second, ..]) => format!(

@@ -19,7 +19,7 @@ pub(super) struct Record {
     pub channels: Option<Channels>,
     /// The offloads that netback changes, by the kernel's names.
     pub features: BTreeMap<String, bool>,
-    /// Whether IPv6 was off on the device; `None`: it is as it was.
+    /// Whether IPv6 was off on the device; `None`: netback has not changed it.
     #[serde(default)]
     pub ipv6_was_off: Option<bool>,
 }

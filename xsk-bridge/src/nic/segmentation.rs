@@ -1,4 +1,4 @@
-//! What a device segments itself (TSO), asked for with the kernel's own names of its offloads (net/ethtool/common.c).
+//! TCP segmentation that a device does itself (TSO), asked for with the kernel's own names of its offloads (net/ethtool/common.c).
 use super::{Feature, Handle, supported};
 use crate::link::Link;
 use std::io;
@@ -6,15 +6,15 @@ use std::io;
 /// TCP segmentation of a device, as it is now: ethtool(8) can change it at any time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segmentation {
-    /// Cuts TCP over IPv4.
+    /// The device cuts TCP over IPv4.
     pub ipv4: bool,
-    /// Cuts TCP over IPv6.
+    /// The device cuts TCP over IPv6.
     pub ipv6: bool,
-    /// Cuts packets with CWR, which only the first segment may have.
+    /// The device cuts packets with CWR, which only the first segment may have.
     pub ecn: bool,
-    /// Bytes from which on it cuts no packet.
+    /// The device cuts no packet of this many bytes or more.
     pub max_size: u32,
-    /// Most segments that it cuts a packet into.
+    /// Most segments that the device cuts a packet into.
     pub max_segments: u32,
 }
 
@@ -30,7 +30,7 @@ impl Segmentation {
             let mut features = features.iter();
             features.any(|feature| feature.name == name && feature.on)
         };
-        // Without these the kernel cuts and sums in software, whatever the others say.
+        // Without these offloads the kernel cuts and sums in software, whatever the others say.
         let gathers = is_on("tx-scatter-gather");
         let sums = |version: &str| gathers && (is_on(version) || is_on("tx-checksum-ip-generic"));
         Self {

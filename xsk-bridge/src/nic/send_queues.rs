@@ -1,6 +1,6 @@
 //! Which of a device's send queues the kernel takes for packets of a packet socket that bypasses the queueing discipline
-//! (net/packet/af_packet.c, `packet_pick_tx_queue`): the one that the sending core's transmit packet steering says (XPS,
-//! net/core/dev.c, `get_xps_queue`), else the core's number modulo the number of queues.
+//! (net/packet/af_packet.c, `packet_pick_tx_queue`): the queue that transmit packet steering has for the sending core (XPS,
+//! net/core/dev.c, `get_xps_queue`), else the one whose number is the core's modulo the number of queues.
 use super::{Handle, supported};
 use std::io;
 use std::path::Path;
@@ -37,15 +37,15 @@ const SPLIT_A_QUEUE: &[&str] = &["sfc", "sfc_falcon", "sfc_siena"];
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SendQueues {
     driver: String,
-    /// By queue: what it is configured for.
+    /// What each queue is configured for, by its number.
     queues: Vec<SendQueue>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct SendQueue {
-    /// The cores that are steered to it.
+    /// The cores that are steered to the queue.
     cores: Vec<usize>,
-    /// It is for a traffic class of its own (mqprio).
+    /// The queue is for a traffic class of its own (mqprio).
     classed: bool,
 }
 
@@ -84,7 +84,7 @@ impl SendQueues {
         }
     }
 
-    /// Whether a packet takes the same queue wherever it is sent from: there is only one.
+    /// Whether there is only one queue, which packets take wherever they are sent from.
     pub fn is_one(&self) -> bool {
         self.queues.len() == 1 && !SPLIT_A_QUEUE.contains(&&*self.driver)
     }

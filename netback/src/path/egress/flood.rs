@@ -26,8 +26,8 @@ struct Copies {
 }
 
 impl<H: Hypervisor> Worker<H> {
-    /// Hands packet `n` to every port that its bridge floods it to. Devices come first: they must not lose to the copies for others. What
-    /// the copies cost counts for the port that the packet came in by; what is over that port's share of the turn is dropped.
+    /// Hands packet `n` to every port that its bridge floods it to, devices first, which must not lose to the copies for guests. The copies
+    /// count for the port that the packet came in by, and those beyond that port's share of the turn are dropped.
     pub(super) fn flood(&mut self, n: usize, flood: Flood, pass: Pass) {
         if self.batch.jobs[n].outcome != Outcome::Pending {
             return;
@@ -202,7 +202,7 @@ impl<H: Hypervisor> Worker<H> {
         handed
     }
 
-    /// Nothing that follows in this turn overtakes a flood that was deferred.
+    /// Defers all later packets of this turn, so that none overtakes a flood that was deferred.
     fn defer_all(&mut self) {
         let (turn, fabric) = (self.turn_number, &mut self.fabric);
         for queue in fabric.queues.iter_mut().flatten() {

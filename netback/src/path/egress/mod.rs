@@ -30,14 +30,14 @@ pub(super) enum Pass {
     Second,
 }
 
-/// What a receiver says to a packet.
+/// What a receiver does with a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Handed {
-    /// It is taken; what the receiver drops from here on it counts itself.
+    /// The receiver takes the packet, and counts it where it drops it later.
     Taken,
-    /// It must be fetched first.
+    /// The packet must be fetched first.
     Deferred,
-    /// It is refused; the sender counts it.
+    /// The receiver refuses the packet; the sender counts it.
     Refused(DropReason),
 }
 
@@ -128,7 +128,7 @@ impl Batch {
         job.outcome = Outcome::CopyFailed;
     }
 
-    /// Notes what the receiver said to packet `n`; true where it was deferred.
+    /// Notes what the receiver did with packet `n`. Returns true where the packet was deferred.
     #[inline]
     fn settle(&mut self, n: usize, handed: Handed) -> bool {
         let job = &mut self.jobs[n];

@@ -15,7 +15,7 @@ use xen::grant::GrantRef;
 use xsk_bridge::frame::{FramePool, Umem};
 use xsk_bridge::packet::{Checksum, Offload};
 
-/// What handing a packet to a queue needs beside the two.
+/// The state of the worker that handing a packet to a queue needs.
 pub(super) struct Turn<'a> {
     pub number: u64,
     pub now: Instant,
@@ -127,7 +127,7 @@ impl<H: Hypervisor> Queue<H> {
         self.keep(slot, n, batch, turn)
     }
 
-    /// Nothing of this turn overtakes a packet that is fetched first.
+    /// Defers a packet, and with it all later packets of this turn for the queue, so that none overtakes it.
     pub(super) fn defer(&mut self, turn: &Turn<'_>) -> Handed {
         self.rx.barrier = turn.number;
         Handed::Deferred
@@ -150,8 +150,8 @@ impl<H: Hypervisor> Queue<H> {
         Handed::Taken
     }
 
-    /// Why a packet of `len` bytes may not wait for the guest, if so. Where the guest's rate is limited, what goes out within
-    /// [`PACED_WAIT`] may.
+    /// Why a packet of `len` bytes may not wait for the guest; `None`: it may. Where the guest's rate is limited, as much may wait as goes out
+    /// within [`PACED_WAIT`].
     pub(super) fn cannot_wait(&self, len: u32, pool: &FramePool) -> Option<DropReason> {
         let waiting = self.rx.backlog.bytes();
         let most = self.limits.rx.bytes_in(PACED_WAIT);

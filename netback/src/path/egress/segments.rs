@@ -11,7 +11,7 @@ use xsk_bridge::frame::{DATA_CAPACITY, FramePool, Umem};
 use xsk_bridge::offload::segment::{Cutter, GsoHead, Slices};
 use xsk_bridge::packet::{Checksum, Offload, Packet};
 
-/// What a segment is marked with: its checksum has just been made.
+/// The offload of a segment, whose checksum has just been made.
 const SEGMENT: Offload = Offload {
     checksum: Checksum::Valid,
     gso: None,

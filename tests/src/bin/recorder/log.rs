@@ -1,4 +1,4 @@
-//! The recording: every xenstore line, and of the chains a few of each shape.
+//! The recording: every xenstore line, and a few chains of each shape.
 
 use anyhow::{Context, Result};
 use ring::wire::Words;
@@ -23,7 +23,7 @@ pub struct Log {
 }
 
 impl Log {
-    /// A new recording.
+    /// Begins a recording.
     pub fn create(path: &str) -> Result<Self> {
         let file = File::create(path).with_context(|| format!("cannot create {path}"))?;
         Ok(Self {
@@ -34,12 +34,12 @@ impl Log {
         })
     }
 
-    /// Any line.
+    /// Writes a line.
     pub fn line(&mut self, line: &str) -> Result<()> {
         Ok(writeln!(self.file, "{line}")?)
     }
 
-    /// A chain of Tx requests: `flags` of its head, `gso` the first word of its GSO extra or 0.
+    /// Writes a chain of Tx requests, of which `flags` are its head's, and `gso` is the first word of its GSO extra or 0.
     pub fn chain(&mut self, slots: &[Words], flags: u16, gso: u32) -> Result<()> {
         // The low byte of the word is the extra's type, the high half the segment size, which says little.
         let seen = self
@@ -63,7 +63,7 @@ impl Log {
         self.line(&line)
     }
 
-    /// A posted Rx request.
+    /// Writes a posted Rx request.
     pub fn rx(&mut self, words: Words) -> Result<()> {
         self.rx += 1;
         if self.rx > RX_REQUESTS {

@@ -14,14 +14,14 @@ const LAYOUT: Layout = match Layout::from_size_align(PAGE_SIZE, PAGE_SIZE) {
 };
 
 impl Page {
-    /// Zeroes.
+    /// Makes a page of zeroes.
     pub fn new() -> Self {
         // SAFETY: the layout has a size.
         let page = unsafe { alloc_zeroed(LAYOUT) };
         Self(NonNull::new(page).unwrap_or_else(|| handle_alloc_error(LAYOUT)))
     }
 
-    /// The first `length` bytes, at most a page.
+    /// Returns the first `length` bytes, at most a page.
     pub fn read(&self, length: usize) -> Vec<u8> {
         let length = length.min(PAGE_SIZE);
         let mut bytes = vec![0; length];
@@ -30,7 +30,7 @@ impl Page {
         bytes
     }
 
-    /// Put `bytes` at the start; what is beyond a page is left out.
+    /// Writes `bytes` at the start of the page; bytes beyond a page are left out.
     pub fn write(&self, bytes: &[u8]) {
         let length = bytes.len().min(PAGE_SIZE);
         // SAFETY: `length` bytes of the page are writable, and `bytes` is memory of its own.

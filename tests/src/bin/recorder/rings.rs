@@ -18,7 +18,7 @@ type MappedPage = <Gntdev as GrantTable>::Page;
 /// Bytes of each packet that are looked at: Ethernet, IP and TCP headers with options.
 const HEAD: u16 = 128;
 
-/// What the frontend's keys say of its rings.
+/// The frontend's keys about its rings.
 #[derive(Debug, Clone, Copy)]
 pub struct Keys {
     pub tx_ring: u32,
@@ -27,7 +27,7 @@ pub struct Keys {
     pub rx_port: u32,
 }
 
-/// Mapped rings, bound event channels.
+/// The mapped rings and bound event channels of a vif.
 pub struct Rings {
     guest: DomId,
     grants: Gntdev,
@@ -35,7 +35,7 @@ pub struct Rings {
     tx: BackRing<Tx, MappedPage, HeapShadow<Tx>>,
     rx: BackRing<Rx, MappedPage, HeapShadow<Rx>>,
     ports: [Port; 2],
-    /// Copies between the guest and a page of ours.
+    /// The page of ours that copies from and to the guest go through.
     copies: CopyList<Page>,
     sink: Sink,
     /// Frames for which no Rx request is posted yet.
@@ -43,7 +43,7 @@ pub struct Rings {
 }
 
 impl Rings {
-    /// Map and bind what `keys` name.
+    /// Maps and binds what `keys` name.
     pub fn connect(guest: DomId, keys: Keys) -> Result<Self> {
         let (grants, events) = (Gntdev::open()?, Evtchn::open()?);
         let ports = [
@@ -69,12 +69,12 @@ impl Rings {
         })
     }
 
-    /// `req_prod` of both rings.
+    /// Returns `req_prod` of both rings.
     pub fn produced(&self) -> (u32, u32) {
         (self.tx.indices().req_prod, self.rx.indices().req_prod)
     }
 
-    /// Take and answer everything there is, and arm both rings.
+    /// Takes and answers every request, and asks for events on both rings.
     pub fn turn(&mut self, log: &mut Log) -> Result<()> {
         let mut ports = [Port(0); 8];
         let pending = self.events.pending(&mut ports)?;
@@ -129,7 +129,7 @@ impl Rings {
         Ok(())
     }
 
-    /// Frames that wait, into what is posted, one slot each.
+    /// Copies frames that wait into posted pages, one slot each.
     fn deliver(&mut self, log: &mut Log) -> Result<()> {
         while !self.waiting.is_empty() && self.rx.unconsumed()? > 0 {
             let frame = self.waiting.pop_front().expect("one waits");

@@ -1,4 +1,4 @@
-//! The peer that does not exist: it accepts every TCP connection and acknowledges whatever comes, over IPv4 and IPv6.
+//! A peer that does not exist: it accepts every TCP connection and acknowledges whatever arrives, over IPv4 and IPv6.
 
 use std::collections::HashMap;
 
@@ -6,18 +6,18 @@ const OUR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const SYN: u8 = 2;
 const FIN: u8 = 1;
 const ACK: u8 = 16;
-/// First sequence number of ours.
+/// The sink's first sequence number.
 const OUR_START: u32 = 1000;
-/// Largest segment (1460 over IPv4 would fit; this fits over both), window scale 7.
+/// TCP options: the largest segment that fits over IPv4 and IPv6, and window scale 7.
 const SYN_OPTIONS: [u8; 8] = [2, 4, 0x05, 0xa0, 3, 3, 7, 0];
 
-/// Connections by (guest's address and port): the next byte expected.
+/// The next byte expected of each connection, by the guest's address and port.
 #[derive(Default)]
 pub struct Sink {
     expected: HashMap<(Vec<u8>, u16), u32>,
 }
 
-/// What of a TCP segment in `head` matters.
+/// The parts of a TCP segment that the sink looks at.
 struct Segment<'a> {
     guest: &'a [u8],
     peer: &'a [u8],
@@ -26,13 +26,13 @@ struct Segment<'a> {
     sequence: u32,
     acknowledged: u32,
     flags: u8,
-    /// Bytes of payload, by the packet's length and not by the IP header, which may say nothing of a long GSO packet.
+    /// Bytes of payload, by the packet's length: the IP header of a long GSO packet may have no length.
     payload: u32,
     mac: [u8; 6],
 }
 
 impl Sink {
-    /// The frame to send back for a packet of `length` bytes that begins with `head`, if it wants one.
+    /// Returns the frame that answers a packet of `length` bytes that begins with `head`, if there is one.
     pub fn answer(&mut self, head: &[u8], length: usize) -> Option<Vec<u8>> {
         let segment = parse(head, length)?;
         let key = (segment.guest.to_vec(), segment.guest_port);
@@ -53,7 +53,7 @@ impl Sink {
         if segment.sequence == *expected {
             *expected = expected.wrapping_add(segment.payload + u32::from(fin));
         }
-        // The guest's acknowledgement of ours is where we are: after its own FIN we send one.
+        // The guest's acknowledgement number is our next sequence number. Its FIN is answered with ours.
         let flags = if fin { ACK | FIN } else { ACK };
         Some(reply(&segment, segment.acknowledged, *expected, flags))
     }

@@ -26,10 +26,10 @@ const OFFER: [(&str, &str); 14] = [
     ("hotplug-status", "connected"),
     ("state", "2"),
 ];
-/// Between two looks at the rings. As long as a round trip of a small network, so that the guest's congestion window opens and its
+/// The pause between two looks at the rings: as long as a round trip in a small network, so that the guest's congestion window opens and its
 /// segment chains grow.
 const PAUSE: Duration = Duration::from_millis(1);
-/// Between two looks for a vif.
+/// The pause between two looks for a vif.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 struct Vif {
@@ -42,7 +42,7 @@ struct Vif {
     own: [Option<String>; 2],
 }
 
-/// Serve the first vif that appears until its node is gone.
+/// Serves the first vif that appears until its node is gone.
 pub fn serve(log: &mut Log) -> Result<()> {
     let mut vif = Vif::find(log)?;
     let mut rings: Option<Rings> = None;
@@ -50,7 +50,7 @@ pub fn serve(log: &mut Log) -> Result<()> {
     vif.store.watch(&vif.frontend.clone(), "frontend")?;
     vif.note_frontend(log)?;
     vif.offer(log)?;
-    // Every pass sees each key's newest value; keys written in one transaction are seen together, in the order of their names.
+    // Every round reads each key's newest value; keys that were written in one transaction are read together, in the order of their names.
     while let Some(own) = vif.note_own(log)? {
         vif.note_frontend(log)?;
         let theirs = vif.seen.get("state").cloned().unwrap_or_default();
@@ -61,7 +61,7 @@ pub fn serve(log: &mut Log) -> Result<()> {
                 rings = None;
                 vif.write_state(log, "6")?;
             }
-            // A frontend that begins anew, but not when the toolstack is taking the vif away.
+            // The frontend begins anew, and the toolstack is not taking the vif away.
             ("6", "1") if online => vif.offer(log)?,
             ("5", _) => {
                 rings = None;
@@ -86,7 +86,7 @@ pub fn serve(log: &mut Log) -> Result<()> {
 }
 
 impl Vif {
-    /// Wait for a node below ours, and write down what the toolstack put there.
+    /// Waits for a node below ours, and writes down what the toolstack put there.
     fn find(log: &mut Log) -> Result<Self> {
         let mut store = xen::linux::open_store().context("cannot open xenstore")?;
         let domid = store.domid()?;
@@ -153,7 +153,7 @@ impl Vif {
         log.line(&format!("backend state {state}"))
     }
 
-    /// A key of our own directory; None where it, or all of it, is gone.
+    /// Reads a key of our own directory; `None` where the key, or the directory, is gone.
     fn read_own(&mut self, key: &str) -> Result<Option<String>> {
         match self.store.read(NONE, &format!("{}/{key}", self.backend)) {
             Ok(value) => Ok(Some(value)),
@@ -162,7 +162,7 @@ impl Vif {
         }
     }
 
-    /// Write down what the toolstack has changed of our `state` and `online`; our state, None where our node is gone.
+    /// Writes down what the toolstack has changed of our `state` and `online`. Returns our state; `None` where our node is gone.
     fn note_own(&mut self, log: &mut Log) -> Result<Option<String>> {
         for (n, key) in ["state", "online"].into_iter().enumerate() {
             let value = self.read_own(key)?;
@@ -177,7 +177,7 @@ impl Vif {
         Ok(self.own[0].clone())
     }
 
-    /// Write down what has changed in the frontend's directory, `state` last, as a frontend writes it.
+    /// Writes down what has changed in the frontend's directory, `state` last, as a frontend writes it.
     fn note_frontend(&mut self, log: &mut Log) -> Result<()> {
         let now = self.keys(&self.frontend.clone())?;
         let gone = self.seen.keys().filter(|key| !now.contains_key(*key));
@@ -194,7 +194,7 @@ impl Vif {
         Ok(())
     }
 
-    /// All keys of a directory with their values, those of one level below as `queue-0/key`; nothing where it is gone.
+    /// Reads all keys of a directory with their values, those of one level below as `queue-0/key`; none where the directory is gone.
     fn keys(&mut self, directory: &str) -> Result<BTreeMap<String, String>> {
         let mut keys = BTreeMap::new();
         for name in self.list(directory)? {
