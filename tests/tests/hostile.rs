@@ -186,6 +186,9 @@ fn a_million_writes_to_watched_keys_leave_memory_flat_and_others_alone() -> Resu
         std::thread::scope(|scope| -> Result<()> {
             let lab = &house.lab;
             let writer = scope.spawn(|| write_over_and_over(lab, &key, values, 500_000));
+            for _ in 0..10 {
+                lab.daemon.as_ref().context("no daemon")?.status()?;
+            }
             ping(&lab.guests[1].host, &lab.guests[2].host.ipv4, PINGS, &APART)?;
             writer.join().expect("it does not panic")
         })?;

@@ -80,6 +80,27 @@ fn a_fatal_reason_is_logged_when_state_changes_have_used_up_the_lines() {
 }
 
 #[test]
+fn keys_that_cannot_be_read_fill_no_log() {
+    Log::keep();
+    let house = House::new();
+    let guest = Guest::new(3, 1);
+    let (mut daemon, _rings) = served(&house, &[&guest]);
+    let state = format!("{}/state", guest.back());
+    let refused = format!("xenstore refused read {state}: EIO");
+    for lines_left in [true, false] {
+        while !lines_left && daemon.vifs.values_mut().any(Vif::may_log) {}
+        let before = Log::lines(&refused);
+        let read = xen::fake::Request::Read;
+        house.world.fail(read, &state, "EIO", 1);
+        daemon.vifs.values_mut().for_each(|vif| vif.dirty = true);
+        daemon.look_at_news().unwrap();
+        assert_eq!(Log::lines(&refused) - before, usize::from(lines_left));
+    }
+    assert!(is_served(&daemon, &guest));
+    daemon.stop().unwrap();
+}
+
+#[test]
 fn a_storm_of_events_does_not_keep_the_control_thread_from_its_other_work() {
     let house = House::new();
     let guest = Guest::new(3, 1);
