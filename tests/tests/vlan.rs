@@ -125,7 +125,7 @@ fn no_guest_hears_or_enters_anothers_vlan() -> Result<()> {
         .collect::<Result<_>>()?;
     let mut outside = Tap::open(&lab.outside[0].host)?;
     // For each sender: the tag that its untagged broadcast has outside, and who receives the broadcast.
-    for (sender, tag, hearers) in [
+    for (sender, tag, receivers) in [
         (0, None, &[][..]),
         (1, Some(10), &[3]),
         (2, Some(20), &[]),
@@ -142,16 +142,16 @@ fn no_guest_hears_or_enters_anothers_vlan() -> Result<()> {
             "{} outside",
             hosts[sender].name
         );
-        for hearer in 0..hosts.len() {
-            let got = match hearers.contains(&hearer) {
-                true => vec![taps[hearer].receive()?],
-                false => taps[hearer].drain(QUIET)?,
+        for receiver in 0..hosts.len() {
+            let got = match receivers.contains(&receiver) {
+                true => vec![taps[receiver].receive()?],
+                false => taps[receiver].drain(QUIET)?,
             };
-            let due = usize::from(hearers.contains(&hearer));
+            let due = usize::from(receivers.contains(&receiver));
             ensure!(
                 got == vec![bytes.clone(); due],
                 "{} heard {} frames of {}",
-                hosts[hearer].name,
+                hosts[receiver].name,
                 got.len(),
                 hosts[sender].name
             );

@@ -62,25 +62,25 @@ fn what_the_wire_brings_for_nobody_here_is_dropped_by_name() {
 fn large_packets_for_everybody_are_bounded_counted_and_cost_their_sender_alone() {
     let mut rig = Rig::new();
     let (mut loud, mut quiet) = (rig.guest(1), rig.guest(2));
-    let mut hearers: Vec<Guest> = (3..=18)
+    let mut receivers: Vec<Guest> = (3..=18)
         .map(|number| rig.guest_on(number, 0, gso_features()))
         .collect();
     let bytes = tcp([0xff; 6], loud.mac(), 65_000);
     let (mut heard, mut by_one, mut on_the_wire) = (0, 0, 0);
     for round in 0..8 {
-        hearers.iter_mut().for_each(|guest| {
+        receivers.iter_mut().for_each(|guest| {
             let posted = guest.rx.free() as usize;
             guest.post(posted.min(60));
         });
         send_tcp(&mut loud, &bytes);
         for n in 0..8 {
-            let (to, from) = (hearers[0].mac(), quiet.mac());
+            let (to, from) = (receivers[0].mac(), quiet.mac());
             quiet.send(&frame(to, from, 100, round * 8 + n));
             quiet.send(&frame(OUTSIDE, from, 100, round * 8 + n));
         }
         rig.turns(1);
         let mut copies = 0;
-        for (number, guest) in hearers.iter_mut().enumerate() {
+        for (number, guest) in receivers.iter_mut().enumerate() {
             for packet in guest.receive() {
                 match packet.bytes == bytes {
                     true => copies += 1,

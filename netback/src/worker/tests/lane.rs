@@ -320,7 +320,7 @@ fn a_lane_that_closes_has_what_it_kept_cut_in_order() {
 }
 
 #[test]
-fn a_lane_that_takes_nothing_for_long_loses_its_packet_to_the_knife() {
+fn a_packet_that_the_lane_does_not_take_for_long_is_cut() {
     let (mut rig, nic) = rig(1);
     let mut guest = rig.guest(1);
     nic.set(|nic| nic.refusal = Some(Refused::Full));
