@@ -9,8 +9,8 @@ use crate::place::Place;
 use anyhow::{Result, ensure};
 use std::time::Duration;
 
-/// PCI address of the NIC under test (see `Machine::cable`).
-const NIC: &str = "00:08.0";
+/// PCI addresses of the NIC under test, and of the second one (see `Machine::cable`).
+const NICS: [&str; 2] = ["00:08.0", "00:0a.0"];
 
 /// Boot the driver domain with its uplink: the NIC passed through, or a vif on dom0's bridge.
 pub fn start_driver_domain(machine: &Machine) -> Result<()> {
@@ -22,8 +22,13 @@ pub fn start_driver_domain(machine: &Machine) -> Result<()> {
     let mut vifs = vec![management_vif(machine, "00:16:3e:00:00:02")];
     let mut more = String::from("driver_domain=1\n");
     if kind.passed_through() {
-        machine.must(Place::Dom0, &format!("xl pci-assignable-add {NIC} 2>&1"))?;
-        more += &format!("pci=['{NIC},permissive=1']\n");
+        let count = 1 + usize::from(machine.options.second_nic.is_some());
+        let mut list = Vec::new();
+        for nic in &NICS[..count] {
+            machine.must(Place::Dom0, &format!("xl pci-assignable-add {nic} 2>&1"))?;
+            list.push(format!("'{nic},permissive=1'"));
+        }
+        more += &format!("pci=[{}]\n", list.join(","));
     } else {
         vifs.push("mac=00:16:3e:0a:00:02,bridge=wire".into());
     }

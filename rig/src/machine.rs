@@ -8,7 +8,7 @@ use crate::image::Image;
 use crate::kernel::Generation;
 use crate::kind::{DriverType, Kind, value_name};
 use crate::network::{Network, TAP};
-use crate::options::{Nic, Options};
+use crate::options::Options;
 use crate::patience::Patience;
 use crate::place::{MAX_GUESTS, Place};
 use anyhow::{Context, Result, bail};
@@ -216,12 +216,15 @@ impl Machine {
 
     /// The NIC under test and what is at the other end of its cable. Slot 8: at 0x10 igb was not passed through.
     fn cable(&self) -> String {
-        let device = match self.options.nic {
-            Nic::Igb => "igb",
-            Nic::E1000 => "e1000",
-            Nic::Virtio => "virtio-net-pci,disable-legacy=on,iommu_platform=on",
-        };
-        let nic = format!("-device {device},netdev=cable,mac=52:54:00:09:00:02,addr=0x8,romfile=");
+        let device = self.options.nic.device();
+        let mut nic =
+            format!("-device {device},netdev=cable,mac=52:54:00:09:00:02,addr=0x8,romfile=");
+        if let Some(second) = self.options.second_nic {
+            nic += &format!(
+                " -netdev hubport,hubid=7,id=second -device {},netdev=second,mac=52:54:00:09:00:03,addr=0xa,romfile=",
+                second.device()
+            );
+        }
         let peer = if self.options.icount {
             // All traffic stays in virtual time: the peer is a second NIC, of dom0.
             "-netdev hubport,hubid=7,id=cable -netdev hubport,hubid=7,id=far -device virtio-net-pci,netdev=far,mac=52:54:00:09:00:01,addr=0x9,romfile=".into()

@@ -15,6 +15,9 @@ pub struct Options {
     /// The NIC passed through to the driver domain.
     #[arg(long, default_value = "igb")]
     pub nic: Nic,
+    /// Another NIC on the same cable, passed through as well: the tests change to it.
+    #[arg(skip)]
+    pub second_nic: Option<Nic>,
     /// What serves the guests' vifs in the driver domain.
     #[arg(long, default_value = "netback")]
     pub backend: Backend,
@@ -41,6 +44,17 @@ pub enum Nic {
     Igb,
     E1000,
     Virtio,
+}
+
+impl Nic {
+    /// Of QEMU's -device.
+    pub fn device(self) -> &'static str {
+        match self {
+            Self::Igb => "igb",
+            Self::E1000 => "e1000",
+            Self::Virtio => "virtio-net-pci,disable-legacy=on,iommu_platform=on",
+        }
+    }
 }
 
 /// Who is the backend.
@@ -75,6 +89,7 @@ impl Options {
         let value = serde_json::json!({
             "kind": self.kind().to_json(),
             "nic": value_name(self.nic),
+            "second_nic": self.second_nic.map(value_name),
             "backend": value_name(self.backend),
             "guests": self.guests,
             "guest_kernel": kernels.join(","),
@@ -94,6 +109,7 @@ impl Options {
             Some(Self {
                 wanted: Kind::of_json(&value["kind"])?.into(),
                 nic: value_of(&value["nic"])?,
+                second_nic: value_of(&value["second_nic"]),
                 backend: value_of(&value["backend"])?,
                 guests: u8::try_from(value["guests"].as_u64()?).ok()?,
                 guest_kernel: value["guest_kernel"]

@@ -45,6 +45,7 @@ pub fn run(cache: &Cache, instance: u8) -> Result<()> {
         let options = Options {
             wanted: Kind::DEBIAN_12.into(),
             nic: Nic::Igb,
+            second_nic: None,
             backend: Backend::Netback,
             guests: 1,
             guest_kernel: vec![generation],

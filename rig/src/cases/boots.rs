@@ -14,6 +14,8 @@ pub struct Boot {
     pub name: &'static str,
     pub kind: Kind,
     pub nic: Nic,
+    /// The cases are asked again with this one, which has a first part of their names of its own.
+    pub second_nic: Option<(&'static str, Nic)>,
     /// One for each guest.
     pub kernels: &'static [Generation],
     pub driver_kernel: Generation,
@@ -28,6 +30,7 @@ const fn boot(name: &'static str, nic: Nic, kernels: &'static [Generation]) -> B
         name,
         kind: Kind::DEFAULT,
         nic,
+        second_nic: None,
         kernels,
         driver_kernel: Generation::Stock,
         packaged: false,
@@ -59,7 +62,7 @@ const fn guest(guest: DomainType) -> Kind {
 }
 
 /// The longest first.
-pub const BOOTS: [Boot; 13] = [
+pub const BOOTS: [Boot; 12] = [
     boot("igb", Nic::Igb, &Generation::GUESTS),
     Boot {
         packaged: true,
@@ -69,8 +72,10 @@ pub const BOOTS: [Boot; 13] = [
         driver_kernel: Generation::Latest,
         ..boot("zerocopy", Nic::Igb, &[Generation::Stock])
     },
-    boot("e1000", Nic::E1000, &[Generation::Stock]),
-    boot("virtio", Nic::Virtio, &[Generation::Stock]),
+    Boot {
+        second_nic: Some(("virtio", Nic::Virtio)),
+        ..boot("e1000", Nic::E1000, &[Generation::Stock])
+    },
     Boot {
         kind: Kind::DEBIAN_13,
         long: true,
@@ -100,6 +105,7 @@ impl Boot {
         let fits = |boot: &&Self| {
             boot.kind == machine.kind()
                 && boot.nic == machine.options.nic
+                && boot.second_nic.map(|(_, nic)| nic) == machine.options.second_nic
                 && boot.driver_kernel == machine.options.driver_kernel
                 && boot.packaged == (machine.options.backend == Backend::Package)
         };
@@ -126,18 +132,31 @@ impl Boot {
 
     /// Its cases, in the order in which they run.
     pub fn cases(self) -> Result<Vec<Case>> {
-        let mut cases = if self.packaged {
+        let cases = if self.packaged {
             packaged(self.kind.driver.domain().unwrap_or(DomainType::Pv))?
         } else if self.long && self.kernels.len() == 1 {
             kinds::cases()
         } else {
             cases(self.nic, self.driver_kernel)
         };
-        for case in &mut cases {
-            case.name = format!("{}/{}", self.name, case.name);
+        let mut named = within(self.name, cases);
+        if let Some((name, _)) = self.second_nic {
+            let mut again = vec![traffic::second_nic()];
+            again.extend(traffic::short());
+            // With another backend nothing changes the NIC.
+            let again = again.into_iter().map(Case::ours_only).collect();
+            named.extend(within(name, again));
         }
-        Ok(cases)
+        Ok(named)
     }
+}
+
+fn within(name: &str, cases: Vec<Case>) -> Vec<Case> {
+    let inside = |case: Case| Case {
+        name: format!("{name}/{}", case.name),
+        ..case
+    };
+    cases.into_iter().map(inside).collect()
 }
 
 /// The package's: the document up to a guest online, the doctor and the unit with that, the rest of the document.

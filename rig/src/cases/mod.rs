@@ -211,6 +211,7 @@ impl Request {
         let options = Options {
             wanted: boot.kind.into(),
             nic: boot.nic,
+            second_nic: boot.second_nic.map(|(_, nic)| nic),
             backend: if boot.packaged {
                 Backend::Package
             } else {

@@ -1,6 +1,7 @@
 //! Frames in both directions and between guests: all of them, unchanged, and nobody complains.
 
 use super::Case;
+use super::xenstore::Snapshot;
 use crate::kernel::Generation;
 use crate::machine::Machine;
 use crate::place::Place;
@@ -109,6 +110,30 @@ pub fn without_copies() -> Case {
     };
     Case::new("zero-copy", check).ours_only()
 }
+
+/// The uplink becomes the second NIC by a reload, which the guest does not notice.
+pub fn second_nic() -> Case {
+    Case::new("reload", |machine| {
+        let before = Snapshot::take(machine)?;
+        machine.must(Place::DriverDomain, CHANGE_UPLINK)?;
+        let changed = Snapshot::take(machine)?.since(&before);
+        ensure!(changed.is_empty(), "xenstore changed: {changed:?}");
+        let said = machine.must(Place::DriverDomain, "netback status --json")?;
+        let status: Value = serde_json::from_str(&said)?;
+        ensure!(
+            status["vifs"][0]["service"] == "served",
+            "the guest is not served: {status}"
+        );
+        Ok(format!(
+            "served by way of the second NIC, XDP {}",
+            status["uplinks"][0]["xdp_mode"].as_str().unwrap_or("?")
+        ))
+    })
+}
+
+const CHANGE_UPLINK: &str = r#"sed -i 's/"pnic"/"pnic2"/' /etc/netback/netback.toml; kill -HUP $(cat /run/netback.pid)
+for n in $(seq 600); do netback status 2>/dev/null | grep -q '^uplink *pnic2 ' && exit 0; sleep 0.05; done
+tail -n 5 /var/log/netback.log; exit 1"#;
 
 /// Pings over IPv4 and IPv6, none lost.
 pub fn ping_both_families(machine: &Machine, from: Place, to: Place) -> Result<String> {

@@ -111,6 +111,7 @@ impl Request {
             // The published figures are this machine's, all of them.
             wanted: Kind::DEBIAN_12.into(),
             nic: Nic::Igb,
+            second_nic: None,
             backend,
             guests: 2,
             guest_kernel: vec![Generation::Stock],
