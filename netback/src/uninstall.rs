@@ -19,7 +19,8 @@ pub fn take_off(daemon: &Daemon, ifname: &str) -> Result<(), Failure> {
 
 /// Interfaces that have something of netback's: its program, pinned, or settings that were noted to be put back.
 pub fn installed(daemon: &Daemon) -> Result<BTreeSet<String>, Failure> {
-    let pinned = names(&daemon.bpf_dir)?;
+    let bpf_dir = &daemon.bpf_dir;
+    let pinned = xsk_bridge::xdp::pinned(bpf_dir).map_err(|error| unusable(bpf_dir, &error))?;
     let recorded = names(&daemon.run_dir)?;
     let recorded = recorded
         .iter()
@@ -81,14 +82,25 @@ mod tests {
             bpf_dir: dir.join("bpf"),
         };
         assert!(installed(&daemon).unwrap().is_empty());
-        std::fs::create_dir_all(dir.join("bpf/eth1")).unwrap();
-        std::fs::create_dir_all(dir.join("run")).unwrap();
+        for directory in ["bpf/eth1", "bpf/eth3", "bpf/tc", "run"] {
+            std::fs::create_dir_all(dir.join(directory)).unwrap();
+        }
+        // The second device's program was detached by hand. What the kernel and other programs pinned is not netback's.
+        for pin in [
+            "eth1/link",
+            "eth1/sockets",
+            "eth3/sockets",
+            "tc/globals",
+            "maps.debug",
+        ] {
+            std::fs::write(dir.join("bpf").join(pin), "").unwrap();
+        }
         for file in ["nic-eth0.json", "nic-eth1.json", "nic-eth2.new", "lock"] {
             std::fs::write(dir.join("run").join(file), "").unwrap();
         }
         assert_eq!(
             Vec::from_iter(installed(&daemon).unwrap()),
-            ["eth0", "eth1"]
+            ["eth0", "eth1", "eth3"]
         );
         std::fs::remove_dir_all(dir).unwrap();
     }

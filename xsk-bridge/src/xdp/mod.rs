@@ -125,6 +125,24 @@ pub fn uninstall(ifname: &str, bpf_dir: &Path) -> Result<bool, XdpError> {
     pins.remove()
 }
 
+/// Returns the names of the devices that have something pinned below `bpf_dir`, where other programs may have pinned theirs beside
+/// them; none where there is no such directory.
+pub fn pinned(bpf_dir: &Path) -> io::Result<Vec<String>> {
+    let entries = match std::fs::read_dir(bpf_dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        let pins = Pins::new(bpf_dir, &name);
+        if pins.link().exists() || pins.map().exists() {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
 /// Opens the predecessor's link and map, if the link is still on this device and the map exists. Replaces the program in the link.
 fn adopt(device: &Link, pins: &Pins) -> Result<Option<Attachment>, XdpError> {
     let pinned = || {
