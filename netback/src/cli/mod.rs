@@ -54,9 +54,9 @@ pub struct Cli {
 pub enum Command {
     /// Serve guests, in the foreground, until SIGTERM or SIGINT.
     ///
-    /// Vifs that an earlier netback served are taken over as they are: their guests notice nothing. SIGHUP takes on
-    /// the configuration as it is then, and guests stay connected: [vif] counts for guests that connect from then on, vifs that
-    /// were refused are tried again, and only [daemon] needs a restart.
+    /// Vifs that an earlier netback served are taken over as they are: their guests notice nothing. On SIGHUP the configuration is
+    /// read again and applied, and guests stay connected: [vif] applies to guests that connect afterwards (its filters and rates at
+    /// once), vifs that were refused are tried again, and a changed [daemon] needs a restart.
     #[command(after_long_help = help::after_run_help())]
     Run {
         /// Only say whether the configuration is right and its network cards can be used.
@@ -167,7 +167,9 @@ fn doctor(cli: &Cli, json: bool) -> Result<u8, Failure> {
     // A cure that names the file is typed in any directory.
     let config = std::path::absolute(&cli.config)
         .map_err(|error| Failure::Input(format!("{}: {error}", cli.config.display())))?;
-    let report = examine(&View::of_this_machine(&config));
+    // Without a configuration that can be read the report says so.
+    let socket = control_socket(cli).ok();
+    let report = examine(&View::of_this_machine(&config, socket.as_deref()));
     let text = if json {
         serde_json::to_string(&report).map_err(|error| Failure::Runtime(error.to_string()))?
     } else {

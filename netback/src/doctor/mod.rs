@@ -3,6 +3,7 @@
 //! Every check is a pure function of a [`View`], so that a test can break one thing in a made-up machine and see it named.
 
 mod bridge;
+mod bulk;
 mod drivers;
 mod guests;
 mod host;
@@ -143,6 +144,7 @@ pub fn examine(view: &View) -> Report {
             }
         }
     }
+    findings.extend(bulk::check(view));
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     let severity = findings.first().map_or(Severity::Info, |f| f.severity);
     Report { severity, findings }

@@ -1,5 +1,7 @@
 //! What the checks look at: files below a root, and what xenstore and ip(8) said.
 
+use crate::control::socket::{self, Request};
+use crate::observe::status::{Status, Uplink};
 use std::collections::BTreeMap;
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
@@ -22,6 +24,8 @@ pub struct View {
     pub links: Vec<serde_json::Value>,
     /// Offloads that are on and spoil frames, by interface: the kernel's name and what it does. Empty where there are none.
     pub offloads: BTreeMap<String, Vec<(&'static str, &'static str)>>,
+    /// The uplinks of the running netback, as it reports them. Empty where none runs.
+    pub uplinks: Vec<Uplink>,
 }
 
 /// A vif that the toolstack wants us to serve, as `backend/vif/<domid>/<devid>` says.
@@ -49,8 +53,8 @@ impl Backend {
 }
 
 impl View {
-    /// This machine, with xenstore and ip(8) asked.
-    pub fn of_this_machine(config: &Path) -> Self {
+    /// This machine, with xenstore and ip(8) asked, and the netback that listens on `socket`.
+    pub fn of_this_machine(config: &Path, socket: Option<&Path>) -> Self {
         let links = ask_ip();
         let names = links.iter().filter_map(|link| link["ifname"].as_str());
         // Where the driver cannot be asked there is nothing to say.
@@ -59,6 +63,7 @@ impl View {
             .collect();
         Self {
             offloads,
+            uplinks: socket.map(ask_netback).unwrap_or_default(),
             ..Self::below(Path::new("/"), config, ask_xenstore(), links)
         }
     }
@@ -76,6 +81,7 @@ impl View {
             backends,
             links,
             offloads: BTreeMap::new(),
+            uplinks: Vec::new(),
         }
     }
 
@@ -209,6 +215,15 @@ fn ask_ip() -> Vec<serde_json::Value> {
         .stderr(Stdio::null());
     let output = ip.output().map(|output| output.stdout).unwrap_or_default();
     serde_json::from_slice(&output).unwrap_or_default()
+}
+
+/// The uplinks of the netback that listens on `socket`; none where none does, or one of another version.
+fn ask_netback(socket: &Path) -> Vec<Uplink> {
+    let answer = socket::ask(socket, &Request::Status).and_then(|answer| answer);
+    let status = answer
+        .ok()
+        .and_then(|answer| serde_json::from_value(answer).ok());
+    status.map_or(Vec::new(), |status: Status| status.uplinks)
 }
 
 /// Our backend directory, through /dev/xen/xenbus.

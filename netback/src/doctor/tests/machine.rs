@@ -1,5 +1,6 @@
 //! A made-up machine where nothing is wrong, to break one thing in.
 use super::super::{Backend, Report, Severity, View, examine};
+use crate::observe::status::Uplink;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -12,6 +13,7 @@ pub(super) struct Machine {
     pub(super) backends: Result<Vec<Backend>, String>,
     pub(super) links: Vec<serde_json::Value>,
     pub(super) offloads: Vec<(&'static str, &'static str)>,
+    pub(super) uplinks: Vec<Uplink>,
 }
 
 impl Drop for Machine {
@@ -35,6 +37,7 @@ impl Machine {
             backends: Ok(vec![guest("3", "00:16:3e:00:00:03")]),
             links: vec![link("eth0")],
             offloads: Vec::new(),
+            uplinks: Vec::new(),
         };
         for (path, text) in [
             ("/sys/hypervisor/type", "xen\n"),
@@ -128,6 +131,7 @@ impl Machine {
             self.links.clone(),
         );
         view.offloads.insert("eth0".into(), self.offloads.clone());
+        view.uplinks.clone_from(&self.uplinks);
         examine(&view)
     }
 

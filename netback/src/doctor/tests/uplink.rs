@@ -1,6 +1,9 @@
 //! Network cards that cannot serve, or not as they are.
 use super::super::Severity::{Error, Info, Warning};
 use super::machine::{CONFIG, Machine, NIC};
+use crate::observe::counters::UplinkStats;
+use crate::observe::status::{Bulk, Uplink, UplinkQueue};
+use std::collections::BTreeMap;
 
 #[test]
 fn names_a_nic_that_is_not_there_and_what_is() {
@@ -151,4 +154,52 @@ fn says_what_dom0_must_not_send_to_an_uplink_that_is_a_vif() {
     let machine = Machine::healthy();
     machine.link(&format!("{NIC}/device/driver"), "../drivers/vif");
     machine.must_find(Info, "uplink-vif", "in dom0");
+}
+
+/// eth0 as a running netback reports it, with these ways of large packets by its queues.
+fn served(ways: &[Bulk]) -> Uplink {
+    let queue = |(number, bulk): (u32, &Bulk)| UplinkQueue {
+        queue: number,
+        worker: 0,
+        bulk: bulk.clone(),
+        counts: (&UplinkStats::default()).into(),
+        kernel: BTreeMap::new(),
+    };
+    Uplink {
+        ifname: "eth0".into(),
+        bridge: "xenbr0".into(),
+        xdp_mode: "native".into(),
+        zero_copy: false,
+        standby: false,
+        link_up: true,
+        mtu: 1500,
+        queues: (0..).zip(ways).map(queue).collect(),
+    }
+}
+
+#[test]
+fn says_who_segments_for_each_uplink_and_why() {
+    let by = |who: &str, reason: Option<&str>| Bulk {
+        segmented_by: who.into(),
+        reason: reason.map(str::to_owned),
+    };
+    let (device, netback) = (by("device", None), by("netback", Some("it is off")));
+    let mut machine = Machine::healthy();
+    for (ways, said) in [
+        (vec![&device, &device], "eth0 are segmented by the device"),
+        (
+            vec![&netback, &netback],
+            "eth0 are segmented by netback, because it is off",
+        ),
+        (
+            vec![&device, &netback, &device],
+            "on queue 0, 2 by the device; on queue 1 by netback, because it is off",
+        ),
+    ] {
+        let ways: Vec<Bulk> = ways.into_iter().cloned().collect();
+        machine.uplinks = vec![served(&ways)];
+        machine.must_find(Info, "bulk", said);
+    }
+    machine.uplinks = vec![served(&[])];
+    assert!(machine.examine().findings.is_empty());
 }
