@@ -428,6 +428,25 @@ mod tests {
     }
 
     #[test]
+    fn the_text_names_a_stalled_guest() {
+        let vif = |stalled_seconds| {
+            let value = serde_json::json!({
+                "vif": "3/0", "domid": 3, "devid": 0, "mac": null, "bridge": "xenbr0", "service": "served",
+                "backend_state": "Connected", "frontend_state": "Connected", "stalled_seconds": stalled_seconds, "queues": [],
+            });
+            serde_json::from_value::<Vif>(value).unwrap().to_string()
+        };
+        let line = |service: &str| {
+            format!(
+                "vif      3/0 on xenbr0: {service}, mac -, backend Connected, frontend Connected\n"
+            )
+        };
+        assert_eq!(vif(None), line("served"));
+        let stalled = "served but STALLED: takes no packets for 75 s";
+        assert_eq!(vif(Some(75)), line(stalled));
+    }
+
+    #[test]
     fn the_text_has_what_a_vif_is_held_to() {
         let filter = |mac_lock, ip: Option<&str>, isolated| Filter {
             mac_lock,
