@@ -79,7 +79,10 @@ fn parse_ping(output: &str, count: u32) -> Ping {
     }
 }
 
-/// An iperf3 server on a host, gone when dropped.
+/// An iperf3 server on a host for one client, gone when dropped.
+///
+/// Between two clients iperf3 closes its socket and opens another, and a client that comes meanwhile is reset or refused. On a busy
+/// machine that is long.
 pub struct Server {
     _process: Process,
 }
@@ -107,9 +110,9 @@ pub struct Stream {
     pub bytes: f64,
 }
 
-/// TCP from `from` to `address` for `seconds`.
-pub fn stream(from: &Host, address: &str, seconds: u32) -> Result<Stream> {
-    let report = iperf3(from, address, &["-t", &seconds.to_string()])?;
+/// TCP from `from` to `to` over IPv4 for `seconds`.
+pub fn stream(from: &Host, to: &Host, seconds: u32) -> Result<Stream> {
+    let report = iperf3(from, to, &["-t", &seconds.to_string()])?;
     let sum = &report["end"]["sum_received"];
     let (rate, bytes) = (sum["bits_per_second"].as_f64(), sum["bytes"].as_f64());
     let (rate, bytes) = rate
@@ -121,16 +124,16 @@ pub fn stream(from: &Host, address: &str, seconds: u32) -> Result<Stream> {
     })
 }
 
-/// TCP from `from` to `address` for `seconds`; Mbit/s received.
-pub fn tcp(from: &Host, address: &str, seconds: u32) -> Result<f64> {
-    Ok(stream(from, address, seconds)?.mbit_per_s)
+/// TCP from `from` to `to` over IPv4 for `seconds`; Mbit/s received.
+pub fn tcp(from: &Host, to: &Host, seconds: u32) -> Result<f64> {
+    Ok(stream(from, to, seconds)?.mbit_per_s)
 }
 
 /// UDP frames of 64 bytes, as many as the sender can; packets a second received.
-pub fn udp64(from: &Host, address: &str, seconds: u32) -> Result<f64> {
+pub fn udp64(from: &Host, to: &Host, seconds: u32) -> Result<f64> {
     let report = iperf3(
         from,
-        address,
+        to,
         &[
             "-u",
             "-l",
@@ -150,9 +153,11 @@ pub fn udp64(from: &Host, address: &str, seconds: u32) -> Result<f64> {
     Ok((number("packets")? - number("lost_packets")?) / number("seconds")?)
 }
 
-fn iperf3(from: &Host, address: &str, arguments: &[&str]) -> Result<Value> {
-    let mut process = start_iperf3(from, address, arguments)?;
-    finish_iperf3(&mut process)
+/// Both ends of iperf3; the client's report.
+fn iperf3(from: &Host, to: &Host, arguments: &[&str]) -> Result<Value> {
+    let _server = Server::start(to)?;
+    let mut client = start_iperf3(from, &to.ipv4, arguments)?;
+    finish_iperf3(&mut client)
 }
 
 /// Start an iperf3 client.

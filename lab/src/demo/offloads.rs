@@ -1,8 +1,8 @@
 //! The demo's third part: TCP between real stacks, with segmentation offload in the guests and without, while grant copies are free and
 //! while they cost what they cost on Xen.
-use super::measure::{self, Server};
+use super::measure;
 use super::wire::Wire;
-use super::{config, hosts, kernel, progress, xdp_mode};
+use super::{config, kernel, progress, xdp_mode};
 use crate::daemon::COPY_COST;
 use crate::{Host, Lab};
 use anyhow::{Context, Result};
@@ -185,8 +185,6 @@ struct Measured {
 }
 
 fn measure_ways(lab: &mut Lab, options: &Options) -> Result<Vec<Measured>> {
-    let servers: Result<Vec<Server>> = hosts(lab).map(Server::start).collect();
-    let _servers = servers?;
     let mut measured = Vec::with_capacity(WAYS.len());
     let mut bridge = "";
     for way in &WAYS {
@@ -195,7 +193,7 @@ fn measure_ways(lab: &mut Lab, options: &Options) -> Result<Vec<Measured>> {
             let config = config(lab, options, bridge);
             lab.daemon()?.restart_with(&config)?;
         }
-        measured.push(measure_way(lab, way)?);
+        measured.push(measure_way(lab, way).with_context(|| way.name.to_owned())?);
     }
     Ok(measured)
 }
@@ -206,13 +204,13 @@ fn measure_way(lab: &Lab, way: &Way) -> Result<Measured> {
     measure::wait_reachable(from, &to.ipv4)?;
     let errors = checksum_errors(from)? + checksum_errors(to)?;
     let wire = Wire::watch(to)?;
-    measure::tcp(from, &to.ipv4, LOOK_SECONDS)?;
+    measure::tcp(from, to, LOOK_SECONDS)?;
     let over_mtu = wire.over_mtu();
     // What the look left under way is not to be counted with the stream.
     std::thread::sleep(Duration::from_millis(100));
     let [acks] = measure::tcp_counters(to, ["OutSegs"])?;
     let copies = lab.driver_counts()?.copy_operations;
-    let stream = measure::stream(from, &to.ipv4, SECONDS)?;
+    let stream = measure::stream(from, to, SECONDS)?;
     let copies = (lab.driver_counts()?.copy_operations - copies) as f64;
     let [acks_after] = measure::tcp_counters(to, ["OutSegs"])?;
     let ack_operations = (acks_after - acks) as f64 * way.ack_operations;

@@ -1,5 +1,5 @@
 //! The demo's first part: every host reaches every other, and nothing is left when all is over.
-use super::measure::{self, Server};
+use super::measure;
 use super::progress;
 use crate::{Host, Lab, interrupt};
 use anyhow::{Context, Result};
@@ -101,18 +101,14 @@ impl Path {
 pub fn run(lab: &mut Lab, options: &Options) -> Result<Report> {
     let names: Vec<String> = super::hosts(lab).map(|host| host.name.clone()).collect();
     let mut paths = Vec::new();
-    {
-        let servers: Result<Vec<Server>> = super::hosts(lab).map(Server::start).collect();
-        let _servers = servers?;
-        for from in &names {
-            for to in names.iter().filter(|to| *to != from) {
-                let (from, to) = (host(lab, from)?, host(lab, to)?);
-                let path = measure_path(from, to)?;
-                if !options.json {
-                    print(&path);
-                }
-                paths.push(path);
+    for from in &names {
+        for to in names.iter().filter(|to| *to != from) {
+            let path = measure_path(host(lab, from)?, host(lab, to)?)
+                .with_context(|| format!("{from} -> {to}"))?;
+            if !options.json {
+                print(&path);
             }
+            paths.push(path);
         }
     }
     let status = lab.daemon()?.status()?;
@@ -146,8 +142,8 @@ fn measure_path(from: &Host, to: &Host) -> Result<Path> {
             100.0 * f64::from(sent.saturating_sub(received)) / f64::from(sent),
         ),
         rtt_us: round(pings.iter().map(|ping| ping.average_us).sum::<f64>() / pings.len() as f64),
-        tcp_mbit_per_s: round(measure::tcp(from, &to.ipv4, SECONDS)?),
-        udp64_packets_per_s: round(measure::udp64(from, &to.ipv4, SECONDS)?),
+        tcp_mbit_per_s: round(measure::tcp(from, to, SECONDS).context("TCP")?),
+        udp64_packets_per_s: round(measure::udp64(from, to, SECONDS).context("UDP")?),
     })
 }
 
