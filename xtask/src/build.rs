@@ -42,8 +42,11 @@ pub struct Turn {
 impl Turn {
     /// Waits until no other `cargo xtask` on this target directory builds, and says that it waits.
     pub fn take() -> Result<Self> {
-        let directory = target_dir()?;
-        std::fs::create_dir_all(&directory)?;
+        Self::take_in(&target_dir()?)
+    }
+
+    fn take_in(directory: &Path) -> Result<Self> {
+        std::fs::create_dir_all(directory)?;
         let path = directory.join("xtask.lock");
         let lock =
             File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
@@ -79,9 +82,9 @@ pub fn daemon(_turn: &Turn) -> Result<PathBuf> {
     Ok(target_dir()?.join("release/netback"))
 }
 
-/// Build the rig as quickly and as quietly as xtask itself; where it is.
+/// Build the rig as quickly as xtask itself; where it is.
 pub fn rig() -> Result<PathBuf> {
-    build(&["--quiet", "--profile", "xtask", "-p", "rig"])?;
+    build(&["--profile", "xtask", "-p", "rig"])?;
     Ok(target_dir()?.join("xtask/rig"))
 }
 
@@ -106,4 +109,31 @@ pub fn for_tests() -> Result<()> {
         "-p",
         "lab",
     ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    #[test]
+    fn who_builds_next_waits_for_who_builds() {
+        let directory = std::env::temp_dir().join(format!("xtask-turn-{}", std::process::id()));
+        let first = Turn::take_in(&directory).unwrap();
+        let (told, heard) = mpsc::channel();
+        let next = std::thread::spawn({
+            let directory = directory.clone();
+            move || {
+                let turn = Turn::take_in(&directory).unwrap();
+                told.send(()).unwrap();
+                drop(turn);
+            }
+        });
+        assert!(heard.recv_timeout(Duration::from_millis(300)).is_err());
+        drop(first);
+        heard.recv().unwrap();
+        next.join().unwrap();
+        std::fs::remove_dir_all(directory).unwrap();
+    }
 }

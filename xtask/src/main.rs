@@ -62,16 +62,8 @@ enum Task {
 
 fn figures() -> Result<ExitCode> {
     let mut draw = Command::new(cargo());
-    draw.args([
-        "run",
-        "--quiet",
-        "--profile",
-        "xtask",
-        "-p",
-        "figures",
-        "docs",
-    ])
-    .current_dir(build::workspace());
+    draw.args(["run", "--profile", "xtask", "-p", "figures", "docs"])
+        .current_dir(build::workspace());
     must_succeed(&mut draw, "drawing the figures")?;
     Ok(ExitCode::SUCCESS)
 }

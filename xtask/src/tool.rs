@@ -34,7 +34,7 @@ impl Tool {
             eprintln!("xtask: building {} (once, some minutes)", self.name);
             let mut install = Command::new(cargo());
             install
-                .args(["install", "--quiet", "--locked", self.name])
+                .args(["install", "--locked", self.name])
                 .args(["--version", self.version])
                 .arg("--root")
                 .arg(&root)
