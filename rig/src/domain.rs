@@ -33,7 +33,7 @@ pub fn start_driver_domain(machine: &Machine) -> Result<()> {
         vifs.push("mac=00:16:3e:0a:00:02,bridge=wire".into());
     }
     let text = base(&machine.options, Place::DriverDomain, 512) + &vif_list(&vifs) + &more;
-    create(machine, Place::DriverDomain, &text)?;
+    create(machine, Place::DriverDomain, &text, None)?;
     if !kind.passed_through() {
         // netfront drops packets of several slots while an XDP program is on it.
         machine.must(
@@ -46,13 +46,23 @@ pub fn start_driver_domain(machine: &Machine) -> Result<()> {
 
 /// Boot guest `number`: one vif to reach its agent by, and the one under test.
 pub fn start_guest(machine: &Machine, number: u8) -> Result<()> {
+    start_guest_with(machine, number, &[], None)
+}
+
+/// Boot guest `number` with `more` vifs; `paused` is what dom0 executes between its creation and its start.
+pub fn start_guest_with(
+    machine: &Machine,
+    number: u8,
+    more: &[String],
+    paused: Option<&str>,
+) -> Result<()> {
     let place = Place::Guest(number);
     eprintln!(
         "xen: booting {place} ({} kernel)",
         kernel(&machine.options, place).name()
     );
     let tested = tested_vif(machine, &tested_mac(number));
-    let vifs = [
+    let mut vifs = vec![
         management_vif(machine, &format!("00:16:3e:00:00:1{number}")),
         match machine.kind().guest {
             // As well as the PV one an emulated card, which the kernel takes away once it has found itself under Xen.
@@ -60,8 +70,9 @@ pub fn start_guest(machine: &Machine, number: u8) -> Result<()> {
             _ => tested,
         },
     ];
+    vifs.extend_from_slice(more);
     let text = base(&machine.options, place, 384) + &vif_list(&vifs);
-    create(machine, place, &text)?;
+    create(machine, place, &text, paused)?;
     machine.must(place, MARK_LOG).map(drop)
 }
 
@@ -206,9 +217,14 @@ pub fn brief(machine: &Machine, name: &str) -> String {
     )
 }
 
-fn create(machine: &Machine, place: Place, text: &str) -> Result<()> {
+/// Create and start a domain; dom0 executes `paused` in between.
+fn create(machine: &Machine, place: Place, text: &str, paused: Option<&str>) -> Result<()> {
     let file = format!("/tmp/{place}.cfg");
     machine.write(Place::Dom0, &file, text)?;
-    machine.must(Place::Dom0, &format!("xl create -q {file} 2>&1"))?;
+    let start = match paused {
+        None => format!("xl create -q {file} 2>&1"),
+        Some(paused) => format!("xl create -q -p {file} 2>&1 && {paused} && xl unpause {place}"),
+    };
+    machine.must(Place::Dom0, &start)?;
     machine.await_agent(place)
 }

@@ -1,6 +1,7 @@
 //! What a toolstack and a guest do to a vif in its life: each time the network is there again, and xl neither waits nor complains.
 
 use super::Case;
+use super::keys;
 use super::traffic::ping_both_families;
 use crate::domain;
 use crate::machine::Machine;
@@ -20,6 +21,7 @@ pub fn cases() -> Vec<Case> {
         Case::new("guest-reboot", reboot),
         Case::new("guest-destroy-create", |machine| destroy_create(machine, 2)),
         Case::new("save-restore", save_restore),
+        Case::new("vif-keys", keys::in_force).ours_only().long(),
     ]
 }
 

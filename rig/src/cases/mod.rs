@@ -3,6 +3,7 @@
 mod boots;
 mod doctor;
 mod document;
+mod keys;
 mod kinds;
 mod lifecycle;
 mod package;
