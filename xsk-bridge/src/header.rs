@@ -113,7 +113,7 @@ pub enum Protocol {
 }
 impl Protocol {
     /// Returns the protocol's number in IP headers.
-    pub fn number(self) -> u8 {
+    pub const fn number(self) -> u8 {
         match self {
             Self::Tcp => 6,
             Self::Udp => 17,

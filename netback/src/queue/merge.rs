@@ -1,34 +1,74 @@
-//! A packet towards the guest that TCP segments are merged into, within one turn.
+//! The packets towards a guest that TCP segments are merged into, one of a stream, within one turn.
 use crate::copy::staging::{Piece, Staging};
-use crate::queue::rx::MAX_DATA_SLOTS;
+use crate::queue::rx::{MAX_DATA_SLOTS, slots};
 use crate::vif::features::Features;
 use arrayvec::ArrayVec;
 use xen::grant::PAGE_SIZE;
 use xsk_bridge::offload::coalesce::{Coalescer, Room, Segment};
+use xsk_bridge::offload::flows::{Flows, OPEN_FLOWS};
+use xsk_bridge::packet::{Checksum, Gso, Offload};
 
-/// The packet that segments are being merged into, if there is one. The packet lies in pages of staging memory as it will lie in the
-/// guest's.
+/// What a merged packet is like. How its segments are counted makes no difference to the room it takes.
+const MERGED: Offload = Offload {
+    checksum: Checksum::Blank,
+    gso: Some(Gso {
+        segment: 1,
+        ipv6: false,
+    }),
+};
+
+/// The open packets of a queue.
 pub(crate) struct Merge {
-    pub coalescer: Coalescer,
-    /// The job of the first segment, which stays as it came until a second one follows.
-    pub first: Option<u16>,
-    pages: ArrayVec<Piece, MAX_DATA_SLOTS>,
-    /// The turn that `first` and `pages` belong to.
+    flows: Flows,
+    /// By place. Empty where nothing is merged for the guest.
+    open: Box<[Open]>,
+    /// Bytes of all open packets, and Rx requests that they take.
+    held: Held,
+    /// The turn that all this belongs to.
     turn: u64,
     ipv4: bool,
     ipv6: bool,
 }
 
+/// One packet that is open. It lies in pages of staging memory as it will lie in the guest's.
+#[derive(Default)]
+pub(crate) struct Open {
+    pub coalescer: Coalescer,
+    /// The job of the first segment, which stays as it came until a second one follows.
+    pub first: u16,
+    pages: ArrayVec<Piece, MAX_DATA_SLOTS>,
+    held: Held,
+}
+
+/// What packets take of a guest's Rx ring or of its backlog.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub bytes: u32,
+    pub slots: u32,
+}
+
+impl Held {
+    /// What a merged packet of `len` bytes takes.
+    fn merged(len: usize) -> Self {
+        Self {
+            bytes: len as u32,
+            slots: slots(len as u32, &MERGED),
+        }
+    }
+}
+
 impl Merge {
     /// Begins without a packet. Nothing is merged for a guest that does not segment itself.
     pub fn new(features: &Features) -> Self {
+        let (ipv4, ipv6) = (features.takes_gso(false), features.takes_gso(true));
+        let places = if ipv4 || ipv6 { OPEN_FLOWS } else { 0 };
         Self {
-            coalescer: Coalescer::default(),
-            first: None,
-            pages: ArrayVec::new(),
+            flows: Flows::default(),
+            open: (0..places).map(|_| Open::default()).collect(),
+            held: Held::default(),
             turn: 0,
-            ipv4: features.takes_gso(false),
-            ipv6: features.takes_gso(true),
+            ipv4,
+            ipv6,
         }
     }
 
@@ -47,17 +87,90 @@ impl Merge {
         }
     }
 
+    /// Whether no packet is open.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.flows.is_empty()
+    }
+
     /// Begins the turn with this number, of whose staging memory nothing is held yet. Returns false where the turn has begun already.
     #[inline]
     pub fn begin(&mut self, turn: u64) -> bool {
         let begins = self.turn != turn;
         if begins {
-            (self.turn, self.first) = (turn, None);
-            self.pages.clear();
+            (self.turn, self.flows, self.held) = (turn, Flows::default(), Held::default());
         }
         begins
     }
 
+    /// The place of the stream's open packet.
+    #[inline]
+    pub fn find(&self, flow: u32) -> Option<usize> {
+        self.flows.find(flow)
+    }
+
+    /// The place of an open packet, if there is one.
+    pub fn any(&self) -> Option<usize> {
+        self.flows.any()
+    }
+
+    /// A place for another packet. `Err`: the packet at this place is to be closed first.
+    #[inline]
+    pub fn vacant(&mut self) -> Result<usize, usize> {
+        self.flows.vacant()
+    }
+
+    /// Opens a packet at a vacant place with its first segment, job `first` of `len` bytes.
+    #[inline]
+    pub fn open(&mut self, place: usize, segment: &Segment, first: u16, len: u32) {
+        self.flows.open(place, segment.flow());
+        let open = &mut self.open[place];
+        open.coalescer.begin(segment);
+        open.first = first;
+        open.pages.clear();
+        open.held = Held {
+            bytes: len,
+            slots: 1,
+        };
+        self.held.bytes += len;
+        self.held.slots += 1;
+    }
+
+    /// Gives a place up: what was at it.
+    #[inline]
+    pub fn close(&mut self, place: usize) -> &mut Open {
+        self.flows.close(place);
+        let open = &mut self.open[place];
+        self.held.bytes -= open.held.bytes;
+        self.held.slots -= open.held.slots;
+        open
+    }
+
+    /// What all open packets take where the one at `place` grows to `len` bytes.
+    #[inline]
+    pub fn held_with(&self, place: usize, len: usize) -> Held {
+        let (before, after) = (self.open[place].held, Held::merged(len));
+        Held {
+            bytes: self.held.bytes - before.bytes + after.bytes,
+            slots: self.held.slots - before.slots + after.slots,
+        }
+    }
+
+    /// Notes that the packet at `place` has grown to `len` bytes.
+    #[inline]
+    pub fn grow(&mut self, place: usize, len: usize) {
+        self.held = self.held_with(place, len);
+        self.open[place].held = Held::merged(len);
+    }
+
+    /// The packet at `place`.
+    #[inline]
+    pub fn at(&mut self, place: usize) -> &mut Open {
+        &mut self.open[place]
+    }
+}
+
+impl Open {
     /// The coalescer, and where it puts the packet together.
     pub fn parts<'a>(&'a mut self, staging: &'a mut Staging) -> (&'a mut Coalescer, Pages<'a>) {
         let pages = Pages {

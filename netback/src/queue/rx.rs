@@ -35,7 +35,7 @@ pub(crate) struct RxSide<H: Hypervisor> {
     /// Grants of the pages taken last.
     pages: ArrayVec<u32, MAX_DATA_SLOTS>,
     pub backlog: Backlog,
-    /// TCP segments of this turn that become one packet.
+    /// Packets that TCP segments of this turn are merged into.
     pub merge: Merge,
     /// The turn in which a packet for the queue was last deferred: no later packet of that turn may overtake it.
     pub barrier: u64,
@@ -100,7 +100,12 @@ impl<H: Hypervisor> RxSide<H> {
     /// Whether the guest has posted the requests for a whole packet.
     #[inline(always)] // Called, its result would go by memory.
     pub fn has_posted(&mut self, len: u32, offload: &Offload) -> Result<bool, Fatal> {
-        let needed = slots(len, offload);
+        self.has_posted_slots(slots(len, offload))
+    }
+
+    /// Whether the guest has posted `needed` requests.
+    #[inline(always)] // Called, its result would go by memory.
+    pub fn has_posted_slots(&mut self, needed: u32) -> Result<bool, Fatal> {
         Ok(self.ring.known() >= needed || self.ring.unconsumed()? >= needed)
     }
 
@@ -218,7 +223,7 @@ impl<H: Hypervisor> RxSide<H> {
 
 /// Rx requests that a packet takes, extras included.
 #[inline]
-fn slots(len: u32, offload: &Offload) -> u32 {
+pub(super) fn slots(len: u32, offload: &Offload) -> u32 {
     len.div_ceil(PAGE_SIZE as u32) + u32::from(offload.gso.is_some())
 }
 

@@ -1,6 +1,7 @@
 //! TCP coalescing (GRO) in software: consecutive segments of a stream become one packet that its receiver's TCP takes at once, as Linux
 //! merges them (net/ipv4/tcp_offload.c `tcp_gro_receive`, net/ipv4/af_inet.c `inet_gro_receive`, net/ipv6/ip6_offload.c
 //! `ipv6_gro_receive`): what Linux would not merge is not merged. Every segment is verified in the pass that copies it.
+use super::flows::{ipv4_flow, ipv6_flow};
 use super::segment::MAX_SEGMENTS;
 use super::sum::{COPY_AND_SUM, Sum};
 use crate::header::{ETHERNET_LEN, IPV6_LEN, IpVersion, Protocol, TCP_MIN_LEN};
@@ -37,6 +38,8 @@ pub struct Segment {
     sequence: u32,
     /// IPv4's identification.
     id: u16,
+    /// The stream's number among [`Flows`](super::flows::Flows).
+    flow: u32,
 }
 
 impl Segment {
@@ -44,9 +47,11 @@ impl Segment {
     /// fragments, an IPv4 header with a wrong checksum, padding behind the IP packet, no payload, and SYN, RST, URG or CWR.
     #[inline]
     pub fn of(packet: &[u8]) -> Option<Self> {
-        let (ip, l4) = match packet.get(12..16)? {
-            [0x08, 0x00, 0x45, _] => (IpVersion::V4, ipv4(packet)?),
-            [0x86, 0xdd, version, _] if version >> 4 == 6 => (IpVersion::V6, ipv6(packet)?),
+        let (ip, l4, flow) = match packet.get(12..16)? {
+            [0x08, 0x00, 0x45, _] => (IpVersion::V4, ipv4(packet)?, ipv4_flow(packet)?),
+            [0x86, 0xdd, version, _] if version >> 4 == 6 => {
+                (IpVersion::V6, ipv6(packet)?, ipv6_flow(packet)?)
+            }
             _ => return None,
         };
         let tcp: &[u8; TCP_MIN_LEN] = packet.get(l4..)?.first_chunk()?;
@@ -64,7 +69,20 @@ impl Segment {
             payload: (packet.len() - header) as u16,
             sequence: u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]),
             id: u16::from_be_bytes([packet[18], packet[19]]),
+            flow,
         })
+    }
+
+    /// Which stream it is of: the same number for all segments of one.
+    #[inline]
+    pub fn flow(&self) -> u32 {
+        self.flow
+    }
+
+    /// Nothing may follow it in a packet: it has PSH or FIN.
+    #[inline]
+    pub fn is_last(&self) -> bool {
+        self.flags & LAST != 0
     }
 
     /// It is TCP over IPv6.
@@ -166,6 +184,7 @@ impl Default for Coalescer {
                 payload: 0,
                 sequence: 0,
                 id: 0,
+                flow: 0,
             },
             payload: 0,
             segments: 0,
@@ -177,22 +196,24 @@ impl Default for Coalescer {
 }
 
 impl Coalescer {
-    /// Begins a packet with its first segment, of which nothing but the headers is copied. False: nothing may follow this segment, and
-    /// it goes alone.
+    /// Begins a packet with its first segment, which is not the [last](Segment::is_last) of one. Nothing is copied yet.
     #[inline]
-    pub fn begin(&mut self, segment: &Segment, packet: &[u8]) -> bool {
-        if segment.flags & LAST != 0 {
-            return false;
-        }
-        let len = usize::from(segment.header);
-        self.header[..len].copy_from_slice(&packet[..len]);
+    pub fn begin(&mut self, segment: &Segment) {
+        debug_assert!(!segment.is_last(), "nothing may follow it");
         self.first = *segment;
         (self.payload, self.segments, self.last) = (0, 0, 0);
         (self.fixed_id, self.open) = (false, true);
-        true
     }
 
-    /// How long the packet is with a segment that continues it; `None` where the segment does not. The first segment counts, copied or not.
+    /// Copies the headers of the first segment, with which those of others are compared: a second one of its stream has come.
+    #[inline]
+    pub fn set_headers(&mut self, packet: &[u8]) {
+        let len = usize::from(self.first.header);
+        self.header[..len].copy_from_slice(&packet[..len]);
+    }
+
+    /// How long the packet is with a segment that continues it; `None` where the segment does not. The first segment counts, copied or not;
+    /// its headers [were copied](Self::set_headers).
     #[inline]
     pub fn takes(&self, segment: &Segment, packet: &[u8]) -> Option<usize> {
         let first = &self.first;

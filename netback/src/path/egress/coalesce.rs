@@ -1,6 +1,7 @@
-//! TCP segments towards a guest that segments itself: merged with those before them into one packet.
+//! TCP segments towards a guest that segments itself: merged with those of their stream before them into one packet.
 //!
-//! A packet that is open is the newest of its queue: whatever does not continue it closes it first, and the end of the turn closes all.
+//! A queue has several packets open, one of a stream. Whatever else comes of a stream closes the stream's packet first, and the end of
+//! the turn closes all: a stream keeps its order, and no packet waits for another turn.
 use super::Handed;
 use super::queue::Turn;
 use crate::hypervisor::Hypervisor;
@@ -13,7 +14,8 @@ use crate::queue::Queue;
 use crate::worker::Worker;
 use xsk_bridge::frame::{FramePool, Umem};
 use xsk_bridge::offload::coalesce::{Copied, Segment};
-use xsk_bridge::packet::{Checksum, Gso, Offload};
+use xsk_bridge::offload::flows::Behind;
+use xsk_bridge::packet::{Checksum, Offload};
 
 impl<H: Hypervisor> Worker<H> {
     /// Places every packet that is open: none waits for another turn.
@@ -29,7 +31,7 @@ impl<H: Hypervisor> Worker<H> {
                 waiting: &mut fabric.waiting,
             };
             if let Some(queue) = live(&mut fabric.queues, slot) {
-                queue.close_merge(slot, &mut self.batch, &mut turn);
+                queue.close_all(slot, &mut self.batch, &mut turn);
             }
         }
         for at in placed..self.batch.placed.len() {
@@ -39,7 +41,14 @@ impl<H: Hypervisor> Worker<H> {
 }
 
 impl<H: Hypervisor> Queue<H> {
-    /// Makes packet `n` part of the packet that is open, or the first segment of one. False: it goes by itself, behind the one that was
+    /// Whether packet `n` may become part of a packet that is open, or others part of one that begins with it.
+    #[inline]
+    pub(super) fn may_merge(&self, n: usize, batch: &Batch) -> bool {
+        // Nothing follows the last packet of a turn.
+        self.rx.merge.is_on() && !(self.rx.merge.is_empty() && n + 1 == batch.jobs.len())
+    }
+
+    /// Makes packet `n` part of its stream's open packet, or the first segment of one. False: it goes by itself, behind the one that was
     /// open.
     #[inline(never)] // Most packets of most guests go past it.
     pub(super) fn merge(
@@ -52,41 +61,55 @@ impl<H: Hypervisor> Queue<H> {
         let merge = &mut self.rx.merge;
         let segment = segment(&batch.jobs[n], turn.pool.umem());
         let Some(segment) = segment.filter(|segment| merge.takes(segment)) else {
-            self.close_merge(slot, batch, turn);
+            self.close_before(slot, n, batch, turn);
             return false;
         };
         if merge.begin(turn.number) {
             batch.merging.push(slot);
         }
-        let copied = self.append(&segment, n, batch, turn.pool);
-        if copied == Copied::Right {
-            return true;
+        if let Some(place) = merge.find(segment.flow()) {
+            let copied = self.append(place, &segment, n, batch, turn.pool);
+            if copied == Copied::Right {
+                return true;
+            }
+            self.close_merge(place, slot, batch, turn);
+            if copied == Copied::Wrong {
+                return false;
+            }
         }
-        self.close_merge(slot, batch, turn);
-        let bytes = batch.jobs[n].head_bytes(&batch.staging, turn.pool.umem());
-        let merge = &mut self.rx.merge;
-        let first = copied == Copied::NoRoom && merge.coalescer.begin(&segment, bytes);
-        merge.first = first.then_some(n as u16);
-        first
+        if segment.is_last() {
+            return false;
+        }
+        let place = self.rx.merge.vacant().unwrap_or_else(|place| {
+            self.close_merge(place, slot, batch, turn);
+            place
+        });
+        let len = batch.jobs[n].len;
+        self.rx.merge.open(place, &segment, n as u16, len);
+        true
     }
 
-    /// Appends packet `n` to the packet that is open, if it continues it; there is no room where it does not.
+    /// Appends packet `n` to the packet that is open at `place`, if it continues it; there is no room where it does not.
     fn append(
         &mut self,
+        place: usize,
         segment: &Segment,
         n: usize,
         batch: &mut Batch,
         pool: &mut FramePool,
     ) -> Copied {
-        let Some(first) = self.rx.merge.first.map(usize::from) else {
+        let open = self.rx.merge.at(place);
+        let first = usize::from(open.first);
+        if open.coalescer.segments() == 0 {
+            let bytes = batch.jobs[first].head_bytes(&batch.staging, pool.umem());
+            open.coalescer.set_headers(bytes);
+        }
+        let bytes = batch.jobs[n].head_bytes(&batch.staging, pool.umem());
+        let len = open.coalescer.takes(segment, bytes);
+        let Some(len) = len.filter(|&len| self.has_room_for(place, len, pool)) else {
             return Copied::NoRoom;
         };
-        let bytes = batch.jobs[n].head_bytes(&batch.staging, pool.umem());
-        let len = self.rx.merge.coalescer.takes(segment, bytes);
-        if !len.is_some_and(|len| self.has_room_for(len, segment, pool)) {
-            return Copied::NoRoom;
-        }
-        let (coalescer, mut pages) = self.rx.merge.parts(&mut batch.staging);
+        let (coalescer, mut pages) = self.rx.merge.at(place).parts(&mut batch.staging);
         if let Some(packet) = batch.jobs[first].packet.take_if(|packet| {
             coalescer.copy_first(packet.head(pool.umem()), &mut pages) == Copied::Right
         }) {
@@ -101,45 +124,67 @@ impl<H: Hypervisor> Queue<H> {
             copied == Copied::Right
         }) {
             pool.recycle(packet);
+            self.rx.merge.grow(place, len);
         }
         copied
     }
 
-    /// Whether a merged packet of `len` bytes can be placed now, or wait where others do.
-    fn has_room_for(&mut self, len: usize, segment: &Segment, pool: &FramePool) -> bool {
-        let gso = Gso {
-            segment: 1,
-            ipv6: segment.is_ipv6(),
-        };
-        let merged = Offload {
-            checksum: Checksum::Blank,
-            gso: Some(gso),
-        };
+    /// Whether all open packets can be placed now, or wait where others do, with the one at `place` grown to `len` bytes.
+    fn has_room_for(&mut self, place: usize, len: usize, pool: &FramePool) -> bool {
+        let held = self.rx.merge.held_with(place, len);
         match self.rx.backlog.is_empty() {
             // A ring that makes no sense is found out when the packet is placed.
-            true => matches!(self.rx.has_posted(len as u32, &merged), Ok(true)),
-            false => self.rx.backlog.has_room(len as u32, pool),
+            true => matches!(self.rx.has_posted_slots(held.slots), Ok(true)),
+            false => self.rx.backlog.has_room(held.bytes, pool),
         }
     }
 
-    /// Places the packet that is open, or has it wait behind what waits already.
-    #[inline(never)]
-    pub(super) fn close_merge(&mut self, slot: u16, batch: &mut Batch, turn: &mut Turn<'_>) {
-        let Some(first) = self.rx.merge.first.take() else {
+    /// Closes what packet `n`, which is not merged, must not overtake.
+    pub(super) fn close_before(
+        &mut self,
+        slot: u16,
+        n: usize,
+        batch: &mut Batch,
+        turn: &mut Turn<'_>,
+    ) {
+        if self.rx.merge.is_empty() {
             return;
-        };
-        let segments = self.rx.merge.coalescer.segments();
+        }
+        let head = batch.jobs[n].head_bytes(&batch.staging, turn.pool.umem());
+        match Behind::of(head) {
+            Behind::Nothing => {}
+            Behind::Flow(flow) => {
+                if let Some(place) = self.rx.merge.find(flow) {
+                    self.close_merge(place, slot, batch, turn);
+                }
+            }
+            Behind::Everything => self.close_all(slot, batch, turn),
+        }
+    }
+
+    fn close_all(&mut self, slot: u16, batch: &mut Batch, turn: &mut Turn<'_>) {
+        while let Some(place) = self.rx.merge.any() {
+            self.close_merge(place, slot, batch, turn);
+        }
+    }
+
+    /// Places the packet that is open at `place`, or has it wait behind what waits already.
+    #[inline(never)]
+    fn close_merge(&mut self, place: usize, slot: u16, batch: &mut Batch, turn: &mut Turn<'_>) {
+        let open = self.rx.merge.close(place);
+        let segments = open.coalescer.segments();
         if segments == 0 {
             // The first segment is alone, and as it came.
-            if let Handed::Refused(reason) = self.place_or_keep(slot, first.into(), batch, turn) {
+            let first = open.first.into();
+            if let Handed::Refused(reason) = self.place_or_keep(slot, first, batch, turn) {
                 self.stats.rx_drops.add(reason, 1);
             }
             return;
         }
-        let (coalescer, mut pages) = self.rx.merge.parts(&mut batch.staging);
+        let (coalescer, mut pages) = open.parts(&mut batch.staging);
         let (offload, len) = (coalescer.finish(&mut pages), coalescer.len() as u32);
         let pieces = batch.pieces.len();
-        self.rx.merge.take_pages(&mut batch.pieces);
+        open.take_pages(&mut batch.pieces);
         let dropped = match self.place_staged(slot, pieces, len, offload, batch) {
             Ok(true) => None,
             Ok(false) => self.keep_staged(slot, pieces, len, offload, batch, turn),

@@ -99,7 +99,7 @@ impl<H: Hypervisor> Queue<H> {
             // It goes by the backlog, where packets are taken out at the guest's rate.
             return self.keep(slot, n, batch, turn);
         }
-        if self.rx.merge.is_on() && self.merge(slot, n, batch, turn) {
+        if self.may_merge(n, batch) && self.merge(slot, n, batch, turn) {
             return Handed::Taken;
         }
         self.place_or_keep(slot, n, batch, turn)

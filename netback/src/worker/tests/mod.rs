@@ -17,6 +17,7 @@ mod rx;
 mod segments;
 mod staging;
 mod take_over;
+mod streams;
 mod tx;
 mod vlan;
 
