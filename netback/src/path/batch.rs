@@ -47,6 +47,8 @@ pub(crate) struct Placed {
     pub spans: [Span; 2],
     pub len: u32,
     pub offload: Offload,
+    /// It lies in the receiver's pages as in the slots of its sender, and not in full pages.
+    pub mirrored: bool,
 }
 
 /// The work of one turn.

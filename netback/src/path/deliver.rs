@@ -8,7 +8,7 @@ use crate::hypervisor::Hypervisor;
 use crate::observe::counters::DropReason;
 use crate::queue::Queue;
 use crate::worker::Worker;
-use ring::packet::Fatal;
+use ring::packet::{Fatal, Fragment};
 use std::mem;
 use std::time::Instant;
 use xsk_bridge::frame::FramePool;
@@ -75,7 +75,14 @@ impl<H: Hypervisor> Worker<H> {
             };
             let (mut packets, mut bytes, mut gso) = (0, 0, 0);
             for placed in run {
-                if queue.rx.respond(placed, &self.batch.rx) {
+                let done = match placed.mirrored {
+                    false => queue.rx.respond(placed, &self.batch.rx),
+                    true => {
+                        let slots = self.batch.fragments_of(placed.sender);
+                        queue.rx.respond_mirrored(placed, slots, &self.batch.rx)
+                    }
+                };
+                if done {
                     packets += 1;
                     bytes += u64::from(placed.len);
                     gso += u64::from(placed.offload.gso.is_some());
@@ -120,6 +127,12 @@ impl<H: Hypervisor> Worker<H> {
 }
 
 impl Batch {
+    /// The fragments of a packet whose payload comes from its sender's pages.
+    fn fragments_of(&self, sender: Option<u16>) -> &[Fragment] {
+        let job = sender.map(|n| &self.jobs[usize::from(n)]);
+        job.map_or(&[][..], |job| job.fragments.of(&self.fragments))
+    }
+
     /// Answers ERROR to the slots of a sender whose pages could not be copied to a receiver's.
     #[cold]
     fn blame(&mut self, placed: &Placed) {
@@ -220,6 +233,7 @@ impl<H: Hypervisor> Queue<H> {
             spans: [span, Default::default()],
             len,
             offload,
+            mirrored: false,
         });
     }
 }

@@ -12,7 +12,7 @@ use crate::observe::counters::DropReason;
 use crate::path::batch::Placed;
 use crate::vif::features::Features;
 use arrayvec::ArrayVec;
-use ring::packet::Fatal;
+use ring::packet::{Fatal, Fragment};
 use ring::wire::{
     Extra, GSO_TYPE_TCPV4, GSO_TYPE_TCPV6, NETRXF_CSUM_BLANK, NETRXF_DATA_VALIDATED,
     NETRXF_EXTRA_INFO, NETRXF_MORE_DATA, Protocol, Rx, RxResponse,
@@ -27,13 +27,15 @@ const MAX_PACKET_WITHOUT_SG: u32 = 1514 + 4;
 /// Most data slots of a packet; netfront takes 17 (MAX_SKB_FRAGS).
 pub(crate) const MAX_DATA_SLOTS: usize = MAX_PACKET.div_ceil(PAGE_SIZE);
 const _: () = assert!(MAX_DATA_SLOTS <= 17);
+/// Most data slots of a packet whose first one holds headers alone: netfront pulls that one into the head, and takes 17 behind it.
+pub(crate) const MAX_MIRRORED: usize = 18;
 
 /// The Rx ring of a queue.
 pub(crate) struct RxSide<H: Hypervisor> {
     ring: RxRing<H>,
     features: Features,
     /// Grants of the pages taken last.
-    pages: ArrayVec<u32, MAX_DATA_SLOTS>,
+    pages: ArrayVec<u32, MAX_MIRRORED>,
     pub backlog: Backlog,
     /// Packets that TCP segments of this turn are merged into.
     pub merge: Merge,
@@ -112,12 +114,17 @@ impl<H: Hypervisor> RxSide<H> {
     /// Takes the requests for a whole packet, of which [`Self::has_posted`] was true, into [`Self::pages`].
     #[inline]
     pub fn take(&mut self, len: u32, offload: &Offload) {
-        let needed = slots(len, offload);
+        self.take_slots(slots(len, offload), offload.gso.is_some());
+    }
+
+    /// Takes `needed` requests, the second of them for an extra where there is one, into [`Self::pages`];
+    /// [`Self::has_posted_slots`] was asked.
+    #[inline]
+    pub fn take_slots(&mut self, needed: u32, extra: bool) {
         self.pages.clear();
         for slot in 0..needed {
             let gref = self.ring.look(slot).gref;
-            // The second request takes the extra.
-            if slot != 1 || offload.gso.is_none() {
+            if slot != 1 || !extra {
                 self.pages.push(gref);
             }
         }
@@ -152,12 +159,37 @@ impl<H: Hypervisor> RxSide<H> {
             return true;
         }
         let mut failed = [None; MAX_DATA_SLOTS];
-        for (position, status) in placed.spans.iter().flat_map(|&span| plan.failures(span)) {
-            // Whatever Xen says, towards the guest it is an error: negative.
-            failed[position / PAGE_SIZE] = Some(status.0.min(-1));
+        for (position, status) in failures(placed, plan) {
+            failed[position / PAGE_SIZE] = Some(status);
         }
         self.respond_with(placed.len, &placed.offload, |slot| failed[slot]);
         false
+    }
+
+    /// Writes the responses of the oldest placed packet, which lies as in its sender's `slots`; true where all of it was copied.
+    #[inline(never)]
+    pub fn respond_mirrored(
+        &mut self,
+        placed: &Placed,
+        slots: &[Fragment],
+        plan: &CopyPlan<UmemMemory>,
+    ) -> bool {
+        let mut statuses: ArrayVec<i16, MAX_MIRRORED> =
+            slots.iter().map(|slot| slot.size as i16).collect();
+        let mut succeeded = true;
+        for (position, status) in failures(placed, plan) {
+            let mut end = 0;
+            let holds = slots.iter().position(|slot| {
+                end += usize::from(slot.size);
+                position < end
+            });
+            if let Some(slot) = holds {
+                statuses[slot] = status;
+            }
+            succeeded = false;
+        }
+        self.respond_slots(statuses.into_iter(), &placed.offload);
+        succeeded
     }
 
     /// Writes the one response of a packet of at most a page that is not to be segmented.
@@ -176,10 +208,20 @@ impl<H: Hypervisor> RxSide<H> {
     /// `failed` says with which error a data slot is answered, if with one.
     fn respond_with(&mut self, len: u32, offload: &Offload, failed: impl Fn(usize) -> Option<i16>) {
         let len = len as usize;
-        let mut flags = first_flags(offload);
-        for slot in 0..len.div_ceil(PAGE_SIZE) {
+        let status = |slot| {
             let rest = len - slot * PAGE_SIZE;
-            if rest > PAGE_SIZE {
+            failed(slot).unwrap_or(rest.min(PAGE_SIZE) as i16)
+        };
+        self.respond_slots((0..len.div_ceil(PAGE_SIZE)).map(status), offload);
+    }
+
+    /// Writes a response for each data slot of a packet, with its size or an error.
+    #[inline(always)] // There is one caller for most packets.
+    fn respond_slots(&mut self, statuses: impl ExactSizeIterator<Item = i16>, offload: &Offload) {
+        let last = statuses.len() - 1;
+        let mut flags = first_flags(offload);
+        for (slot, status) in statuses.enumerate() {
+            if slot < last {
                 flags |= NETRXF_MORE_DATA;
             }
             let id = self.ring.consumed_request(self.ring.next_response()).id;
@@ -187,7 +229,7 @@ impl<H: Hypervisor> RxSide<H> {
                 id,
                 offset: 0,
                 flags,
-                status: failed(slot).unwrap_or(rest.min(PAGE_SIZE) as i16),
+                status,
             });
             crash_point!("rx-response");
             if let (0, Some(gso)) = (slot, offload.gso) {
@@ -219,6 +261,12 @@ impl<H: Hypervisor> RxSide<H> {
     pub fn ring(&self) -> &RxRing<H> {
         &self.ring
     }
+}
+
+/// Where in a packet copies failed, and with which error its slots are answered: whatever Xen says, towards the guest it is negative.
+fn failures(placed: &Placed, plan: &CopyPlan<UmemMemory>) -> impl Iterator<Item = (usize, i16)> {
+    let failures = placed.spans.iter().flat_map(|&span| plan.failures(span));
+    failures.map(|(position, status)| (position, status.0.min(-1)))
 }
 
 /// Rx requests that a packet takes, extras included.

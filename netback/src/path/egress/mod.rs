@@ -4,6 +4,7 @@
 //! is needed here, the packet is deferred until a second copy call has fetched it, and with it all later packets for that destination.
 mod coalesce;
 mod flood;
+mod mirror;
 mod queue;
 mod segments;
 mod uplink;

@@ -187,6 +187,9 @@ impl<H: Hypervisor> Queue<H> {
         if !(whole || direct) || !self.rx.has_posted(job.len, &job.offload)? {
             return Ok(false);
         }
+        if !whole && job.offload.gso.is_some() && self.place_mirrored(slot, n, batch, umem)? {
+            return Ok(true);
+        }
         if batch.jobs[n].packet.is_some() && !batch.stage(n, umem) {
             return Ok(false);
         }
@@ -217,6 +220,7 @@ impl<H: Hypervisor> Queue<H> {
             spans: [ours, theirs],
             len: job.len,
             offload: job.offload,
+            mirrored: false,
         });
         Ok(true)
     }
@@ -237,6 +241,7 @@ impl<H: Hypervisor> Queue<H> {
             spans: [span, Default::default()],
             len: piece.len() as u32,
             offload,
+            mirrored: false,
         });
     }
 }

@@ -19,7 +19,7 @@ const SEGMENT: Offload = Offload {
 
 impl Batch {
     /// How packet `n`, which asks for segmentation and was judged when it came in, is cut.
-    fn shape(&self, n: usize, umem: &Umem) -> Result<GsoHead, DropReason> {
+    pub(super) fn shape(&self, n: usize, umem: &Umem) -> Result<GsoHead, DropReason> {
         let job = &self.jobs[n];
         let gso = job.offload.gso.ok_or(DropReason::GsoRefused)?;
         let head = job.head_bytes(&self.staging, umem);

@@ -1,4 +1,5 @@
 //! Workers on fakes: no kernel, no hypervisor, no threads but where a test is about them.
+mod bulk;
 mod coalesce;
 mod cost;
 mod events;
@@ -16,8 +17,8 @@ mod rig;
 mod rx;
 mod segments;
 mod staging;
-mod take_over;
 mod streams;
+mod take_over;
 mod tx;
 mod vlan;
 
