@@ -6,6 +6,7 @@ use lab::process::Process;
 use lab::{Lab, programs};
 use std::process::Command;
 use std::time::Duration;
+use tests::tools;
 
 /// A lab with two guests and the hub between them.
 fn lab(config: &GuestConfig) -> Result<(Lab, Process)> {
@@ -41,10 +42,8 @@ fn talk(queues: u16, arguments: &[&str]) -> Result<Lab> {
         let ping = measure::ping(a, address, 50, Duration::from_millis(5))?;
         assert_eq!((ping.sent, ping.received), (50, 50), "{address}");
     }
-    let servers = [measure::Server::start(a)?, measure::Server::start(b)?];
-    assert!(measure::tcp(a, &b.ipv4, 1)? > 0.0);
-    assert!(measure::tcp(b, &a.ipv6, 1)? > 0.0);
-    drop(servers);
+    assert!(tools::tcp_rate(a, b, &b.ipv4, 1)? > 0.0);
+    assert!(tools::tcp_rate(b, a, &a.ipv6, 1)? > 0.0);
     assert!(hub.is_running());
     for guest in &mut lab.guests {
         let report = guest.report()?;

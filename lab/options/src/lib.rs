@@ -20,6 +20,9 @@ pub struct Options {
     /// Measure TCP with segmentation offload in the guests and without, with free grant copies and with charged ones.
     #[arg(long, conflicts_with_all = ["restart", "hold"])]
     pub offloads: bool,
+    /// Seconds of each stream that --offloads measures.
+    #[arg(long, default_value_t = 3, requires = "offloads", value_parser = clap::value_parser!(u32).range(1..=60))]
+    pub seconds: u32,
     /// Keep everything up until Ctrl-C, and print what to type to look around.
     #[arg(long, conflicts_with_all = ["json", "restart"])]
     pub hold: bool,

@@ -23,6 +23,8 @@ pub struct Ping {
     pub received: u32,
     /// Average round trip; 0 where nothing came back.
     pub average_us: f64,
+    /// The round trip that 99 of 100 stay within; 0 where nothing came back.
+    pub p99_us: f64,
 }
 
 /// Waits until `to` answers `from` at `address`: the first packets resolve addresses and may meet a closed door.
@@ -72,10 +74,14 @@ fn parse_ping(output: &str, count: u32) -> Ping {
     });
     let times: BTreeMap<u32, f64> = answers.collect();
     let average_ms = times.values().sum::<f64>() / times.len().max(1) as f64;
+    let mut sorted: Vec<f64> = times.into_values().collect();
+    sorted.sort_by(f64::total_cmp);
+    let p99_ms = sorted.get(sorted.len() * 99 / 100).copied();
     Ping {
         sent: count,
-        received: times.len() as u32,
+        received: sorted.len() as u32,
         average_us: average_ms * 1000.0,
+        p99_us: p99_ms.unwrap_or_default() * 1000.0,
     }
 }
 
@@ -101,7 +107,7 @@ impl Server {
     }
 }
 
-/// What a TCP stream carried.
+/// What TCP carried.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Stream {
     /// As received.
@@ -110,9 +116,10 @@ pub struct Stream {
     pub bytes: f64,
 }
 
-/// TCP from `from` to `to` over IPv4 for `seconds`.
-pub fn stream(from: &Host, to: &Host, seconds: u32) -> Result<Stream> {
-    let report = iperf3(from, to, &["-t", &seconds.to_string()])?;
+/// TCP from `from` to `to` over IPv4 for `seconds`, in `count` streams at once.
+pub fn streams(from: &Host, to: &Host, seconds: u32, count: u32) -> Result<Stream> {
+    let (seconds, count) = (seconds.to_string(), count.to_string());
+    let report = iperf3(from, to, &["-t", &seconds, "-P", &count])?;
     let sum = &report["end"]["sum_received"];
     let (rate, bytes) = (sum["bits_per_second"].as_f64(), sum["bytes"].as_f64());
     let (rate, bytes) = rate
@@ -126,7 +133,7 @@ pub fn stream(from: &Host, to: &Host, seconds: u32) -> Result<Stream> {
 
 /// TCP from `from` to `to` over IPv4 for `seconds`; Mbit/s received.
 pub fn tcp(from: &Host, to: &Host, seconds: u32) -> Result<f64> {
-    Ok(stream(from, to, seconds)?.mbit_per_s)
+    Ok(streams(from, to, seconds, 1)?.mbit_per_s)
 }
 
 /// UDP frames of 64 bytes, as many as the sender can; packets a second received.
@@ -229,6 +236,7 @@ mod tests {
         let late = answers(1..=20);
         let ping = parse_ping(&late, 20);
         assert_eq!((ping.sent, ping.received), (20, 20));
+        assert!((ping.p99_us - 20.0).abs() < 1e-9, "{ping:?}");
         assert!((ping.average_us - 10.5).abs() < 1e-9, "{ping:?}");
     }
 

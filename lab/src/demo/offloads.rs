@@ -1,6 +1,6 @@
 //! The demo's third part: TCP between real stacks, with segmentation offload in the guests and without, while grant copies are free and
 //! while they cost what they cost on Xen.
-use super::measure;
+use super::measure::{self, Server};
 use super::wire::Wire;
 use super::{config, kernel, progress, xdp_mode};
 use crate::daemon::COPY_COST;
@@ -10,10 +10,11 @@ use demo_options::Options;
 use serde::Serialize;
 use std::time::Duration;
 
-/// Seconds of each stream that is measured.
-const SECONDS: u32 = 3;
 /// Seconds of the stream whose frames are looked at one by one.
 const LOOK_SECONDS: u32 = 1;
+/// Pings for each second of a stream, one a millisecond: fewer than fit.
+const PINGS: u32 = 500;
+const PING_INTERVAL: Duration = Duration::from_millis(1);
 /// Bytes that copy operations are counted for.
 const UNIT: f64 = 65_536.0;
 
@@ -22,6 +23,8 @@ struct Way {
     name: &'static str,
     from: &'static str,
     to: &'static str,
+    /// TCP streams at once.
+    streams: u32,
     /// More keys of the bridge.
     bridge: &'static str,
     /// Grant copies of an ACK on its way back.
@@ -30,11 +33,12 @@ struct Way {
     aim: Option<f64>,
 }
 
-const WAYS: [Way; 4] = [
+const WAYS: [Way; 5] = [
     Way {
         name: "guest to guest",
         from: "guest-a",
         to: "guest-b",
+        streams: 1,
         bridge: "",
         ack_operations: 2.0,
         aim: Some(6.0),
@@ -43,14 +47,25 @@ const WAYS: [Way; 4] = [
         name: "to a guest",
         from: "outside",
         to: "guest-a",
+        streams: 1,
         bridge: "",
         ack_operations: 1.0,
         aim: Some(2.0),
     },
     Way {
+        name: "to a guest, 8 streams",
+        from: "outside",
+        to: "guest-a",
+        streams: 8,
+        bridge: "",
+        ack_operations: 1.0,
+        aim: None,
+    },
+    Way {
         name: "to the wire",
         from: "guest-a",
         to: "outside",
+        streams: 1,
         bridge: "",
         ack_operations: 1.0,
         aim: Some(2.0),
@@ -59,6 +74,7 @@ const WAYS: [Way; 4] = [
         name: "to the wire, cut by netback",
         from: "guest-a",
         to: "outside",
+        streams: 1,
         bridge: "bulk = \"off\"\n",
         ack_operations: 1.0,
         aim: None,
@@ -82,6 +98,12 @@ pub struct Row {
     pub copy_operations_per_64k: f64,
     /// Grant copies of the ACKs for 64 KiB.
     pub ack_operations_per_64k: f64,
+    /// The round trip that 99 of 100 pings stay within, one a millisecond, with nothing beside them.
+    pub ping_p99_us: f64,
+    /// The same beside TCP with offloads.
+    pub ping_p99_beside_us: f64,
+    /// The second by the first.
+    pub ping_p99_ratio: f64,
     /// Frames longer than the MTU that the receiver saw, large packets that its own stack would have cut not counted.
     pub over_mtu_on_wire: u64,
     /// Wrong checksums that sender and receiver counted.
@@ -151,7 +173,8 @@ fn run(options: &Options) -> Result<Report> {
                 if charged { "charged" } else { "free" }
             ));
             let mut lab = super::build(options, arguments, cost)?;
-            rates.push(measure_ways(&mut lab, options)?);
+            let ways = measure_ways(&mut lab, options, arguments.is_empty())?;
+            rates.push(ways);
             mode = xdp_mode(&lab.daemon()?.status()?);
         }
         let (off, on) = (rates.pop(), rates.pop());
@@ -164,6 +187,9 @@ fn run(options: &Options) -> Result<Report> {
             ratio: round(on.mbit_per_s / off.mbit_per_s),
             copy_operations_per_64k: round(on.operations),
             ack_operations_per_64k: round(on.ack_operations),
+            ping_p99_us: round(on.pinged.quiet_us),
+            ping_p99_beside_us: round(on.pinged.beside_us),
+            ping_p99_ratio: round(on.pinged.beside_us / on.pinged.quiet_us),
             over_mtu_on_wire: on.over_mtu + off.over_mtu,
             checksum_errors: on.checksum_errors + off.checksum_errors,
         }));
@@ -180,11 +206,13 @@ struct Measured {
     mbit_per_s: f64,
     operations: f64,
     ack_operations: f64,
+    pinged: Pinged,
     over_mtu: u64,
     checksum_errors: u64,
 }
 
-fn measure_ways(lab: &mut Lab, options: &Options) -> Result<Vec<Measured>> {
+/// Measures every way, and where offloads are `on` looks at its frames and its latency too.
+fn measure_ways(lab: &mut Lab, options: &Options, on: bool) -> Result<Vec<Measured>> {
     let mut measured = Vec::with_capacity(WAYS.len());
     let mut bridge = "";
     for way in &WAYS {
@@ -193,24 +221,29 @@ fn measure_ways(lab: &mut Lab, options: &Options) -> Result<Vec<Measured>> {
             let config = config(lab, options, bridge);
             lab.daemon()?.restart_with(&config)?;
         }
-        measured.push(measure_way(lab, way).with_context(|| way.name.to_owned())?);
+        let numbers = measure_way(lab, way, options.seconds, on);
+        measured.push(numbers.with_context(|| way.name.to_owned())?);
     }
     Ok(measured)
 }
 
-fn measure_way(lab: &Lab, way: &Way) -> Result<Measured> {
+fn measure_way(lab: &Lab, way: &Way, seconds: u32, on: bool) -> Result<Measured> {
     let host = |name: &str| lab.host(name).with_context(|| format!("no host {name}"));
     let (from, to) = (host(way.from)?, host(way.to)?);
     measure::wait_reachable(from, &to.ipv4)?;
     let errors = checksum_errors(from)? + checksum_errors(to)?;
-    let wire = Wire::watch(to)?;
-    measure::tcp(from, to, LOOK_SECONDS)?;
-    let over_mtu = wire.over_mtu();
-    // What the look left under way is not to be counted with the stream.
-    std::thread::sleep(Duration::from_millis(100));
+    let (mut over_mtu, mut pinged) = (0, Pinged::default());
+    if on {
+        let wire = Wire::watch(to)?;
+        measure::tcp(from, to, LOOK_SECONDS)?;
+        over_mtu = wire.over_mtu();
+        pinged = Pinged::measure(from, to, way.streams, seconds)?;
+        // What these left under way is not to be counted with the stream.
+        std::thread::sleep(Duration::from_millis(100));
+    }
     let [acks] = measure::tcp_counters(to, ["OutSegs"])?;
     let copies = lab.driver_counts()?.copy_operations;
-    let stream = measure::stream(from, to, SECONDS)?;
+    let stream = measure::streams(from, to, seconds, way.streams)?;
     let copies = (lab.driver_counts()?.copy_operations - copies) as f64;
     let [acks_after] = measure::tcp_counters(to, ["OutSegs"])?;
     let ack_operations = (acks_after - acks) as f64 * way.ack_operations;
@@ -219,9 +252,36 @@ fn measure_way(lab: &Lab, way: &Way) -> Result<Measured> {
         mbit_per_s: stream.mbit_per_s,
         operations: (copies - ack_operations) / units,
         ack_operations: ack_operations / units,
+        pinged,
         over_mtu,
         checksum_errors: checksum_errors(from)? + checksum_errors(to)? - errors,
     })
+}
+
+/// The round trips that 99 of 100 pings stay within.
+#[derive(Debug, Clone, Copy, Default)]
+struct Pinged {
+    quiet_us: f64,
+    beside_us: f64,
+}
+
+impl Pinged {
+    /// With nothing beside the pings, and beside as many streams in the same direction.
+    fn measure(from: &Host, to: &Host, streams: u32, seconds: u32) -> Result<Self> {
+        let count = PINGS * seconds;
+        let quiet = measure::ping(from, &to.ipv4, count, PING_INTERVAL)?;
+        let (time, streams) = (seconds.to_string(), streams.to_string());
+        let _server = Server::start(to)?;
+        let mut bulk = measure::start_iperf3(from, &to.ipv4, &["-t", &time, "-P", &streams])?;
+        // Connections are made, and windows open.
+        std::thread::sleep(Duration::from_millis(300));
+        let beside = measure::ping(from, &to.ipv4, count, PING_INTERVAL)?;
+        measure::finish_iperf3(&mut bulk)?;
+        Ok(Self {
+            quiet_us: quiet.p99_us,
+            beside_us: beside.p99_us,
+        })
+    }
 }
 
 fn checksum_errors(host: &Host) -> Result<u64> {
@@ -236,7 +296,7 @@ fn round(value: f64) -> f64 {
 
 fn print(report: &Report) {
     println!(
-        "{:<28} {:<8} {:>10} {:>10} {:>6} {:>5} {:>12} {:>10} {:>9} {:>9}",
+        "{:<28} {:<8} {:>10} {:>10} {:>6} {:>5} {:>12} {:>8} {:>8} {:>8} {:>6} {:>8} {:>9}",
         "path",
         "copies",
         "on Mbit/s",
@@ -245,6 +305,9 @@ fn print(report: &Report) {
         "aim",
         "copies/64 KB",
         "of ACKs",
+        "ping p99",
+        "beside",
+        "ratio",
         "over MTU",
         "checksums"
     );
@@ -252,7 +315,7 @@ fn print(report: &Report) {
         let way = WAYS.iter().find(|way| way.name == row.path);
         let aim = way.and_then(|way| way.aim).filter(|_| row.charged);
         println!(
-            "{:<28} {:<8} {:>10.0} {:>10.0} {:>6.2} {:>5} {:>12.1} {:>10.1} {:>9} {:>9}",
+            "{:<28} {:<8} {:>10.0} {:>10.0} {:>6.2} {:>5} {:>12.1} {:>8.1} {:>8.0} {:>8.0} {:>6.1} {:>8} {:>9}",
             row.path,
             if row.charged { "charged" } else { "free" },
             row.on_mbit_per_s,
@@ -261,6 +324,9 @@ fn print(report: &Report) {
             aim.map_or(String::new(), |aim| format!("{aim:.0}")),
             row.copy_operations_per_64k,
             row.ack_operations_per_64k,
+            row.ping_p99_us,
+            row.ping_p99_beside_us,
+            row.ping_p99_ratio,
             row.over_mtu_on_wire,
             row.checksum_errors
         );
