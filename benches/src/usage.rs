@@ -1,4 +1,4 @@
-//! What a thread used of the machine, as Linux accounts it (/proc/<pid>/task/<tid>/schedstat, Documentation/scheduler/sched-stats).
+//! What a thread used of the machine, as Linux accounts it (`/proc/<pid>/task/<tid>/schedstat`, Documentation/scheduler/sched-stats).
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::ops::Sub;

@@ -28,7 +28,7 @@ pub fn check_host() -> Result<()> {
     Ok(())
 }
 
-/// Where one of our own programs is: beside the running one, or above it (tests run in target/<profile>/deps).
+/// Where one of our own programs is: beside the running one, or above it (tests run in `target/<profile>/deps`).
 pub fn path(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe()?;
     let candidates = own

@@ -69,7 +69,7 @@ pub fn start_crashing(lab: &Lab, config: &str, environment: &[(&str, &str)]) -> 
     command.spawn().context("cannot start netback-crash-points")
 }
 
-/// Returns the resident memory of a process in bytes (/proc/<pid>/statm).
+/// Returns the resident memory of a process in bytes (`/proc/<pid>/statm`).
 pub fn resident_bytes(pid: u32) -> Result<u64> {
     let text = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("statm"))?;
     let pages: u64 = text

@@ -40,7 +40,7 @@ pub enum HeaderError {
     /// A fragment of a datagram: the checksum covers bytes that are not in the packet.
     #[error("it is a fragment")]
     Fragment,
-    /// More than [`MAX_EXTENSIONS`] IPv6 extension headers.
+    /// More than `MAX_EXTENSIONS` IPv6 extension headers.
     #[error("it has too many IPv6 extension headers")]
     TooManyExtensions,
 }

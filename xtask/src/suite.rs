@@ -34,6 +34,8 @@ enum Step {
     Fmt,
     /// Lints of every crate, target and feature; a warning fails.
     Clippy,
+    /// The crates' documentation; a warning fails.
+    Doc,
     /// Licences, versions and sources of what is built in, and advisories where their database can be reached (cargo-deny).
     Deny,
     /// Unit and property tests of every crate.
@@ -65,7 +67,12 @@ impl Step {
     fn limit(self) -> Duration {
         let minutes = match self {
             Step::Fmt => 2,
-            Step::Clippy | Step::Deny | Step::Unit | Step::Loom | Step::Instructions => 20,
+            Step::Clippy
+            | Step::Doc
+            | Step::Deny
+            | Step::Unit
+            | Step::Loom
+            | Step::Instructions => 20,
             Step::Integration | Step::Package => 25,
             Step::Xen => 40,
         };
@@ -90,6 +97,11 @@ impl Step {
                 "-D",
                 "warnings",
             ])],
+            Step::Doc => {
+                let mut doc = cargo(&["doc", "--workspace", "--no-deps", "--all-features"]);
+                doc.env("RUSTDOCFLAGS", "-D warnings");
+                vec![doc]
+            }
             Step::Deny => deny(self.limit())?,
             Step::Unit => vec![cargo(&[
                 "test",
@@ -267,7 +279,7 @@ fn perform(step: Step) -> Result<Tally> {
             return Ok(sum);
         }
     }
-    // fmt, clippy, deny and instructions have no tests to count: the step itself is the check.
+    // fmt, clippy, doc, deny and instructions have no tests to count: the step itself is the check.
     if sum == Tally::default() {
         sum = Tally::check(true);
     }

@@ -1,6 +1,6 @@
 //! A worker: one thread, run to completion, nothing shared on the packet path.
 //!
-//! The life of a packet in it is [`crate::path`].
+//! The life of a packet in it is `crate::path`.
 pub(crate) mod channels;
 #[cfg(feature = "bench-harness")]
 pub mod driver;
@@ -57,7 +57,7 @@ pub struct WorkerSetup<H: Hypervisor> {
     pub umem: Umem,
     /// Its share of the frames; [`frames_needed`](crate::bounds::frames_needed) says how many are enough.
     pub frames: Vec<Frame>,
-    /// How long it polls without work before it sleeps, at most ([`polling`]).
+    /// How long it polls without work before it sleeps, at most (`polling`).
     pub poll: Duration,
     /// The core to pin it to.
     pub core: Option<usize>,

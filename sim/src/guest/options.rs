@@ -51,7 +51,7 @@ pub struct Options {
     /// Ask for multicast control: nothing comes but what was subscribed to.
     #[arg(long)]
     pub multicast_control: bool,
-    /// Shape of packets in the ring: linux, linear, scatter=<bytes a slot>.
+    /// Shape of packets in the ring: linux, linear, scatter=BYTES (of each slot).
     #[arg(long, default_value = "linux")]
     pub layout: Layout,
     /// Post no more than this many Rx buffers a queue; 0 starves the ring.
