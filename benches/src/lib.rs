@@ -1,4 +1,5 @@
 //! What the benches share.
+pub mod live;
 pub mod median;
 pub mod place;
 pub mod sender;

@@ -33,6 +33,15 @@ pub struct Bridge {
     pub uplink: Option<String>,
 }
 
+/// What a start of the daemon may ask for beyond its configuration.
+#[derive(Debug, Default)]
+pub struct StartOptions<'a> {
+    /// What each grant copy costs beyond the memcpy, as SIM_COPY_COST has it; empty: nothing.
+    pub copy_cost: &'a str,
+    /// A program, with its arguments, that runs the daemon, as valgrind does; empty: the daemon runs by itself.
+    pub wrapper: &'a [String],
+}
+
 /// The daemon's process and how to talk to it. Killed when dropped.
 pub struct Daemon {
     process: Process,
@@ -46,6 +55,7 @@ struct Launch {
     environment: Vec<(&'static str, OsString)>,
     config: PathBuf,
     log: PathBuf,
+    wrapper: Vec<String>,
     manager: Manager,
 }
 
@@ -67,14 +77,13 @@ impl Daemon {
         text + more
     }
 
-    /// Write the configuration and start it. `copy_cost`: what each grant copy costs beyond the memcpy, as SIM_COPY_COST has it; empty:
-    /// nothing.
+    /// Writes the configuration and starts the daemon on it.
     pub fn start(
         directory: &Directory,
         namespace: &Namespace,
         domain: DomId,
         config: &str,
-        copy_cost: &str,
+        options: &StartOptions<'_>,
     ) -> Result<Self> {
         let launch = Launch {
             program: programs::path("netback")?,
@@ -83,12 +92,13 @@ impl Daemon {
                 ("LD_PRELOAD", programs::path("libsim_preload.so")?.into()),
                 ("SIM_DIR", directory.path().into()),
                 ("SIM_DOMID", domain.0.to_string().into()),
-                ("SIM_COPY_COST", copy_cost.into()),
+                ("SIM_COPY_COST", options.copy_cost.into()),
                 // A panic is one line in the log.
                 ("RUST_BACKTRACE", "0".into()),
             ],
             config: directory.file("netback.toml"),
             log: directory.file("netback.log"),
+            wrapper: options.wrapper.to_vec(),
             manager: Manager::start(&directory.file("notify"))?,
         };
         std::fs::write(&launch.config, config)?;
@@ -201,7 +211,7 @@ impl Daemon {
 
 impl Launch {
     /// `netback` in the driver domain, the simulator's devices before the real ones.
-    fn command(&self, wrapper: &[OsString]) -> Command {
+    fn command(&self, wrappers: &[OsString]) -> Command {
         let mut command = Command::new("setpriv");
         command.args([
             "--pdeathsig",
@@ -217,14 +227,15 @@ impl Launch {
             word.push(value);
             command.arg(word);
         }
-        command.args(wrapper).arg(&self.program);
+        command.args(wrappers).arg(&self.program);
         command
     }
 
     fn run(&self) -> Result<Process> {
         let log = File::options().create(true).append(true).open(&self.log)?;
-        let (wrapper, _handed) = self.manager.hand_over()?;
-        let mut command = self.command(&wrapper);
+        let (mut wrappers, _handed) = self.manager.hand_over()?;
+        wrappers.extend(self.wrapper.iter().map(OsString::from));
+        let mut command = self.command(&wrappers);
         command.args(["run", "--config"]).arg(&self.config);
         Process::start("netback", command.stdout(log.try_clone()?).stderr(log))
     }

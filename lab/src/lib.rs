@@ -12,7 +12,7 @@ pub mod process;
 pub mod programs;
 
 use anyhow::{Context, Result};
-use daemon::Daemon;
+use daemon::{Daemon, StartOptions};
 use directory::Directory;
 use guest::{Guest, GuestConfig};
 use namespace::Namespace;
@@ -185,17 +185,17 @@ impl Lab {
 
     /// Start the daemon on `config` (see [`Daemon::config`]); it runs when this returns, and may not serve yet.
     pub fn start_daemon(&mut self, config: &str) -> Result<()> {
-        self.start_charged_daemon(config, "")
+        self.start_daemon_with(config, &StartOptions::default())
     }
 
-    /// As [`Self::start_daemon`], each grant copy at a cost (see [`Daemon::start`]).
-    pub fn start_charged_daemon(&mut self, config: &str, copy_cost: &str) -> Result<()> {
+    /// As [`Self::start_daemon`], with what `options` ask for.
+    pub fn start_daemon_with(&mut self, config: &str, options: &StartOptions<'_>) -> Result<()> {
         let daemon = Daemon::start(
             &self.directory,
             &self.driver_namespace,
             self.driver_domain.id(),
             config,
-            copy_cost,
+            options,
         )?;
         self.daemon = Some(daemon);
         Ok(())

@@ -1,6 +1,6 @@
-//! Runs this program under callgrind, and reads what it writes
+//! Runs a worker under callgrind, and reads what callgrind writes
 //! (<https://valgrind.org/docs/manual/cl-format.html>).
-use crate::rig::Path;
+use crate::rig::{Passed, Path};
 use anyhow::{Context, Result, ensure};
 use std::collections::{BTreeMap, HashMap};
 use std::process::{Command, Stdio};
@@ -8,8 +8,12 @@ use std::process::{Command, Stdio};
 /// The function at which counting begins and ends.
 const COUNTED: &str = "*::counted_turn";
 
-/// What the turn calls and is not our own: the fake hypervisor and the device, with all that they call.
-const FOREIGN: [&str; 5] = [
+/// The library that answers for Xen's devices in the place of the kernel. Its functions are named by it.
+const SIMULATOR: &str = "libsim_preload.so";
+
+/// What the turn calls and is not our own: hypervisor and device, fake or simulated, with all that they call.
+const FOREIGN: [&str; 6] = [
+    SIMULATOR,
     "fake::grants::Grants::perform_copies",
     "fake::events::Events::take_pending",
     "fake::events::Events::count_event",
@@ -23,9 +27,9 @@ fn is_foreign(name: &str) -> bool {
 
 /// Instructions of all turns that are counted.
 pub struct Count {
-    /// Packets that passed.
-    pub packets: usize,
-    /// In all.
+    /// What passed.
+    pub passed: Passed,
+    /// All instructions.
     pub total: f64,
     /// By function that the turn calls, with what that calls; the turn's own code under its own name.
     pub stages: BTreeMap<String, f64>,
@@ -33,7 +37,7 @@ pub struct Count {
     pub functions: BTreeMap<String, f64>,
 }
 
-/// Counts one path.
+/// Counts one path through a worker in a process of its own, which is this program.
 pub fn count(path: Path, size: usize) -> Result<Count> {
     let output = std::env::temp_dir().join(format!("netback-callgrind-{}", std::process::id()));
     let argument = clap::ValueEnum::to_possible_value(&path).context("a path that can be named")?;
@@ -49,8 +53,18 @@ pub fn count(path: Path, size: usize) -> Result<Count> {
     let profile = std::fs::read_to_string(&output);
     let _ = std::fs::remove_file(&output);
     ensure!(run.status.success(), "valgrind: {}", run.status);
-    let packets = String::from_utf8(run.stdout)?.trim().parse()?;
-    Profile::parse(&profile.context("callgrind wrote nothing")?)?.count(packets)
+    let passed = serde_json::from_slice(&run.stdout)?;
+    let profile = Profile::parse(&profile.context("callgrind wrote nothing")?)?;
+    let counted = profile.find(|name| name.ends_with("::counted_turn"));
+    Ok(profile.count(counted.context("no turn was counted")?, passed))
+}
+
+/// Reads what callgrind wrote of one thread of the daemon. `None`: the thread is no worker.
+pub fn count_worker(text: &str, passed: Passed) -> Result<Option<Count>> {
+    let profile = Profile::parse(text)?;
+    let run =
+        profile.find(|name| name.starts_with("netback::worker::run::") && name.ends_with("::run"));
+    Ok(run.map(|run| profile.count(run, passed)))
 }
 
 /// Costs by function, as callgrind wrote them.
@@ -64,13 +78,22 @@ struct Profile {
 
 impl Profile {
     fn parse(text: &str) -> Result<Self> {
-        let (mut profile, mut names) = (Self::default(), HashMap::new());
+        let mut profile = Self::default();
+        let (mut objects, mut names) = (Names::default(), Names::default());
+        let (mut object, mut callee_object) = (String::new(), String::new());
         let (mut function, mut callee, mut is_call) = (String::new(), String::new(), false);
         for line in text.lines() {
-            if let Some(name) = line.strip_prefix("fn=") {
-                function = resolve(&mut names, name)?;
+            if let Some(name) = line.strip_prefix("ob=") {
+                object = objects.resolve(name, "")?;
+            } else if let Some(name) = line.strip_prefix("cob=") {
+                callee_object = objects.resolve(name, "")?;
+            } else if let Some(name) = line.strip_prefix("fn=") {
+                function = names.resolve(name, prefix(&object))?;
+                callee_object.clone_from(&object);
             } else if let Some(name) = line.strip_prefix("cfn=") {
-                callee = resolve(&mut names, name)?;
+                callee = names.resolve(name, prefix(&callee_object))?;
+                // It is named for one call only.
+                callee_object.clone_from(&object);
             } else if line.starts_with("calls=") {
                 is_call = true;
             } else if line.starts_with(|c: char| c.is_ascii_digit()) {
@@ -89,29 +112,37 @@ impl Profile {
         Ok(profile)
     }
 
-    fn count(&self, packets: usize) -> Result<Count> {
-        let mut names = self.own.keys();
-        let counted = names.find(|name| name.ends_with("::counted_turn"));
-        let counted = counted.context("no turn was counted")?;
-        let mut names = self.own.keys();
-        let turn = names.find(|name| is_turn(name)).unwrap_or(counted);
+    fn find(&self, is_it: impl Fn(&str) -> bool) -> Option<&str> {
+        self.own.keys().map(String::as_str).find(|name| is_it(name))
+    }
+
+    /// What is our own of function `root` and all that it calls.
+    fn count(&self, root: &str, passed: Passed) -> Count {
         let mut shares = HashMap::new();
-        let total =
-            self.own[counted] as f64 + self.below(counted, &mut shares).values().sum::<f64>();
+        let total = self.with_calls(root, &mut shares);
+        let turn = self.find(is_turn).unwrap_or(root);
         let mut stages = self.below(turn, &mut shares);
         *stages.entry(short(turn)).or_default() += self.own[turn] as f64;
+        let outside = total - stages.values().sum::<f64>();
+        stages.insert("outside the turn".into(), outside);
         let mut functions = BTreeMap::new();
         for (name, &cost) in &self.own {
             if shares.get(&**name).is_some_and(|&share| share > 0.0) {
                 *functions.entry(short(name)).or_default() += cost as f64;
             }
         }
-        Ok(Count {
-            packets,
+        Count {
+            passed,
             total,
             stages,
             functions,
-        })
+        }
+    }
+
+    /// What is our own of a function with what it calls.
+    fn with_calls<'a>(&'a self, name: &'a str, shares: &mut HashMap<&'a str, f64>) -> f64 {
+        let own = self.own.get(name).copied().unwrap_or(0);
+        own as f64 + self.below(name, shares).values().sum::<f64>()
     }
 
     /// What is our own of each call that a function makes, by short name.
@@ -139,9 +170,8 @@ impl Profile {
         }
         let calls = self.calls.get(name).into_iter().flatten();
         let below: u64 = calls.map(|(_, &cost)| cost).sum();
-        let own = self.own.get(name).copied().unwrap_or(0);
-        let ours = own as f64 + self.below(name, shares).values().sum::<f64>();
-        let share = match own + below {
+        let ours = self.with_calls(name, shares);
+        let share = match self.own.get(name).copied().unwrap_or(0) + below {
             0 => 0.0,
             all => ours / all as f64,
         };
@@ -155,19 +185,29 @@ fn is_turn(name: &str) -> bool {
     name.starts_with("netback::") && name.ends_with("::turn") && !name.contains("::driver::")
 }
 
-/// A name, which is written out the first time: `(12) name`, then `(12)`.
-fn resolve(names: &mut HashMap<String, String>, text: &str) -> Result<String> {
-    let (number, name) = text
-        .split_once(')')
-        .context("a function without a number")?;
-    let name = name.trim_start();
-    if !name.is_empty() {
-        names.insert(number.into(), name.into());
+/// Names by number: a name is written out where it comes first, as in `(12) name`, and is `(12)` from then on.
+#[derive(Default)]
+struct Names(HashMap<String, String>);
+
+impl Names {
+    /// The name that `text` stands for. One that is written out is kept with `prefix` before it.
+    fn resolve(&mut self, text: &str, prefix: &str) -> Result<String> {
+        let (number, name) = text.split_once(')').context("a name without a number")?;
+        let name = name.trim_start();
+        if !name.is_empty() {
+            self.0.insert(number.into(), format!("{prefix}{name}"));
+        }
+        let name = self.0.get(number).cloned();
+        name.context("a number that was not named")
     }
-    names
-        .get(number)
-        .cloned()
-        .context("a function that was not named")
+}
+
+/// What is put before the names of an object's functions.
+fn prefix(object: &str) -> &'static str {
+    match object.ends_with(SIMULATOR) {
+        true => SIMULATOR,
+        false => "",
+    }
 }
 
 /// A function without its crate's modules and its type's parameters.

@@ -36,7 +36,7 @@ impl Hypervisor for Fake {
     type Events = Events;
 }
 
-/// What is counted.
+/// A path that packets take through the worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 pub enum Path {
     /// A guest's Tx ring to another's Rx ring.
@@ -149,22 +149,40 @@ struct Rig {
     turned: usize,
 }
 
-/// Turns a worker; how many packets passed it in the turns that are counted.
-pub fn run(path: Path, size: usize) -> Result<usize> {
+/// What passed while instructions were counted.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct Passed {
+    /// Packets that reached the path's end.
+    pub packets: usize,
+    /// Operations of the grant copies made for them.
+    pub operations: usize,
+    /// Bytes that these operations moved, where that is counted.
+    pub copied_bytes: Option<usize>,
+}
+
+/// Turns a worker. Returns what passed it in the turns that are counted.
+pub fn run(path: Path, size: usize) -> Result<Passed> {
     let mut rig = Rig::new(path, size)?;
     for _ in 0..WARM_UP {
         rig.prepare();
         rig.driver.turn();
         rig.receive()?;
     }
-    let mut packets = 0;
+    rig.grants.take_calls();
+    let mut passed = Passed::default();
     for _ in 0..COUNTED {
         rig.prepare();
         counted_turn(&mut rig);
-        packets += rig.receive()?;
+        passed.packets += rig.receive()?;
     }
-    ensure!(rig.turned == COUNTED && packets > 0, "no packet passed");
-    Ok(packets)
+    ensure!(
+        rig.turned == COUNTED && passed.packets > 0,
+        "no packet passed"
+    );
+    let calls = rig.grants.take_calls();
+    passed.operations = calls.iter().map(|call| call.segments).sum();
+    passed.copied_bytes = Some(calls.iter().map(|call| call.bytes).sum());
+    Ok(passed)
 }
 
 /// What callgrind counts: this function alone, and what it calls.

@@ -3,15 +3,14 @@
 mod cost;
 mod measure;
 mod report;
-mod rig;
 
 use anyhow::{Context, Result, ensure};
+use benches::live::{self, Path, Rig};
 use benches::place::cycles_per_ns;
 use clap::Parser;
 use cost::Cost;
 use lab::interrupt;
 use report::{Report, Row};
-use rig::{Path, Rig};
 use std::process::{Command, Stdio};
 
 /// Ethernet frames without their check sequence.
@@ -42,7 +41,7 @@ fn main() -> Result<()> {
         println!("{}", serde_json::to_string(&rows)?);
         return Ok(());
     }
-    build()?;
+    live::build_programs()?;
     let mut report = Report::new(cycles_per_ns());
     for cost in [Cost::Free, Cost::Charged] {
         report.rows.extend(measure_apart(cost, options.pairs)?);
@@ -51,20 +50,6 @@ fn main() -> Result<()> {
         true => println!("{}", serde_json::to_string_pretty(&report)?),
         false => print!("{report}"),
     }
-    Ok(())
-}
-
-/// The programs that are measured, where the lab looks for them: cargo bench builds libraries only.
-fn build() -> Result<()> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(cargo)
-        .args(["build", "--release", "-p", "netback", "-p", "sim"])
-        .args(["-p", "sim-preload"])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .stdout(Stdio::null())
-        .status()
-        .context("cannot start cargo")?;
-    ensure!(status.success(), "cargo build: {status}");
     Ok(())
 }
 
@@ -87,7 +72,7 @@ fn measure_apart(cost: Cost, pairs: u16) -> Result<Vec<Row>> {
 fn measure_all(cost: Cost, pairs: u16) -> Result<Vec<Row>> {
     interrupt::install();
     let rate = cycles_per_ns();
-    let mut rig = Rig::start()?;
+    let mut rig = Rig::start(&[])?;
     let mut rows = Vec::new();
     for path in Path::ALL {
         for bytes in SIZES {

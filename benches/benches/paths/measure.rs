@@ -1,6 +1,6 @@
 //! One pair: the bare sender, then the path.
-use super::rig::{Path, Rig};
 use anyhow::Result;
+use benches::live::{Path, Rig};
 use benches::usage::Usage;
 use lab::interrupt;
 use netback::observe::counters::DropCounts;

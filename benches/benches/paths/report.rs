@@ -1,7 +1,7 @@
 //! Medians of pairs, as JSON and as a table.
 use super::cost::Cost;
 use super::measure::Pair;
-use super::rig::Path;
+use benches::live::Path;
 use benches::median::median;
 use serde::{Deserialize, Serialize};
 use std::fmt;

@@ -7,7 +7,7 @@ pub mod probe;
 pub mod restart;
 mod wire;
 
-use crate::daemon::{Bridge, Daemon};
+use crate::daemon::{Bridge, Daemon, StartOptions};
 use crate::guest::GuestConfig;
 use crate::{Host, Lab, interrupt};
 use anyhow::Result;
@@ -67,7 +67,7 @@ pub fn run(options: &Options) -> Result<Vec<String>> {
 }
 
 /// Two guests with more arguments of `sim-guest`, a host outside, and a daemon whose grant copies have a cost
-/// ([`Daemon::start`]).
+/// ([`StartOptions::copy_cost`]).
 fn build(options: &Options, arguments: &[&str], copy_cost: &str) -> Result<Lab> {
     let mut lab = Lab::new()?;
     lab.add_outside("outside", UPLINK, options.queues)?;
@@ -79,7 +79,11 @@ fn build(options: &Options, arguments: &[&str], copy_cost: &str) -> Result<Lab> 
         })?;
     }
     let config = config(&lab, options, "");
-    lab.start_charged_daemon(&config, copy_cost)?;
+    let options = StartOptions {
+        copy_cost,
+        ..StartOptions::default()
+    };
+    lab.start_daemon_with(&config, &options)?;
     lab.connect_guests()?;
     Ok(lab)
 }

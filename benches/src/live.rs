@@ -1,9 +1,9 @@
-//! Two guests and a host outside, joined by the daemon with one worker on core 0; what makes them send, everything but that worker
-//! and the bare sender, is on the other cores.
-use anyhow::{Context, Result};
-use benches::station::Station;
-use benches::usage::Thread;
-use lab::daemon::{Bridge, Daemon};
+//! Two simulated guests and a host outside, joined by the real daemon with one worker on core 0. Whatever makes them send, everything but
+//! that worker and the bare sender, is on the other cores.
+use crate::station::Station;
+use crate::usage::Thread;
+use anyhow::{Context, Result, ensure};
+use lab::daemon::{Bridge, Daemon, StartOptions};
 use lab::guest::GuestConfig;
 use lab::{Lab, interrupt};
 use netback::observe::status::Status;
@@ -13,6 +13,7 @@ use sim::guest::generator::{Generator, Stream};
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 /// The driver domain's ends of two cables: the uplink, and the bare sender's, which the daemon leaves alone.
@@ -23,7 +24,7 @@ const WORKER_CORE: usize = 0;
 /// How long the daemon may take to tell its worker of every port.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What is measured.
+/// A path that packets take through the daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Path {
     /// A guest's Tx ring to AF_XDP on veth.
@@ -38,10 +39,10 @@ pub enum Path {
 }
 
 impl Path {
-    /// All, in the order in which they are measured.
+    /// All paths, in the order in which they are measured.
     pub const ALL: [Self; 3] = [Self::GuestToWire, Self::WireToGuest, Self::GuestToGuest];
 
-    /// As printed.
+    /// The path's name, as printed.
     pub fn name(self) -> &'static str {
         match self {
             Self::GuestToWire => "guest -> AF_XDP",
@@ -51,7 +52,21 @@ impl Path {
     }
 }
 
-/// The set-up. Stations first, so that they let go of the cables before these go.
+/// Builds the programs that are measured, where the lab looks for them: cargo bench builds libraries only.
+pub fn build_programs() -> Result<()> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .args(["build", "--release", "-p", "netback", "-p", "sim"])
+        .args(["-p", "sim-preload"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stdout(Stdio::null())
+        .status()
+        .context("cannot start cargo")?;
+    ensure!(status.success(), "cargo build: {status}");
+    Ok(())
+}
+
+/// The daemon, its guests and the outside. Stations are dropped first, so that they let go of the cables before these go.
 pub struct Rig {
     bare: Station,
     outside: Station,
@@ -61,8 +76,8 @@ pub struct Rig {
 }
 
 impl Rig {
-    /// Start everything, and let the switch learn where the outside is.
-    pub fn start() -> Result<Self> {
+    /// Starts everything, the daemon by `wrapper` where that is not empty, and lets the switch learn where the outside is.
+    pub fn start(wrapper: &[String]) -> Result<Self> {
         leave_core_to_worker()?;
         let mut lab = Lab::new()?;
         lab.add_outside("outside", UPLINK, 1)?;
@@ -80,7 +95,11 @@ impl Rig {
         // No polling: a worker that spins while it waits for a slow guest would count the wait as its cost.
         let workers = "\n[workers]\ncount = 1\npoll_us = 0\n";
         let config = Daemon::config(lab.directory(), 0, &[bridge], workers);
-        lab.start_daemon(&config)?;
+        let options = StartOptions {
+            wrapper,
+            ..StartOptions::default()
+        };
+        lab.start_daemon_with(&config, &options)?;
         lab.connect_guests()?;
         let pid = lab.daemon()?.process().id();
         let outside = &lab.outside[0].host;
@@ -95,7 +114,7 @@ impl Rig {
         Ok(rig)
     }
 
-    /// Frames from the outside until they reach the first guest.
+    /// Sends frames from the outside until they reach the first guest.
     fn teach(&self) -> Result<()> {
         interrupt::wait_for("frames from outside reach a guest", PATIENCE, || {
             self.outside.send(&self.frame(Path::WireToGuest, 64));
@@ -104,7 +123,7 @@ impl Rig {
         })
     }
 
-    /// A frame as the path's source sends it.
+    /// The frame that the path's source sends.
     fn frame(&self, path: Path, size: usize) -> Vec<u8> {
         let (outside, guests) = (&self.lab.outside[0].host, &self.lab.guests);
         let (source, dst_mac) = match path {
@@ -115,7 +134,7 @@ impl Rig {
         frame(size, source, dst_mac)
     }
 
-    /// Make the path's source send as fast as it can.
+    /// Makes the path's source send as fast as it can.
     pub fn send(&mut self, path: Path, size: usize) -> Result<()> {
         let frame = self.frame(path, size);
         if path == Path::WireToGuest {
@@ -130,7 +149,7 @@ impl Rig {
         self.lab.guests[0].command(&line).map(drop)
     }
 
-    /// Stop it.
+    /// Stops the path's source.
     pub fn stop(&mut self, path: Path) -> Result<()> {
         match path {
             Path::WireToGuest => self.outside.stop().map(drop),
@@ -152,7 +171,7 @@ impl Rig {
         &self.worker
     }
 
-    /// What `netback status --json` prints, without starting a process in the middle of a measurement.
+    /// What `netback status --json` prints, without a process that is started in the middle of a measurement.
     pub fn status(&self) -> Result<Status> {
         let mut stream = UnixStream::connect(&self.socket)?;
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -176,7 +195,7 @@ impl Rig {
         Ok(vif.queues.iter().map(|queue| queue.counts.rx_packets).sum())
     }
 
-    /// What the daemon logged last, for an error.
+    /// What the daemon logged last, for an error message.
     pub fn last_words(&self) -> String {
         let daemon = self.lab.daemon.as_ref();
         daemon.map_or_else(String::new, |daemon| {
@@ -208,7 +227,7 @@ fn station(namespace: &str, ifname: &str, on_worker_core: bool) -> Result<Statio
     })
 }
 
-/// Whatever is started from here on stays off the worker's core, where there is another one; the daemon pins its worker itself.
+/// Keeps whatever is started from here on off the worker's core, where there is another one; the daemon pins its worker itself.
 fn leave_core_to_worker() -> Result<()> {
     let cores = std::thread::available_parallelism()?.get();
     let mut set = CpuSet::new();
