@@ -37,7 +37,7 @@ pub const PACKAGING: &[&str] = &["dpkg-dev"];
 pub const CHECKING: &[&str] = &["dpkg-dev", "groff-base", "lintian"];
 
 /// To count instructions.
-pub const COUNTING: &[&str] = &["valgrind"];
+pub const COUNTING: &[&str] = &["strace", "valgrind"];
 
 /// Install those of `lists` that are missing. Progress goes to stderr; nothing is asked.
 pub fn ensure(lists: &[&[&str]]) -> Result<()> {

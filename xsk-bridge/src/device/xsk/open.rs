@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use xsk_rs::config::{BindFlags, Interface, LibxdpFlags, QueueSize, SocketConfig};
 use xsk_rs::{CompQueue, FillQueue, RxQueue, Socket, TxQueue};
 
-/// The kernel frees a dead process's queue in the background, 4 to 16 ms later, and where it is busy much later; longer, and
+/// The kernel frees a dead process's queue in the background, 4 to 16 ms later, and where the machine is busy seconds later; longer, and
 /// somebody has it.
-const BIND_PATIENCE: Duration = Duration::from_secs(3);
+const BIND_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How to open a queue.
 #[derive(Debug, Clone, Copy, Default)]
