@@ -71,18 +71,19 @@ pub struct Reader {
 impl Reader {
     pub fn see(&mut self, line: &str) {
         let failures = &mut self.sum.failures;
-        if self.message_follows {
+        // A test that returns an error has it printed in one line, a panic has its message in the next.
+        let error = line
+            .strip_prefix("Error: ")
+            .filter(|_| says_nothing(failures));
+        if let Some(said) = error.or(self.message_follows.then_some(line)) {
             self.message_follows = false;
-            let said: String = line.chars().take(REPEATED).collect();
-            failures
-                .last_mut()
-                .expect("a test has failed")
-                .push_str(&said);
+            let said = said.chars().take(REPEATED);
+            failures.last_mut().expect("a test has failed").extend(said);
         } else if let Some(name) = of_failed(line) {
             failures.push(format!("{name}: "));
         } else if line.starts_with("thread '") && line.contains("panicked at ") {
             // A thread that panics in a test that passes is printed only where output is not captured.
-            self.message_follows = failures.last().is_some_and(|last| last.ends_with(": "));
+            self.message_follows = says_nothing(failures);
         } else if let Some(tally) = Tally::of_line(line) {
             self.sum += tally;
         }
@@ -91,6 +92,11 @@ impl Reader {
     pub fn sum(self) -> Tally {
         self.sum
     }
+}
+
+/// Whether of the last failure nothing is known but its name.
+fn says_nothing(failures: &[String]) -> bool {
+    failures.last().is_some_and(|last| last.ends_with(": "))
 }
 
 /// The name of the failed test whose output follows `line`: `---- name stdout ----`.
@@ -180,6 +186,9 @@ test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; 
         output.lines().for_each(|line| reader.see(line));
         let sum = reader.sum();
         assert_eq!((sum.passed, sum.failed), (1, 2));
-        assert_eq!(sum.failures, ["second: assertion failed: x", "third: "]);
+        assert_eq!(
+            sum.failures,
+            ["second: assertion failed: x", "third: it is late"]
+        );
     }
 }

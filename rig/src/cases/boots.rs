@@ -1,6 +1,8 @@
 //! The machines of the test, and which cases run on each.
 
-use super::{Case, doctor, document, kinds, lifecycle, package, residue, restart, traffic};
+use super::{
+    Case, doctor, document, host_port, kinds, lifecycle, package, residue, restart, traffic,
+};
 use crate::kernel::Generation;
 use crate::kind::{DomainType, DriverType, Kind, Wanted, Xenstored};
 use crate::machine::Machine;
@@ -159,12 +161,20 @@ fn within(name: &str, cases: Vec<Case>) -> Vec<Case> {
     cases.into_iter().map(inside).collect()
 }
 
-/// The package's: the document up to a guest online, the doctor and the unit with that, the rest of the document.
+/// The package's: the document, section by section, and what is asked of the machine as a section leaves it.
 fn packaged(driver: DomainType) -> Result<Vec<Case>> {
-    let (mut cases, after) = document::cases(driver)?;
-    cases.extend(doctor::cases());
-    cases.extend(package::cases());
-    cases.extend(after);
+    let mut cases = Vec::new();
+    for (number, case) in document::cases(driver)? {
+        cases.push(case);
+        match number {
+            document::GUEST => {
+                cases.extend(doctor::cases());
+                cases.extend(package::cases());
+            }
+            document::HOST_PORT => cases.extend(host_port::cases()),
+            _ => {}
+        }
+    }
     Ok(cases.into_iter().map(Case::ours_only).collect())
 }
 

@@ -16,6 +16,7 @@ const PROGRESS: &str = "/run/document";
 /// By its number in the document.
 const INSTALL: usize = 3;
 pub const GUEST: usize = 4;
+pub const HOST_PORT: usize = 5;
 pub const UPGRADE: usize = 6;
 pub const REMOVE: usize = 7;
 
@@ -80,15 +81,13 @@ fn in_the_rig(machine: &Machine, text: &str) -> String {
         .fold(text.to_owned(), substitute)
 }
 
-/// A case for each section that has something to type, in two halves: what comes before the doctor is asked, and what comes after.
-pub fn cases(driver: DomainType) -> Result<(Vec<Case>, Vec<Case>)> {
-    let cases = document::sections(TEXT, driver)?
-        .into_iter()
-        .filter(|section| !section.steps.is_empty())
-        .map(|section| (section.number, case(&section)));
-    let (before, after): (Vec<_>, Vec<_>) = cases.partition(|(number, _)| *number <= GUEST);
-    let cases = |numbered: Vec<(usize, Case)>| numbered.into_iter().map(|(_, case)| case).collect();
-    Ok((cases(before), cases(after)))
+/// A case for each section that has something to type, with its number.
+pub fn cases(driver: DomainType) -> Result<Vec<(usize, Case)>> {
+    let sections = document::sections(TEXT, driver)?;
+    let typed = sections.iter().filter(|section| !section.steps.is_empty());
+    Ok(typed
+        .map(|section| (section.number, case(section)))
+        .collect())
 }
 
 fn case(section: &Section) -> Case {
@@ -191,6 +190,7 @@ mod tests {
         for (number, word) in [
             (INSTALL, "Install"),
             (GUEST, "guest"),
+            (HOST_PORT, "own address"),
             (UPGRADE, "upgrade"),
             (REMOVE, "Remove"),
         ] {

@@ -3,6 +3,7 @@
 mod boots;
 mod doctor;
 mod document;
+mod host_port;
 mod keys;
 mod kinds;
 mod lifecycle;

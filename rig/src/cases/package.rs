@@ -2,6 +2,7 @@
 
 use super::Case;
 use super::document::{self, GUEST, REMOVE, UPGRADE};
+use super::host_port;
 use super::traffic::{ping_both_families, serve_iperf};
 use super::unnoticed::Before;
 use crate::domain;
@@ -117,6 +118,7 @@ pub fn upgrade(machine: &Machine) -> Result<String> {
     // What other cases did to its vif has been logged.
     machine.must(Place::Guest(1), domain::MARK_LOG)?;
     let before = Before::note(machine, NIC)?;
+    let host_port = host_port::Before::note(machine)?;
     let process = main_pid(machine)?;
     serve_iperf(machine, Place::Peer)?;
     let guest = Place::Guest(1);
@@ -142,8 +144,9 @@ pub fn upgrade(machine: &Machine) -> Result<String> {
     let version = machine.must(Place::DriverDomain, "dpkg-query -W -f '${Version}' netback")?;
     ensure!(version.ends_with("-2"), "{version} is installed");
     before.must_be_now(machine, guest)?;
+    host_port.must_be_now(machine)?;
     Ok(format!(
-        "{walked}; a TCP stream of {seconds:.0} s went on ({:.1} MB in its last 3 s), nothing changed in xenstore, guest's log silent",
+        "{walked}; a TCP stream of {seconds:.0} s went on ({:.1} MB in its last 3 s), nothing changed in xenstore nor on the host port, guest's log silent",
         bytes / 1e6
     ))
 }

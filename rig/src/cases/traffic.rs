@@ -168,7 +168,7 @@ pub fn serve_iperf(machine: &Machine, at: Place) -> Result<()> {
 }
 
 /// Shell: wait until something listens on `port` (`-t` TCP, `-u` UDP); what is sent before is refused.
-fn await_listener(protocol: &str, port: u16) -> String {
+pub fn await_listener(protocol: &str, port: u16) -> String {
     format!(
         "for n in $(seq 200); do ss -Hln {protocol} sport = {port} | grep -q . && exit 0; sleep 0.05; done; exit 1"
     )
