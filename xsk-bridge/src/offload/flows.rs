@@ -94,6 +94,10 @@ impl Behind {
                 // TCP may lie behind an extension header.
                 _ => None,
             },
+            // A tag of VLAN 0 says a priority and no more (IEEE 802.1Q): the packet is of the same network as those without a tag.
+            [_, _, _, _, _, _, _, _, _, _, _, _, 0x81, 0x00, high, 0, ..] if high & 0x0f == 0 => {
+                None
+            }
             // Neither IP nor, where it is tagged, of the same network; shorter than Ethernet's header nothing is.
             _ => Some(Self::Nothing),
         };

@@ -73,7 +73,6 @@ fn sixty_four_kilobytes_take_at_most_twenty_operations() {
 /// has all headers.
 #[test]
 fn what_is_not_laid_out_as_linux_does_fills_pages() {
-    let whole = HEADERS + 20_000;
     let small: Vec<usize> = [HEADERS].into_iter().chain([1250; 16]).collect();
     let layouts = [
         (vec![HEADERS, 4096, 4096, 4096, 4096, 3616], 6, 100),
@@ -83,13 +82,20 @@ fn what_is_not_laid_out_as_linux_does_fills_pages() {
         (vec![257, 4096, 4096, 4096, 4096, 3413], 5, 100),
         (vec![HEADERS - 4, 4096, 4096, 4096, 4096, 3620], 5, 100),
         (vec![4096, 4096, 4096, 4096, 3670], 5, 100),
+        // One slot more than a packet may have pages.
+        (
+            [vec![HEADERS], vec![2100; 17], vec![2100]].concat(),
+            10,
+            100,
+        ),
     ];
     for (sizes, slots, posted) in layouts {
         let mut rig = Rig::new();
         let mut a = rig.guest(1);
         let mut b = rig.guest_on(2, 0, gso_features());
         b.post(posted);
-        let bytes = tcp(b.mac(), a.mac(), whole - HEADERS);
+        let payload = sizes.iter().sum::<usize>() - HEADERS;
+        let bytes = tcp(b.mac(), a.mac(), payload);
         send(&mut a, &bytes, &sizes, SEGMENT);
         rig.settle();
         let received = b.receive().remove(0);
