@@ -204,7 +204,8 @@ impl Rig {
     }
 }
 
-fn frame(size: usize, source: [u8; 6], dst_mac: [u8; 6]) -> Vec<u8> {
+/// Returns a frame of `size` bytes, such as a generator in a simulated guest sends.
+pub fn frame(size: usize, source: [u8; 6], dst_mac: [u8; 6]) -> Vec<u8> {
     let stream = Stream {
         size,
         rate: 0,

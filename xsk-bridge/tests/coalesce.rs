@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use std::time::Instant;
 use support::{Namespace, PATIENCE, run};
-use tcp::{ACK, CWR, ECE, FIN, PSH, RST, SYN, Tcp, URG, payload, sum};
+use tcp::{ACK, CWR, ECE, FIN, PSH, RST, SYN, Tcp, URG, payload, streams, sum};
 use vnet::VnetSocket;
 use xsk_bridge::device::vnet::VnetHeader;
 use xsk_bridge::header::Transport;
@@ -373,22 +373,10 @@ fn neither_vouches_for_a_wrong_one() {
     }
 }
 
-/// Streams that differ by port, some over IPv6.
-fn streams(count: u16) -> Vec<Tcp> {
-    let stream = |n| Tcp {
-        port: 4000 + n,
-        ipv6: n % 3 == 2,
-        ..Tcp::default()
-    };
-    (0..count).map(stream).collect()
-}
-
-/// Segments of each stream, in turn.
+/// As many segments of each of these streams, in turn.
 fn in_turn(streams: &[Tcp], count: usize) -> Vec<Vec<u8>> {
     let cut = |tcp: &Tcp| segments(tcp, &vec![500; count]);
-    let streams: Vec<_> = streams.iter().map(cut).collect();
-    let nth = |n: usize| streams.iter().map(move |segments| segments[n].clone());
-    (0..count).flat_map(nth).collect()
+    tcp::in_turn(&streams.iter().map(cut).collect::<Vec<_>>())
 }
 
 #[test]

@@ -27,9 +27,9 @@ fn is_foreign(name: &str) -> bool {
 
 /// Instructions of all turns that are counted.
 pub struct Count {
-    /// What passed.
+    /// Packets that passed, and what was copied for them.
     pub passed: Passed,
-    /// All instructions.
+    /// Instructions of our own, of all functions.
     pub total: f64,
     /// By function that the turn calls, with what that calls; the turn's own code under its own name.
     pub stages: BTreeMap<String, f64>,

@@ -37,7 +37,7 @@ struct Options {
     /// Count one path of a worker by itself.
     #[arg(long, value_enum)]
     path: Option<Path>,
-    /// Count the daemon alone.
+    /// Count the worker of the real daemon, and no worker by itself.
     #[arg(long, conflicts_with_all = ["check", "write_limits", "path"])]
     daemon: bool,
     /// With this path and `--size`, turn the worker instead of counting: what callgrind is run on.

@@ -79,19 +79,19 @@ impl Row {
     }
 }
 
-/// All that was counted.
+/// Instructions and operations of every path that was counted.
 #[derive(Debug, Serialize)]
 pub struct Report {
     /// `rustc --version`.
     pub rustc: String,
-    /// Of a worker over the fake hypervisor.
+    /// The paths of a worker over the fake hypervisor.
     pub rows: Vec<Row>,
-    /// Of the worker of the real daemon with simulated guests.
+    /// The paths of the worker of the real daemon with simulated guests.
     pub daemon: Vec<Row>,
 }
 
 impl Report {
-    /// A report without rows.
+    /// Begins a report, with the compiler and no path yet.
     pub fn new() -> Result<Self> {
         let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
         let output = Command::new(rustc).arg("--version").output();

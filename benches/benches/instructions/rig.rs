@@ -4,6 +4,7 @@ use crate::guest::Guest;
 use crate::tcp::Tcp;
 use crate::wire::{Traffic, Wire};
 use anyhow::{Context, Result, ensure};
+use benches::live::frame;
 use clap::ValueEnum;
 use netback::bounds::STAGING_PAGES;
 use netback::hypervisor::Hypervisor;
@@ -17,7 +18,6 @@ use netback::worker::messages::ToWorker;
 use netback::worker::wake::Waker;
 use netback::worker::{WorkerSetup, mesh};
 use serde::{Deserialize, Serialize};
-use sim::guest::generator::{Generator, Stream};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -355,16 +355,6 @@ impl Drop for Rig {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.directory);
     }
-}
-
-fn frame(size: usize, source: [u8; 6], dst_mac: [u8; 6]) -> Vec<u8> {
-    let stream = Stream {
-        size,
-        rate: 0,
-        count: None,
-        dst_mac,
-    };
-    Generator::new(stream, source).next_frame().to_vec()
 }
 
 /// A burst of TCP segments of `size` bytes, whose port is more by `step` from one to the next.

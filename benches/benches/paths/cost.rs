@@ -5,9 +5,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Cost {
-    /// Not at all.
+    /// Grant copies cost their memcpy alone.
     Free,
-    /// As [`lab::daemon::COPY_COST`] says.
+    /// Grant copies cost what [`lab::daemon::COPY_COST`] says.
     Charged,
 }
 

@@ -66,8 +66,8 @@ pub fn run(options: &Options) -> Result<Vec<String>> {
     Ok(faults)
 }
 
-/// Two guests with more arguments of `sim-guest`, a host outside, and a daemon whose grant copies have a cost
-/// ([`StartOptions::copy_cost`]).
+/// Builds a lab: two guests with more `arguments` of `sim-guest`, a host outside, and a daemon with this
+/// [`StartOptions::copy_cost`].
 fn build(options: &Options, arguments: &[&str], copy_cost: &str) -> Result<Lab> {
     let mut lab = Lab::new()?;
     lab.add_outside("outside", UPLINK, options.queues)?;

@@ -95,7 +95,7 @@ pub struct Service {
     pub queues: Vec<Queue>,
 }
 
-/// A queue in service.
+/// A queue of a vif that is in service.
 pub struct Queue {
     /// The worker that serves the queue.
     pub worker: u8,

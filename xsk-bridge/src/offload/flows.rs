@@ -3,8 +3,8 @@
 //! Streams are told apart by a number of 32 bits. Two streams that have the same one end each other's packets, and nothing else.
 use crate::header::{ETHERNET_LEN, IPV6_LEN, Protocol};
 
-/// Packets that are open at a time, each of another stream: as many as Linux keeps open of streams with one hash of the network card's
-/// (net/core/gro.c, `MAX_GRO_SKBS`).
+/// Packets that are open at a time, each of another stream. Linux keeps as many open for each hash that the network card computes
+/// (`MAX_GRO_SKBS` in net/core/gro.c).
 pub const OPEN_FLOWS: usize = 8;
 const _: () = assert!(OPEN_FLOWS == u8::BITS as usize);
 

@@ -179,6 +179,23 @@ impl Tcp {
     }
 }
 
+/// The headers of `count` streams, which differ by port; every third is over IPv6.
+pub fn streams(count: u16) -> Vec<Tcp> {
+    let stream = |n| Tcp {
+        port: 4000 + n,
+        ipv6: n % 3 == 2,
+        ..Tcp::default()
+    };
+    (0..count).map(stream).collect()
+}
+
+/// The segments of several streams, as many of each, one of each stream in turn.
+pub fn in_turn(streams: &[Vec<Vec<u8>>]) -> Vec<Vec<u8>> {
+    let nth = |n: usize| streams.iter().map(move |segments| segments[n].clone());
+    let count = streams.first().map_or(0, Vec::len);
+    (0..count).flat_map(nth).collect()
+}
+
 /// Bytes that tell where they belong.
 pub fn payload(len: usize) -> Vec<u8> {
     (0..len).map(|n| (n * 31 + n / 256 * 7 + 3) as u8).collect()

@@ -4,7 +4,7 @@ use super::segments::{HEADERS, SEGMENT, check_segments, gso_features, tcp};
 use crate::observe::counters::DropReason;
 use ring::wire::{Extra, GSO_TYPE_TCPV4, NETIF_RSP_DROPPED, NETTXF_CSUM_BLANK, NETTXF_EXTRA_INFO};
 
-/// Bytes of 45 segments.
+/// Bytes of payload of a packet that is cut into 45 segments.
 const PAYLOAD: usize = 65_160;
 
 /// The slots of a packet whose payload begins `within` a page: headers, and what each page has of the payload.

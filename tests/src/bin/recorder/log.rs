@@ -23,7 +23,7 @@ pub struct Log {
 }
 
 impl Log {
-    /// Begins a recording.
+    /// Makes the file `path`, into which a conversation with xenstore is recorded.
     pub fn create(path: &str) -> Result<Self> {
         let file = File::create(path).with_context(|| format!("cannot create {path}"))?;
         Ok(Self {

@@ -1,7 +1,9 @@
 use crate::header::Transport;
 use crate::offload::checksum::{Verified, verify};
 use crate::offload::segment::{Cutter, GsoHead, Slices};
-use crate::offload::tcp::{ACK, CWR, ECE, FIN, PSH, RST, SYN, Tcp, URG, payload, sum};
+use crate::offload::tcp::{
+    self, ACK, CWR, ECE, FIN, PSH, RST, SYN, Tcp, URG, payload, streams, sum,
+};
 use crate::packet::{Checksum, Gso, Offload};
 use proptest::prelude::*;
 
@@ -345,18 +347,7 @@ fn no_packet_is_longer_than_its_length_field_and_its_pages() {
 /// As many segments of each of these streams, in turn.
 fn in_turn(streams: &[Tcp], count: usize) -> Vec<Vec<u8>> {
     let cut = |tcp: &Tcp| tcp.segments(&payload(count * 100), 100);
-    let streams: Vec<_> = streams.iter().map(cut).collect();
-    let nth = |n: usize| streams.iter().map(move |segments| segments[n].clone());
-    (0..count).flat_map(nth).collect()
-}
-
-fn streams(count: u16) -> Vec<Tcp> {
-    let stream = |n| Tcp {
-        port: 4000 + n,
-        ipv6: n % 3 == 2,
-        ..Tcp::default()
-    };
-    (0..count).map(stream).collect()
+    tcp::in_turn(&streams.iter().map(cut).collect::<Vec<_>>())
 }
 
 #[test]
