@@ -48,12 +48,19 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    /// What a merged packet of `len` bytes takes.
-    fn merged(len: usize) -> Self {
+    /// What a packet of `len` bytes takes, placed in full pages.
+    #[inline]
+    pub fn of(len: u32, offload: &Offload) -> Self {
         Self {
-            bytes: len as u32,
-            slots: slots(len as u32, &MERGED),
+            bytes: len,
+            slots: slots(len, offload),
         }
+    }
+
+    /// What a merged packet of `len` bytes takes.
+    #[inline]
+    fn merged(len: usize) -> Self {
+        Self::of(len as u32, &MERGED)
     }
 }
 
@@ -153,6 +160,15 @@ impl Merge {
         Held {
             bytes: self.held.bytes - before.bytes + after.bytes,
             slots: self.held.slots - before.slots + after.slots,
+        }
+    }
+
+    /// What all open packets and one more that takes `more` take.
+    #[inline]
+    pub fn held_beside(&self, more: Held) -> Held {
+        Held {
+            bytes: self.held.bytes + more.bytes,
+            slots: self.held.slots + more.slots,
         }
     }
 

@@ -1,7 +1,8 @@
 //! TCP segments towards a guest that segments itself: merged with those of their stream before them into one packet.
 //!
 //! A queue has several packets open, one of a stream. Whatever else comes of a stream closes the stream's packet first, and the end of
-//! the turn closes all: a stream keeps its order, and no packet waits for another turn.
+//! the turn closes all: a stream keeps its order, and no packet waits for another turn. Open packets grow as far as there is room for all
+//! of them, and a later packet for which there is none beside them closes them first: what came first is not dropped for it.
 use super::Handed;
 use super::queue::Turn;
 use crate::hypervisor::Hypervisor;
@@ -11,6 +12,7 @@ use crate::path::fabric::live;
 use crate::path::job::Job;
 use crate::path::ports::Destination;
 use crate::queue::Queue;
+use crate::queue::merge::Held;
 use crate::worker::Worker;
 use xsk_bridge::frame::{FramePool, Umem};
 use xsk_bridge::offload::coalesce::{Copied, Segment};
@@ -67,17 +69,17 @@ impl<H: Hypervisor> Queue<H> {
         if merge.begin(turn.number) {
             batch.merging.push(slot);
         }
+        let mut alone = segment.is_last();
         if let Some(place) = merge.find(segment.flow()) {
             let copied = self.append(place, &segment, n, batch, turn.pool);
             if copied == Copied::Right {
                 return true;
             }
             self.close_merge(place, slot, batch, turn);
-            if copied == Copied::Wrong {
-                return false;
-            }
+            alone |= copied == Copied::Wrong;
         }
-        if segment.is_last() {
+        self.keep_room(slot, n, batch, turn);
+        if alone {
             return false;
         }
         let place = self.rx.merge.vacant().unwrap_or_else(|place| {
@@ -105,10 +107,13 @@ impl<H: Hypervisor> Queue<H> {
             open.coalescer.set_headers(bytes);
         }
         let bytes = batch.jobs[n].head_bytes(&batch.staging, pool.umem());
-        let len = open.coalescer.takes(segment, bytes);
-        let Some(len) = len.filter(|&len| self.has_room_for(place, len, pool)) else {
+        let Some(len) = open.coalescer.takes(segment, bytes) else {
             return Copied::NoRoom;
         };
+        let held = self.rx.merge.held_with(place, len);
+        if !self.has_room_for(held, pool) {
+            return Copied::NoRoom;
+        }
         let (coalescer, mut pages) = self.rx.merge.at(place).parts(&mut batch.staging);
         if let Some(packet) = batch.jobs[first].packet.take_if(|packet| {
             coalescer.copy_first(packet.head(pool.umem()), &mut pages) == Copied::Right
@@ -129,9 +134,8 @@ impl<H: Hypervisor> Queue<H> {
         copied
     }
 
-    /// Whether all open packets can be placed now, or wait where others do, with the one at `place` grown to `len` bytes.
-    fn has_room_for(&mut self, place: usize, len: usize, pool: &FramePool) -> bool {
-        let held = self.rx.merge.held_with(place, len);
+    /// Whether packets that take this much can be placed now, or wait where others do.
+    fn has_room_for(&mut self, held: Held, pool: &FramePool) -> bool {
         match self.rx.backlog.is_empty() {
             // A ring that makes no sense is found out when the packet is placed.
             true => matches!(self.rx.has_posted_slots(held.slots), Ok(true)),
@@ -139,14 +143,19 @@ impl<H: Hypervisor> Queue<H> {
         }
     }
 
-    /// Closes what packet `n`, which is not merged, must not overtake.
-    pub(super) fn close_before(
-        &mut self,
-        slot: u16,
-        n: usize,
-        batch: &mut Batch,
-        turn: &mut Turn<'_>,
-    ) {
+    /// Closes all open packets where packet `n`, which becomes part of none, would take the room that was found for them.
+    fn keep_room(&mut self, slot: u16, n: usize, batch: &mut Batch, turn: &mut Turn<'_>) {
+        if self.rx.merge.is_empty() {
+            return;
+        }
+        let held = self.rx.merge.held_beside(most_held(&batch.jobs[n]));
+        if !self.has_room_for(held, turn.pool) {
+            self.close_all(slot, batch, turn);
+        }
+    }
+
+    /// Closes what packet `n`, which is not merged and can be placed, must not overtake, and what it would take the room of.
+    fn close_before(&mut self, slot: u16, n: usize, batch: &mut Batch, turn: &mut Turn<'_>) {
         if self.rx.merge.is_empty() {
             return;
         }
@@ -160,9 +169,11 @@ impl<H: Hypervisor> Queue<H> {
             }
             Behind::Everything => self.close_all(slot, batch, turn),
         }
+        self.keep_room(slot, n, batch, turn);
     }
 
-    fn close_all(&mut self, slot: u16, batch: &mut Batch, turn: &mut Turn<'_>) {
+    /// Closes all open packets: also before a packet that goes by the backlog, behind which they would have to wait.
+    pub(super) fn close_all(&mut self, slot: u16, batch: &mut Batch, turn: &mut Turn<'_>) {
         while let Some(place) = self.rx.merge.any() {
             self.close_merge(place, slot, batch, turn);
         }
@@ -225,6 +236,16 @@ impl<H: Hypervisor> Queue<H> {
         self.list(slot, turn.waiting);
         None
     }
+}
+
+/// What a packet that is not merged takes at most of a guest's ring or backlog.
+fn most_held(job: &Job) -> Held {
+    let mut held = Held::of(job.len, &job.offload);
+    if job.offload.gso.is_some() && !job.is_whole() {
+        // From page to page it may take a request for each of its sender's slots, and one for its extra.
+        held.slots = held.slots.max(u32::from(job.fragments.count) + 1);
+    }
+    held
 }
 
 /// The packet's headers, where it may be merged: it came in a frame, is for one queue alone, and has a checksum to verify.

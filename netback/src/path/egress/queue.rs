@@ -97,7 +97,7 @@ impl<H: Hypervisor> Queue<H> {
         }
         if !free && self.limits.rx.is_limited() {
             // It goes by the backlog, where packets are taken out at the guest's rate; the rate may be new in this turn.
-            self.close_before(slot, n, batch, turn);
+            self.close_all(slot, batch, turn);
             return self.keep(slot, n, batch, turn);
         }
         if self.may_merge(n, batch) && self.merge(slot, n, batch, turn) {

@@ -141,7 +141,7 @@ impl<H: Hypervisor> Queue<H> {
         if pass == Pass::First && (self.rx.barrier == turn.number || !batch.jobs[n].is_whole()) {
             return self.defer(turn);
         }
-        self.close_before(slot, n, batch, turn);
+        self.close_all(slot, batch, turn);
         let umem = turn.pool.umem().clone();
         let shape = match batch.shape(n, &umem) {
             Ok(shape) => shape,

@@ -64,16 +64,20 @@ fn is_merged(packet: &&Received) -> bool {
     packet.extra.is_some()
 }
 
-/// Packets by stream, those of one in the order in which they are.
+/// Packets by stream, those of one, and those of none, in the order in which they are.
 pub fn in_streams(mut packets: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
     packets.sort_by(|a, b| (&a[12..14], port(a)).cmp(&(&b[12..14], port(b))));
     packets
 }
 
-/// The source port of a TCP packet.
-fn port(packet: &[u8]) -> u16 {
-    let at = if packet[12..14] == [8, 0] { 34 } else { 54 };
-    u16::from_be_bytes([packet[at], packet[at + 1]])
+/// The source port of a TCP packet; `None`: it is no IP packet.
+pub fn port(packet: &[u8]) -> Option<u16> {
+    let at = match packet[12..14] {
+        [0x08, 0x00] => 34,
+        [0x86, 0xdd] => 54,
+        _ => return None,
+    };
+    Some(u16::from_be_bytes([packet[at], packet[at + 1]]))
 }
 
 pub fn arrive(rig: &mut Rig, packets: &[Vec<u8>]) {
@@ -323,7 +327,7 @@ fn each_queue_of_a_guest_merges_its_own_flows() {
         let received = queue.receive();
         merged += received.iter().filter(is_merged).count();
         for segment in cut(&received) {
-            arrived[usize::from(port(&segment) - 4000)].push(segment);
+            arrived[usize::from(port(&segment).unwrap() - 4000)].push(segment);
         }
     }
     assert!(arrived == flows, "a flow lost its order");
@@ -430,8 +434,9 @@ fn packets_of_other_guests_stay_behind_what_was_open_before_them() {
         rig.settle();
         let received = guest.receive();
         let arrived = cut(&received);
-        let (of_wire, of_guest): (Vec<_>, Vec<_>) =
-            arrived.into_iter().partition(|bytes| port(bytes) == 4000);
+        let (of_wire, of_guest): (Vec<_>, Vec<_>) = arrived
+            .into_iter()
+            .partition(|bytes| port(bytes) == Some(4000));
         assert!(of_wire == segments);
         assert_eq!(of_guest.len(), 7 + 1);
         assert_eq!(of_guest[7].len(), 5000);

@@ -14,6 +14,7 @@ mod multicast;
 mod offload;
 mod rate;
 mod rig;
+mod room;
 mod rx;
 mod segments;
 mod staging;

@@ -1,6 +1,6 @@
 //! Several TCP streams towards a guest at once: each is merged for itself and keeps its order.
-use super::coalesce::{arrive, cut, gso_features, in_streams, stream};
-use super::rig::{OUTSIDE, Rig, frame, mac};
+use super::coalesce::{arrive, cut, gso_features, in_streams, port, stream};
+use super::rig::{Guest, OUTSIDE, Received, Rig, frame, mac};
 use super::tcp::{ACK, PSH, Tcp, payload};
 use proptest::prelude::*;
 
@@ -73,6 +73,51 @@ fn streams_in_turn_take_no_more_than_is_posted() {
         assert_eq!(guest.stats.rx_drops.total(), 0);
         assert_eq!(rig.frames_found(), rig.frames);
     }
+}
+
+/// Eight streams have a packet open. A ninth one has the packets closed one after the other, from the oldest place on, and no stream is
+/// reordered.
+#[test]
+fn a_ninth_stream_ends_the_packet_of_another() {
+    let mut rig = Rig::new();
+    let mut guest = rig.guest_on(1, 0, gso_features());
+    guest.post(100);
+    let streams: Vec<_> = (0..9)
+        .map(|n| Tcp {
+            port: 4000 + n,
+            ..stream(1, false)
+        })
+        .map(|tcp| tcp.segments(&payload(4 * 1448), 1448))
+        .collect();
+    let ports = |guest: &mut Guest| -> Vec<_> {
+        let received = guest.receive();
+        let of = |packet: &Received| (port(&packet.bytes).unwrap() - 4000, packet.bytes.len());
+        received.iter().map(of).collect()
+    };
+    // Two segments of each of eight, two of the ninth, and one of the first again, which ends the packet of the second.
+    for segments in &streams {
+        arrive(&mut rig, &segments[..2]);
+    }
+    arrive(&mut rig, &streams[0][2..3]);
+    rig.turns(1);
+    let (one, two) = (66 + 1448, 66 + 2 * 1448);
+    let ended = [(0, two), (1, two)];
+    let at_the_end = [(8, two), (0, one)]
+        .into_iter()
+        .chain((2..8).map(|n| (n, two)));
+    let expected: Vec<_> = ended.into_iter().chain(at_the_end).collect();
+    assert_eq!(ports(&mut guest), expected);
+    assert_eq!(guest.stats.rx_coalesced_packets.get(), 9);
+
+    // Nine in turn end each other's packets before anything is merged, and keep their order.
+    let third = streams[1..].iter().map(|segments| segments[2].clone());
+    let fourth = streams.iter().map(|segments| segments[3].clone());
+    let sent: Vec<_> = third.chain(fourth).collect();
+    arrive(&mut rig, &sent);
+    rig.turns(1);
+    assert!(in_streams(cut(&guest.receive())) == in_streams(sent));
+    assert_eq!(guest.stats.rx_coalesced_packets.get(), 9);
+    assert_eq!(rig.frames_found(), rig.frames);
 }
 
 proptest! {
