@@ -17,7 +17,7 @@ use clap::Args;
 use report::{Report, Row};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use work::{Sample, WORKS, Work};
+use work::{Sample, Work, works};
 
 /// Fresh boots of each backend.
 const BOOTS: usize = 2;
@@ -35,6 +35,12 @@ pub struct Request {
     /// Only works whose name and direction contain this (may be given several times).
     #[arg(long, value_name = "WORK")]
     only: Vec<String>,
+    /// TCP with so many streams at a time as well, beside one.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=128))]
+    streams: u8,
+    /// The guests' kernel.
+    #[arg(long, default_value = "stock")]
+    guest_kernel: Generation,
     /// The driver domain's kernel. With `latest` its igb sends and receives without a copy; before Linux 6.14 it does not.
     #[arg(long, default_value = "stock")]
     driver_kernel: Generation,
@@ -49,7 +55,8 @@ impl Request {
         let image = Image::build(cache, Kind::DEBIAN_12)?;
         // Not while an emulated machine waits for it.
         netback::build()?;
-        let works: Vec<&Work> = WORKS.iter().filter(|work| self.wants(work)).collect();
+        let mut works = works(self.streams);
+        works.retain(|work| self.wants(work));
         let mut samples = [Vec::new(), Vec::new()];
         for boot in 1..=BOOTS {
             eprintln!("xen: boot {boot} of {BOOTS}");
@@ -73,8 +80,8 @@ impl Request {
             }
         }
         let [kernel, netback] = samples;
-        let row = |(n, work): (usize, &&Work)| Row {
-            work: work.name,
+        let row = |(n, work): (usize, &Work)| Row {
+            work: work.name(),
             direction: work.direction(),
             unit: work.unit(),
             kernel: kernel.iter().map(|boot| boot[n]).collect(),
@@ -94,7 +101,7 @@ impl Request {
     }
 
     fn wants(&self, work: &Work) -> bool {
-        let name = format!("{} {}", work.name, work.direction());
+        let name = format!("{} {}", work.name(), work.direction());
         self.only.is_empty() || self.only.iter().any(|part| name.contains(part))
     }
 
@@ -105,7 +112,7 @@ impl Request {
         cache: &Cache,
         instance: u8,
         backend: Backend,
-        works: &[&Work],
+        works: &[Work],
     ) -> Result<Vec<Sample>> {
         let options = Options {
             // The published figures are this machine's, all of them.
@@ -114,7 +121,7 @@ impl Request {
             second_nic: None,
             backend,
             guests: 2,
-            guest_kernel: vec![Generation::Stock],
+            guest_kernel: vec![self.guest_kernel],
             driver_kernel: self.driver_kernel,
             icount: true,
             // Waiting takes no time of the host's: what is idle passes at once.
@@ -125,11 +132,11 @@ impl Request {
         for work in works {
             let sample = work
                 .measure(&machine, self.seconds)
-                .with_context(|| format!("{} {}", work.name, work.direction()))?;
+                .with_context(|| format!("{} {}", work.name(), work.direction()))?;
             eprintln!(
                 "xen: {}, {} {}: {:.4} {}, {:.2} us a packet",
                 value_name(backend),
-                work.name,
+                work.name(),
                 work.direction(),
                 sample.rate,
                 work.unit(),

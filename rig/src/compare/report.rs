@@ -9,7 +9,7 @@ pub struct Report(pub Vec<Row>);
 
 /// One work; a sample for each boot.
 pub struct Row {
-    pub work: &'static str,
+    pub work: String,
     pub direction: String,
     pub unit: &'static str,
     pub kernel: Vec<Sample>,
@@ -136,7 +136,7 @@ mod tests {
             cpu_ns_per_byte: cpu * 1000.0 / 60.0,
         };
         Report(vec![Row {
-            work: "60 B frames",
+            work: "60 B frames".into(),
             direction: "guest to peer".into(),
             unit: "packets/s",
             kernel: vec![sample(16000.0, 20.0), sample(16000.0, 20.0)],

@@ -14,18 +14,19 @@ const PING_INTERVAL: u32 = 10;
 const PING_BYTES: f64 = 2.0 * 98.0;
 
 /// One work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Work {
-    pub name: &'static str,
     from: Place,
     to: Place,
     load: Load,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Load {
     /// Equal UDP frames of so many bytes (without the checksum of Ethernet) from the kernel's packet generator, as fast as it can.
     Frames(u32),
-    /// One stream of iperf3.
-    Tcp,
+    /// So many streams of iperf3 at a time.
+    Tcp(u8),
     /// Echo requests, one at a time.
     Ping,
 }
@@ -34,16 +35,26 @@ const GUEST: Place = Place::Guest(1);
 const OTHER: Place = Place::Guest(2);
 
 /// In the order in which they are done.
-pub const WORKS: [Work; 8] = [
-    Work::new("60 B frames", GUEST, Place::Peer, Load::Frames(60)),
-    Work::new("60 B frames", Place::Peer, GUEST, Load::Frames(60)),
-    Work::new("1514 B frames", Place::Peer, GUEST, Load::Frames(1514)),
-    Work::new("60 B frames", GUEST, OTHER, Load::Frames(60)),
-    Work::new("TCP", GUEST, Place::Peer, Load::Tcp),
-    Work::new("TCP", Place::Peer, GUEST, Load::Tcp),
-    Work::new("TCP", GUEST, OTHER, Load::Tcp),
-    Work::new("ping", GUEST, Place::Peer, Load::Ping),
+const WORKS: [Work; 8] = [
+    Work::new(GUEST, Place::Peer, Load::Frames(60)),
+    Work::new(Place::Peer, GUEST, Load::Frames(60)),
+    Work::new(Place::Peer, GUEST, Load::Frames(1514)),
+    Work::new(GUEST, OTHER, Load::Frames(60)),
+    Work::new(GUEST, Place::Peer, Load::Tcp(1)),
+    Work::new(Place::Peer, GUEST, Load::Tcp(1)),
+    Work::new(GUEST, OTHER, Load::Tcp(1)),
+    Work::new(GUEST, Place::Peer, Load::Ping),
 ];
+
+/// All works; those of TCP with `streams` at a time as well as with one.
+pub fn works(streams: u8) -> Vec<Work> {
+    let several = |work: &Work| match work.load {
+        Load::Tcp(1) if streams > 1 => Some(Work::new(work.from, work.to, Load::Tcp(streams))),
+        _ => None,
+    };
+    let both = |work: &Work| [Some(*work), several(work)];
+    WORKS.iter().flat_map(both).flatten().collect()
+}
 
 /// What one work came to on one machine.
 #[derive(Debug, Clone, Copy)]
@@ -64,12 +75,17 @@ struct Arrived {
 }
 
 impl Work {
-    const fn new(name: &'static str, from: Place, to: Place, load: Load) -> Self {
-        Self {
-            name,
-            from,
-            to,
-            load,
+    const fn new(from: Place, to: Place, load: Load) -> Self {
+        Self { from, to, load }
+    }
+
+    /// What is done, as a reader calls it.
+    pub fn name(&self) -> String {
+        match self.load {
+            Load::Frames(size) => format!("{size} B frames"),
+            Load::Tcp(1) => String::from("TCP"),
+            Load::Tcp(streams) => format!("TCP, {streams} streams"),
+            Load::Ping => String::from("ping"),
         }
     }
 
@@ -86,7 +102,7 @@ impl Work {
     pub fn unit(&self) -> &'static str {
         match self.load {
             Load::Frames(_) => "packets/s",
-            Load::Tcp => "Mbit/s",
+            Load::Tcp(_) => "Mbit/s",
             Load::Ping => "ms round trip",
         }
     }
@@ -97,7 +113,7 @@ impl Work {
         let before = processor_time(machine)?;
         let arrived = match self.load {
             Load::Frames(size) => self.frames(machine, size, seconds),
-            Load::Tcp => self.tcp(machine, seconds),
+            Load::Tcp(streams) => self.tcp(machine, streams, seconds),
             Load::Ping => self.ping(machine, seconds),
         }?;
         let seconds = processor_time(machine)? - before;
@@ -143,13 +159,14 @@ impl Work {
         })
     }
 
-    fn tcp(&self, machine: &Machine, seconds: u32) -> Result<Arrived> {
+    fn tcp(&self, machine: &Machine, streams: u8, seconds: u32) -> Result<Arrived> {
         // The client is in a guest, whoever sends.
         let (client, server, reverse) = match self.from {
             Place::Peer => (self.to, self.from, " -R"),
             from => (from, self.to, ""),
         };
-        let end = cases::iperf(machine, client, server, &format!("-t {seconds}{reverse}"))?;
+        let arguments = format!("-P {streams} -t {seconds}{reverse}");
+        let end = cases::iperf(machine, client, server, &arguments)?;
         let figure = |key: &str| {
             end["sum_received"][key]
                 .as_f64()
@@ -213,4 +230,28 @@ fn processor_time(machine: &Machine) -> Result<f64> {
     // Name, id, vcpu, cpu, state, seconds, affinity (three words).
     let command = "xl vcpu-list driver-domain | awk 'NR > 1 { sum += $6 } END { print sum }'";
     number(machine, Place::Dom0, command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_streams_are_measured_beside_one() {
+        let names = |streams| -> Vec<String> {
+            let works = works(streams).into_iter();
+            let tcp = works.filter(|work| matches!(work.load, Load::Tcp(_)));
+            tcp.map(|work| format!("{}, {}", work.name(), work.direction()))
+                .collect()
+        };
+        let one = [
+            "TCP, guest to peer",
+            "TCP, peer to guest",
+            "TCP, guest to guest",
+        ];
+        assert_eq!(names(1), one);
+        let both = one.map(|name| [name.into(), name.replace("TCP", "TCP, 8 streams")]);
+        assert_eq!(names(8), both.concat());
+        assert_eq!(works(1), WORKS);
+    }
 }
