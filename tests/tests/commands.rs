@@ -149,3 +149,23 @@ fn addresses_are_shown_added_taken_out_and_flushed() -> Result<()> {
         "there is no bridge \"other\"; there are: xenbr0",
     )
 }
+
+#[test]
+fn the_doctor_says_who_segments_for_each_uplink_of_the_running_netback() -> Result<()> {
+    let lab = prepare::connected(1, &["guest"])?;
+    let config = lab.directory().file("netback.toml");
+    let doctor = || -> Result<Option<String>> {
+        let words = ["doctor", "--json", "--config"];
+        let words = [&words[..], &[config.to_str().context("not UTF-8")?]].concat();
+        let report: Value = serde_json::from_slice(&netback::output(&lab, &words)?.stdout)?;
+        let findings = report["findings"].as_array().context("no findings")?;
+        let bulk = findings.iter().find(|finding| finding["check"] == "bulk");
+        Ok(bulk.map(|finding| finding["what"].to_string()))
+    };
+    let line = format!("large packets to {} are segmented by ", prepare::UPLINK);
+    // Until netback has asked the card, it segments itself.
+    wait_for("the doctor says who segments", || {
+        let said = doctor()?.unwrap_or_default();
+        Ok(said.contains(&line) && !said.contains("nobody has asked"))
+    })
+}
