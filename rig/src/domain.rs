@@ -88,12 +88,13 @@ fn management_vif(machine: &Machine, mac: &str) -> String {
 
 /// A vif that the backend under test serves.
 pub fn tested_vif(machine: &Machine, mac: &str) -> String {
-    let backend = match (machine.kind().driver, machine.options.backend) {
-        (DriverType::Dom0, Backend::Netback) => ",script=vif-netback",
-        (DriverType::Dom0, _) => "",
-        _ => ",backend=driver-domain",
+    let served = match (machine.kind().driver, machine.options.backend) {
+        (DriverType::Dom0, Backend::Netback) => "xenbr0,script=vif-netback",
+        // The other bridge is the management network's.
+        (DriverType::Dom0, _) => "wire",
+        _ => "xenbr0,backend=driver-domain",
     };
-    format!("mac={mac},bridge=xenbr0{backend}")
+    format!("mac={mac},bridge={served}")
 }
 
 /// The same as `xl network-attach` takes it.

@@ -155,12 +155,16 @@ impl Machine {
     }
 
     fn arguments(&self, image: &Image, disks: &Disks) -> Vec<String> {
-        let kernel = image.kernel(Generation::Stock);
         let kind = self.kind();
+        let kernel = image.kernel(match kind.driver {
+            DriverType::Dom0 => self.options.driver_kernel,
+            _ => Generation::Stock,
+        });
         let initrd = format!(
-            "{} {LINUX} rig.role=dom0 rig.ip=10.0.2.15 rig.driver={} rig.xenstored={},{}",
+            "{} {LINUX} rig.role=dom0 rig.ip=10.0.2.15 rig.driver={} rig.backend={} rig.xenstored={},{}",
             kernel.image().display(),
             value_name(kind.driver),
+            value_name(self.options.backend),
             value_name(kind.xenstored),
             image.initramfs(kernel).display()
         );

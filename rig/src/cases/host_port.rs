@@ -1,4 +1,4 @@
-//! The driver domain's own interface on the bridge: its addresses and its connections live through ends of netback.
+//! The driver domain's own interface on the bridge: its addresses, its leases and its connections live through ends of netback.
 
 use super::Case;
 use super::document::{self, HOST_PORT};
@@ -10,8 +10,50 @@ use anyhow::{Context, Result, ensure};
 const HERE: Place = Place::DriverDomain;
 
 pub fn cases() -> Vec<Case> {
-    vec![Case::new("host-port/kill", kill)]
+    let mut cases = vec![Case::new("host-port/kill", kill)];
+    for client in CLIENTS {
+        let name = format!("host-port/{}", client.name);
+        let case = Case::new(name, move |machine| leased(machine, client));
+        cases.push(if client.daily { case } else { case.long() });
+    }
+    cases
 }
+
+/// What configures a network by DHCP, as an operator has it do that for the host port.
+struct Client {
+    name: &'static str,
+    daily: bool,
+    /// Has it ask for a lease, by what the table of docs/driver-domain.md says.
+    start: &'static str,
+    /// Has it let go of the interface.
+    stop: &'static str,
+}
+
+const CLIENTS: &[Client] = &[
+    Client {
+        name: "networkd",
+        daily: true,
+        start: "printf '[Match]\\nName=xenbr0\\n\\n[Network]\\nDHCP=yes\\n' > /etc/systemd/network/xenbr0.network
+systemctl restart systemd-networkd",
+        stop: "systemctl stop systemd-networkd systemd-networkd.socket; rm /etc/systemd/network/xenbr0.network",
+    },
+    Client {
+        name: "ifupdown",
+        daily: false,
+        start: "printf 'allow-hotplug xenbr0\\niface xenbr0 inet dhcp\\n' > /etc/network/interfaces
+ifup xenbr0",
+        stop: "ifdown xenbr0; rm /etc/network/interfaces",
+    },
+    Client {
+        name: "networkmanager",
+        daily: false,
+        start: "systemctl unmask NetworkManager; systemctl start NetworkManager; nm-online -s -q -t 60 || true
+nmcli device set enp0s0 managed no
+nmcli device set xenbr0 managed yes
+nmcli device connect xenbr0",
+        stop: "nmcli device disconnect xenbr0; systemctl stop NetworkManager",
+    },
+];
 
 /// How the interface was, and a TCP connection to the guest on which little is said.
 pub struct Before(String);
@@ -79,6 +121,47 @@ fn kill(machine: &Machine) -> Result<String> {
     machine.must(Place::Guest(1), ping)?;
     Ok("address, route, carrier and a connection kept over a kill -9".into())
 }
+
+/// The client gets a lease from the peer's DHCP server, and a death of netback takes nothing of it away.
+fn leased(machine: &Machine, client: &Client) -> Result<String> {
+    document::walk(machine, HOST_PORT)?;
+    machine.must(Place::Peer, SERVE_DHCP)?;
+    machine
+        .must(HERE, client.start)
+        .with_context(|| format!("{} does not start", client.name))?;
+    let lease = machine
+        .must(HERE, AWAIT_LEASE)
+        .with_context(|| format!("{} gets no lease by the host port", client.name))?;
+    let lease = lease.trim();
+    let before = Before::note(machine)?;
+    machine
+        .must(HERE, KILL)
+        .context("netback does not come back")?;
+    before.must_be_now(machine)?;
+    let ping = format!("ping -q -c 5 -i 0.2 -W 2 {lease}");
+    machine.must(Place::Peer, &ping)?;
+    machine.must(Place::Guest(1), &ping)?;
+    machine.must(HERE, client.stop)?;
+    // The address that the document gave it, for what comes after.
+    let again = format!("ip address replace 10.9.0.{}/24 dev xenbr0", HERE.tested());
+    machine.must(HERE, &again)?;
+    Ok(format!(
+        "lease of {lease}, route, carrier and a connection kept over a kill -9"
+    ))
+}
+
+/// At the peer, which is a namespace of the host: serves addresses that no domain has, and nothing else.
+const SERVE_DHCP: &str = "ss -Hlun 'sport = :67' | grep -q . && exit 0
+setsid dnsmasq --keep-in-foreground --conf-file=/dev/null --port=0 --bind-interfaces --interface=peer0 \
+	--dhcp-range=10.9.0.200,10.9.0.210,255.255.255.0,1h --dhcp-option=3 --dhcp-option=6 --dhcp-authoritative \
+	--dhcp-leasefile=/dev/null --user=root --pid-file= </dev/null >/dev/null 2>&1 &
+for n in $(seq 100); do ss -Hlun 'sport = :67' | grep -q . && exit 0; sleep 0.1; done; exit 1";
+
+/// Prints the address that is leased.
+const AWAIT_LEASE: &str = r#"for n in $(seq 600); do
+	address=$(ip -4 -o address show dev xenbr0 | sed -n 's/.* inet \(10\.9\.0\.2[0-9][0-9]\)\/.*/\1/p')
+	[ -n "$address" ] && echo $address && exit 0; sleep 0.1
+done; ip address show dev xenbr0 >&2; exit 1"#;
 
 /// Kills netback, and waits for the next process.
 const KILL: &str = "process() { systemctl show -p MainPID --value netback; }

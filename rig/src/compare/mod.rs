@@ -2,25 +2,36 @@
 //!
 //! Same Xen, kernels, guests and NIC; each backend is booted and measured twice. Takes two instances, the one given and the next.
 
+mod baseline;
+mod host_port;
 mod report;
 mod work;
 
 use crate::cache::Cache;
 use crate::image::Image;
 use crate::kernel::Generation;
-use crate::kind::{Kind, value_name};
+use crate::kind::{DriverType, Kind, value_name};
 use crate::machine::Machine;
 use crate::netback;
 use crate::options::{Backend, Nic, Options};
 use anyhow::{Context, Result};
-use clap::Args;
+use baseline::Baseline;
+use clap::{Args, ValueEnum};
 use report::{Report, Row};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use work::{Sample, Work, works};
+use work::{Domains, Sample, Work, works};
 
-/// Fresh boots of each backend.
-const BOOTS: usize = 2;
+/// Where the backends are that are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Place {
+    /// In dom0, which has the NIC.
+    Dom0,
+    /// In a driver domain, to which the NIC is passed through.
+    DriverDomain,
+    /// Both, in one table: the processor time is that of dom0 and driver domain together, with what the peer takes in dom0.
+    Both,
+}
 
 /// `xen compare`.
 #[derive(Args)]
@@ -41,7 +52,13 @@ pub struct Request {
     /// The guests' kernel.
     #[arg(long, default_value = "stock")]
     guest_kernel: Generation,
-    /// The driver domain's kernel. With `latest` its igb sends and receives without a copy; before Linux 6.14 it does not.
+    /// Where the two backends are.
+    #[arg(long, value_name = "PLACE", default_value = "driver-domain")]
+    baseline: Place,
+    /// Fresh boots of each backend.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=10))]
+    boots: u32,
+    /// The kernel of the domain with the NIC. With `latest` its igb sends and receives without a copy; before Linux 6.14 it does not.
     #[arg(long, default_value = "stock")]
     driver_kernel: Generation,
     /// Virtual seconds that each work is measured for.
@@ -55,14 +72,57 @@ impl Request {
         let image = Image::build(cache, Kind::DEBIAN_12)?;
         // Not while an emulated machine waits for it.
         netback::build()?;
+        let text = match self.baseline {
+            Place::Dom0 => {
+                self.finish(&self.compare(&image, cache, instance, DriverType::Dom0)?)?
+            }
+            Place::DriverDomain => {
+                self.finish(&self.compare(&image, cache, instance, DriverType::Pv)?)?
+            }
+            Place::Both => {
+                let baseline = Baseline {
+                    dom0: self.compare(&image, cache, instance, DriverType::Dom0)?,
+                    driver_domain: self.compare(&image, cache, instance, DriverType::Pv)?,
+                };
+                match self.json {
+                    true => format!("{:#}\n", baseline.json()),
+                    false => baseline.table(),
+                }
+            }
+        };
+        print!("{text}");
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// What is printed of one table, once its picture is drawn.
+    fn finish(&self, report: &Report) -> Result<String> {
+        if let Some(file) = &self.plot {
+            let picture = figures::performance::draw(&report.picture())?;
+            std::fs::write(file, picture)
+                .with_context(|| format!("cannot write {}", file.display()))?;
+        }
+        Ok(match self.json {
+            true => format!("{:#}\n", report.json()),
+            false => report.table(),
+        })
+    }
+
+    /// Both backends in such a domain.
+    fn compare(
+        &self,
+        image: &Image,
+        cache: &Cache,
+        instance: u8,
+        driver: DriverType,
+    ) -> Result<Report> {
         let mut works = works(self.streams);
-        works.retain(|work| self.wants(work));
+        works.retain(|work| self.wants(work, driver));
         let mut samples = [Vec::new(), Vec::new()];
-        for boot in 1..=BOOTS {
-            eprintln!("xen: boot {boot} of {BOOTS}");
+        for boot in 1..=self.boots {
+            eprintln!("xen: boot {boot} of {}", self.boots);
             // Side by side: what the host does meanwhile is in no figure.
             let measure = |backend, instance| {
-                let measured = self.measure(&image, cache, instance, backend, &works);
+                let measured = self.measure(image, cache, instance, (driver, backend), &works);
                 Machine::stop(cache, instance)?;
                 measured
             };
@@ -87,22 +147,15 @@ impl Request {
             kernel: kernel.iter().map(|boot| boot[n]).collect(),
             netback: netback.iter().map(|boot| boot[n]).collect(),
         };
-        let report = Report(works.iter().enumerate().map(row).collect());
-        if let Some(file) = &self.plot {
-            let picture = figures::performance::draw(&report.picture())?;
-            std::fs::write(file, picture)
-                .with_context(|| format!("cannot write {}", file.display()))?;
-        }
-        match self.json {
-            true => println!("{:#}", report.json()),
-            false => print!("{}", report.table()),
-        }
-        Ok(ExitCode::SUCCESS)
+        Ok(Report(works.iter().enumerate().map(row).collect()))
     }
 
-    fn wants(&self, work: &Work) -> bool {
+    fn wants(&self, work: &Work, driver: DriverType) -> bool {
         let name = format!("{} {}", work.name(), work.direction());
-        self.only.is_empty() || self.only.iter().any(|part| name.contains(part))
+        let named = self.only.is_empty() || self.only.iter().any(|part| name.contains(part));
+        // In dom0 the bridge of this name is the management network's; the table of both has one row for one work.
+        let possible = driver != DriverType::Dom0 && self.baseline != Place::Both;
+        named && (possible || !work.ends_at_the_backend())
     }
 
     /// All works on one fresh machine.
@@ -111,12 +164,11 @@ impl Request {
         image: &Image,
         cache: &Cache,
         instance: u8,
-        backend: Backend,
+        (driver, backend): (DriverType, Backend),
         works: &[Work],
     ) -> Result<Vec<Sample>> {
         let options = Options {
-            // The published figures are this machine's, all of them.
-            wanted: Kind::DEBIAN_12.into(),
+            wanted: kind(driver).into(),
             nic: Nic::Igb,
             second_nic: None,
             backend,
@@ -128,10 +180,14 @@ impl Request {
             patient: false,
         };
         let (machine, _) = super::boot(image, cache, instance, &options)?;
+        let domains = match self.baseline {
+            Place::Both => Domains::Dom0AndDriver,
+            _ => Domains::Driver,
+        };
         let mut samples = Vec::new();
         for work in works {
             let sample = work
-                .measure(&machine, self.seconds)
+                .measure(&machine, self.seconds, domains)
                 .with_context(|| format!("{} {}", work.name(), work.direction()))?;
             eprintln!(
                 "xen: {}, {} {}: {:.4} {}, {:.2} us a packet",
@@ -145,5 +201,13 @@ impl Request {
             samples.push(sample);
         }
         Ok(samples)
+    }
+}
+
+/// The published figures are this machine's, all of them.
+fn kind(driver: DriverType) -> Kind {
+    Kind {
+        driver,
+        ..Kind::DEBIAN_12
     }
 }

@@ -33,6 +33,11 @@ impl Row {
         [&self.kernel, &self.netback].map(|samples| mean(samples, figure))
     }
 
+    /// Decimals of a rate: milliseconds want them, the others are in the hundreds and thousands.
+    pub fn digits(&self) -> usize {
+        if self.means(RATE)[0] < 10.0 { 3 } else { 0 }
+    }
+
     /// Ours as a part of the kernel's.
     pub fn ratio(&self, figure: Figure) -> f64 {
         let [kernel, netback] = self.means(figure);
@@ -57,7 +62,7 @@ fn mean(samples: &[Sample], figure: Figure) -> f64 {
     samples.iter().map(figure).sum::<f64>() / samples.len() as f64
 }
 
-fn rounded(value: f64) -> f64 {
+pub fn rounded(value: f64) -> f64 {
     (value * 1000.0).round() / 1000.0
 }
 
@@ -101,8 +106,7 @@ impl Report {
         for row in &self.0 {
             let (rate, packet, byte) =
                 (row.means(RATE), row.means(PER_PACKET), row.means(PER_BYTE));
-            // Milliseconds want decimals, the others are in the hundreds and thousands.
-            let digits = if rate[0] < 10.0 { 3 } else { 0 };
+            let digits = row.digits();
             writeln!(
                 text,
                 "| {}, {} | {:.digits$} {} | {:.digits$} | {:.2} | {:.1} | {:.1} | {:.2} | {:.1} | {:.1} | {:.0} % |",

@@ -1,6 +1,8 @@
 //! What is measured, and how: a load, what of it arrived, and what the driver domain's processor time grew by meanwhile.
 
+use super::host_port;
 use crate::cases;
+use crate::kind::DriverType;
 use crate::machine::Machine;
 use crate::place::Place;
 use anyhow::{Context, Result, ensure};
@@ -33,9 +35,10 @@ enum Load {
 
 const GUEST: Place = Place::Guest(1);
 const OTHER: Place = Place::Guest(2);
+const HERE: Place = Place::DriverDomain;
 
 /// In the order in which they are done.
-const WORKS: [Work; 8] = [
+const WORKS: [Work; 10] = [
     Work::new(GUEST, Place::Peer, Load::Frames(60)),
     Work::new(Place::Peer, GUEST, Load::Frames(60)),
     Work::new(Place::Peer, GUEST, Load::Frames(1514)),
@@ -44,6 +47,9 @@ const WORKS: [Work; 8] = [
     Work::new(Place::Peer, GUEST, Load::Tcp(1)),
     Work::new(GUEST, OTHER, Load::Tcp(1)),
     Work::new(GUEST, Place::Peer, Load::Ping),
+    // The last ones, for the bridge has an address from here on.
+    Work::new(GUEST, HERE, Load::Tcp(1)),
+    Work::new(HERE, GUEST, Load::Tcp(1)),
 ];
 
 /// All works; those of TCP with `streams` at a time as well as with one.
@@ -61,7 +67,7 @@ pub fn works(streams: u8) -> Vec<Work> {
 pub struct Sample {
     /// In the work's unit.
     pub rate: f64,
-    /// Processor time of the driver domain for each packet that arrived.
+    /// Processor time of the domains that are looked at for each packet that arrived.
     pub cpu_us_per_packet: f64,
     /// And for each byte.
     pub cpu_ns_per_byte: f64,
@@ -107,16 +113,21 @@ impl Work {
         }
     }
 
-    /// Do it for `seconds` of virtual time.
-    pub fn measure(&self, machine: &Machine, seconds: u32) -> Result<Sample> {
+    /// An end of it is the driver domain itself.
+    pub fn ends_at_the_backend(&self) -> bool {
+        self.from == HERE || self.to == HERE
+    }
+
+    /// Do it for `seconds` of virtual time; the processor time is that of `domains`.
+    pub fn measure(&self, machine: &Machine, seconds: u32, domains: Domains) -> Result<Sample> {
         self.prepare(machine)?;
-        let before = processor_time(machine)?;
+        let before = processor_time(machine, domains)?;
         let arrived = match self.load {
             Load::Frames(size) => self.frames(machine, size, seconds),
             Load::Tcp(streams) => self.tcp(machine, streams, seconds),
             Load::Ping => self.ping(machine, seconds),
         }?;
-        let seconds = processor_time(machine)? - before;
+        let seconds = processor_time(machine, domains)? - before;
         ensure!(arrived.packets > 0.0, "nothing arrived");
         Ok(Sample {
             rate: arrived.rate,
@@ -127,6 +138,9 @@ impl Work {
 
     /// Neighbours are resolved and addresses learnt before anything counts.
     fn prepare(&self, machine: &Machine) -> Result<()> {
+        if self.ends_at_the_backend() {
+            host_port::give(machine)?;
+        }
         let warm = format!("ping -q -c 3 -i 0.2 10.9.0.{}", self.to.tested());
         machine.must(self.from, &warm).map(drop)
     }
@@ -162,7 +176,7 @@ impl Work {
     fn tcp(&self, machine: &Machine, streams: u8, seconds: u32) -> Result<Arrived> {
         // The client is in a guest, whoever sends.
         let (client, server, reverse) = match self.from {
-            Place::Peer => (self.to, self.from, " -R"),
+            Place::Peer | HERE => (self.to, self.from, " -R"),
             from => (from, self.to, ""),
         };
         let arguments = format!("-P {streams} -t {seconds}{reverse}");
@@ -225,11 +239,25 @@ fn number(machine: &Machine, place: Place, command: &str) -> Result<f64> {
         .with_context(|| format!("{place}: `{command}` says {}", said.trim()))
 }
 
-/// Seconds that the driver domain's processor has run, as Xen counts them: the hypervisor's work for it is in it.
-fn processor_time(machine: &Machine) -> Result<f64> {
+/// Whose processor time counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Domains {
+    /// The driver domain's.
+    Driver,
+    /// Dom0's and, where there is one, the driver domain's. The peer is in dom0, and what it takes is in there.
+    Dom0AndDriver,
+}
+
+/// Seconds that the processors of `domains` have run, as Xen counts them: the hypervisor's work for them is in it.
+fn processor_time(machine: &Machine, domains: Domains) -> Result<f64> {
     // Name, id, vcpu, cpu, state, seconds, affinity (three words).
-    let command = "xl vcpu-list driver-domain | awk 'NR > 1 { sum += $6 } END { print sum }'";
-    number(machine, Place::Dom0, command)
+    let named = match (domains, machine.kind().driver) {
+        (Domains::Driver, DriverType::Dom0) | (Domains::Dom0AndDriver, _) => "$1 !~ /^guest/",
+        (Domains::Driver, _) => "$1 == \"driver-domain\"",
+    };
+    let command =
+        format!("xl vcpu-list | awk 'NR > 1 && {named} {{ sum += $6 }} END {{ print sum }}'");
+    number(machine, Place::Dom0, &command)
 }
 
 #[cfg(test)]
@@ -248,6 +276,8 @@ mod tests {
             "TCP, guest to peer",
             "TCP, peer to guest",
             "TCP, guest to guest",
+            "TCP, guest to driver-domain",
+            "TCP, driver-domain to guest",
         ];
         assert_eq!(names(1), one);
         let both = one.map(|name| [name.into(), name.replace("TCP", "TCP, 8 streams")]);
