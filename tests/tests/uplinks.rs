@@ -10,8 +10,8 @@ use tests::{prepare, status, wait_for};
 /// The backup's end of its cable in the driver domain.
 const BACKUP: &str = "up1";
 
-/// "outside", behind a switch that both cables lead to.
-fn wired_twice() -> Result<Lab> {
+/// "outside", behind a switch that both cables lead to; `more` is in the bridge's table.
+fn wired_twice(more: &str) -> Result<Lab> {
     let mut lab = prepare::wired(1)?;
     let far = lab.outside[0].host.namespace.name().to_owned();
     let driver = lab.driver_namespace();
@@ -51,7 +51,7 @@ fn wired_twice() -> Result<Lab> {
     ])?;
     inside.ip(&["link", "set", "switch", "up"])?;
     tools::stdout(outside, "ethtool", &["-K", "switch", "tx", "off"])?;
-    let config = prepare::config(&lab, "");
+    let config = prepare::config(&lab, more);
     let uplink = format!("uplink = {:?}", prepare::UPLINK);
     let config = config.replace(&uplink, &format!("{uplink}\nbackup = {BACKUP:?}"));
     lab.add_guest(GuestConfig::new("guest"))?;
@@ -107,7 +107,7 @@ impl Pings {
 
 #[test]
 fn a_backup_takes_over_within_a_second_and_the_network_learns_of_it() -> Result<()> {
-    let mut lab = wired_twice()?;
+    let mut lab = wired_twice("")?;
     ensure!(carrying(&mut lab)? == prepare::UPLINK);
     let pings = Pings::start(&lab)?;
     std::thread::sleep(std::time::Duration::from_secs(1));
@@ -165,4 +165,30 @@ fn a_backup_takes_over_within_a_second_and_the_network_learns_of_it() -> Result<
         Ok(carrying(&mut lab)? == prepare::UPLINK)
     })?;
     wait_reachable(&lab.outside[0].host, &lab.guests[0].host)
+}
+
+#[test]
+fn the_host_port_goes_over_to_the_backup_with_the_guests() -> Result<()> {
+    let mut lab = wired_twice("host = true\n")?;
+    wait_for("the host port is in service", || {
+        let status = lab.daemon()?.status()?;
+        Ok(status["hosts"][0]["link_up"] == true)
+    })?;
+    let driver = lab.driver_host("xenbr0")?;
+    driver.configure()?;
+    wait_reachable(&lab.outside[0].host, &driver)?;
+    let before = tools::stdout(&driver, "ip", &["-br", "addr", "show", "dev", "xenbr0"])?;
+    let far = lab.outside[0].host.namespace.alias();
+    far.ip(&["link", "set", "eth0", "down"])?;
+    wait_for(
+        "the backup carries on",
+        || Ok(carrying(&mut lab)? == BACKUP),
+    )?;
+    // With the address that it had: netback has announced it where the backup leads.
+    ping(&lab.outside[0].host, &driver.ipv4, 10, &[])?;
+    ping(&driver, &lab.outside[0].host.ipv4, 10, &[])?;
+    ping(&driver, &lab.guests[0].host.ipv4, 10, &[])?;
+    let after = tools::stdout(&driver, "ip", &["-br", "addr", "show", "dev", "xenbr0"])?;
+    ensure!(before == after, "{before} became {after}");
+    Ok(())
 }

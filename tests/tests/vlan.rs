@@ -233,6 +233,56 @@ fn bridges_share_a_network_card_by_their_tags() -> Result<()> {
 }
 
 #[test]
+fn the_driver_domain_has_a_host_port_in_each_vlan_that_asks_for_one() -> Result<()> {
+    let mut lab = lab(
+        &[("xenbr0", "host = true"), ("red", "vlan = 10\nhost = true")],
+        &[("plain", "xenbr0", None), ("red-1", "red", None)],
+    )?;
+    wait_for("both host ports are in service", || {
+        let status = lab.daemon()?.status()?;
+        let hosts = status["hosts"].as_array().context("hosts")?;
+        Ok(hosts.len() == 2 && hosts.iter().all(|host| host["link_up"] == true))
+    })?;
+    let (native, red) = (lab.driver_host("xenbr0")?, lab.driver_host("red")?);
+    add_address(&native, "10.77.0.200")?;
+    add_address(&red, "10.10.0.200")?;
+    for host in [&native, &red] {
+        host.namespace.ip(&["link", "set", &host.interface, "up"])?;
+    }
+    let outside = &lab.outside[0].host;
+    let _ten = Vlan::add(outside, 10, "10.10.0.254")?;
+    let (plain, red_1) = (&lab.guests[0].host, &lab.guests[1].host);
+    add_address(red_1, "10.10.0.1")?;
+    for (from, address) in [
+        (outside, "10.10.0.200"),
+        (red_1, "10.10.0.200"),
+        (&red, "10.10.0.1"),
+        (&red, "10.10.0.254"),
+        (outside, "10.77.0.200"),
+        (plain, "10.77.0.200"),
+        (&native, &*plain.ipv4),
+    ] {
+        wait_ping(from, address)?;
+    }
+    // What is said to everybody in one VLAN is heard in the other by nobody, but with its tag by the host port that has all VLANs.
+    let (mut heard, mut heard_red) = (Tap::open(&native)?, Tap::open(&red)?);
+    let said = frame(BROADCAST, red_1.mac, None, 120, 1);
+    Tap::open(red_1)?.send(&said)?;
+    let tagged = [&said[..12], &[0x81, 0, 0, 10], &said[12..]].concat();
+    ensure!(heard_red.receive()? == said && heard.receive()? == tagged);
+    let said = frame(BROADCAST, plain.mac, None, 120, 2);
+    Tap::open(plain)?.send(&said)?;
+    ensure!(heard.receive()? == said);
+    let leaked = heard_red.drain(QUIET)?;
+    ensure!(leaked.is_empty(), "{} frames leaked", leaked.len());
+    let (bytes, _) = tcp(red_1, &red, "10.10.0.200", 1)?;
+    ensure!(bytes > 1 << 20, "{bytes} bytes of TCP arrived");
+    lab.daemon()?.kill_and_restart()?;
+    wait_ping(&lab.outside[0].host, "10.10.0.200")?;
+    wait_ping(&lab.guests[0].host, "10.77.0.200")
+}
+
+#[test]
 fn a_vlan_that_cannot_be_is_refused_with_a_reason() -> Result<()> {
     let mut lab = tests::prepare::wired(1)?;
     for (name, bridge, vlan) in [("odd", "xenbr0", "10/20"), ("elsewhere", "red", "20")] {
