@@ -12,7 +12,7 @@ pub fn cases() -> Vec<Case> {
     cases.extend(restart::cases());
     cases.push(Case::new("doctor", doctor).ours_only());
     cases.extend(lifecycle::with_one_guest());
-    cases.extend(residue::cases());
+    cases.extend(residue::few());
     cases
 }
 
