@@ -3,13 +3,19 @@
 //! An HVM domain's NIC reads and writes memory by the domain's own addresses, so the emulated AMD IOMMU must translate them
 //! (`dma-remap`), which it does since QEMU 11. Debian has that for its release after the host's: it is unpacked with its libraries and
 //! started by its own dynamic linker, and nothing of it is installed.
+//!
+//! One instruction of it is taken out. An interrupt that Xen injects into an HVM or PVH domain as it resumes it (SVM's EVENTINJ) stays
+//! noted as the exception to be raised next until the domain leaves for Xen (target/i386/tcg/system/svm_helper.c, helper_vmrun, the case
+//! SVM_EVTINJ_TYPE_INTR). When QEMU leaves its inner loop before that, which it does at every timer where instructions are counted
+//! (`--icount`), it delivers the interrupt a second time, inside the handler of the first: a driver domain hung within a minute in the
+//! handler of its card, on the lock of that interrupt, which it held. Without the note the interrupt is delivered once.
 
 use crate::cache::Cache;
 use crate::debian::{Archive, NEXT_BACKPORTS};
 use crate::kind::{Kind, Release};
 use crate::os;
 use crate::shell::output;
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -24,6 +30,7 @@ const EMULATOR: [&str; 4] = [
 ];
 /// What makes the disks that HVM domains boot from.
 const GRUB: &str = "grub-common,grub-pc-bin";
+const QEMU: &str = "qemu-system-x86_64";
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 
 /// Packages of a newer release unpacked side by side, whose programs run on the host.
@@ -73,27 +80,72 @@ impl Tree {
         ]
     }
 
-    fn qemu(&self) -> Vec<String> {
-        let mut words = self.program("qemu-system-x86_64");
+    /// The words that start the tree's QEMU with interrupts delivered once. Made from the packaged one where it is missing or older.
+    fn qemu(&self) -> Result<Vec<String>> {
+        let packaged = self.path(format!("usr/bin/{QEMU}"));
+        let patched = format!("{QEMU}-patched");
+        let target = self.path(format!("usr/bin/{patched}"));
+        let age = |path: &Path| fs::metadata(path).and_then(|file| file.modified());
+        if !age(&target).is_ok_and(|of_target| age(&packaged).is_ok_and(|age| age <= of_target)) {
+            let code = deliver_injected_interrupts_once(fs::read(&packaged)?)
+                .with_context(|| format!("{} cannot be patched", packaged.display()))?;
+            let fresh = self.path("qemu.new");
+            fs::write(&fresh, code)?;
+            fs::rename(fresh, &target)?;
+        }
+        let mut words = self.program(&patched);
         for data in ["usr/share/qemu", "usr/share/seabios"] {
             words.extend(["-L".into(), self.path(data).display().to_string()]);
         }
-        words
+        Ok(words)
     }
+}
+
+/// Takes out of helper_vmrun the instruction that notes an injected interrupt as a pending exception. It is known by what follows:
+/// exception_is_int = 0, exception_next_eip = -1, a look at the log's level, and the third argument of the interrupt's delivery, 1.
+fn deliver_injected_interrupts_once(mut qemu: Vec<u8>) -> Result<Vec<u8>> {
+    const NOTE: usize = 6;
+    const NOP: u8 = 0x90;
+    #[rustfmt::skip]
+    let notes = |code: &[u8]| {
+        matches!(
+            code,
+            [
+                0x89, 0xb3, _, _, 0xff, 0xff,
+                0xc7, 0x83, _, _, 0, 0, 0, 0, 0, 0,
+                0x48, 0xc7, 0x83, _, _, 0, 0, 0xff, 0xff, 0xff, 0xff,
+                0xf6, 0x05, _, _, _, _, 0x02, 0x0f, 0x85, _, _, _, _,
+                0xba, 1, 0, 0, 0,
+            ]
+        )
+    };
+    let places: Vec<usize> = qemu
+        .windows(45)
+        .enumerate()
+        .filter(|(_, code)| notes(code))
+        .map(|(at, _)| at)
+        .collect();
+    ensure!(
+        places.len() == 1,
+        "the instruction is there {} times and not once",
+        places.len()
+    );
+    qemu[places[0]..places[0] + NOTE].fill(NOP);
+    Ok(qemu)
 }
 
 /// The words that start QEMU for a machine of `kind`, which is made available if it is not.
 pub fn words(cache: &Cache, kind: Kind) -> Result<Vec<String>> {
     if kind.virtualised() {
-        return Ok(Tree::open(cache)?.qemu());
+        return Tree::open(cache)?.qemu();
     }
     ensure_host_has_qemu(cache)?;
-    Ok(vec!["qemu-system-x86_64".into()])
+    Ok(vec![QEMU.into()])
 }
 
 /// A QEMU that emulates igb (8.0 and later): bookworm has it in backports only.
 fn ensure_host_has_qemu(cache: &Cache) -> Result<()> {
-    let works = || output(Command::new("qemu-system-x86_64").args(["-device", "igb,help"])).is_ok();
+    let works = || output(Command::new(QEMU).args(["-device", "igb,help"])).is_ok();
     if works() {
         return Ok(());
     }
@@ -111,4 +163,30 @@ fn ensure_host_has_qemu(cache: &Cache) -> Result<()> {
         bail!("qemu-system-x86_64 does not know the device igb: the rig needs QEMU 8.0 or later");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::deliver_injected_interrupts_once;
+
+    #[rustfmt::skip]
+    const CODE: [u8; 47] = [
+        0x90,
+        0x89, 0xb3, 0x50, 0xc2, 0xff, 0xff,
+        0xc7, 0x83, 0x84, 0x34, 0, 0, 0, 0, 0, 0,
+        0x48, 0xc7, 0x83, 0x88, 0x34, 0, 0, 0xff, 0xff, 0xff, 0xff,
+        0xf6, 0x05, 0xdc, 0x5d, 0x57, 0x01, 0x02, 0x0f, 0x85, 0xc1, 0, 0, 0,
+        0xba, 1, 0, 0, 0,
+        0xc3,
+    ];
+
+    #[test]
+    fn the_note_is_taken_out_and_nothing_else() {
+        let patched = deliver_injected_interrupts_once(CODE.to_vec()).unwrap();
+        assert_eq!(patched[..7], [0x90; 7]);
+        assert_eq!(patched[7..], CODE[7..]);
+        assert!(deliver_injected_interrupts_once(patched).is_err());
+        assert!(deliver_injected_interrupts_once([CODE, CODE].concat()).is_err());
+        assert!(deliver_injected_interrupts_once(vec![0x89]).is_err());
+    }
 }
