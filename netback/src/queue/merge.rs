@@ -24,6 +24,8 @@ pub(crate) struct Merge {
     open: Box<[Open]>,
     /// Bytes of all open packets, and Rx requests that they take.
     held: Held,
+    /// Room was found for more than first segments in this turn.
+    grown: bool,
     /// The turn that all this belongs to.
     turn: u64,
     ipv4: bool,
@@ -57,6 +59,15 @@ impl Held {
         }
     }
 
+    /// What a packet of `len` bytes takes that lies in one page and is not to be segmented.
+    #[inline]
+    pub fn one_page(len: u32) -> Self {
+        Self {
+            bytes: len,
+            slots: 1,
+        }
+    }
+
     /// What a merged packet of `len` bytes takes.
     #[inline]
     fn merged(len: usize) -> Self {
@@ -73,6 +84,7 @@ impl Merge {
             flows: Flows::default(),
             open: (0..places).map(|_| Open::default()).collect(),
             held: Held::default(),
+            grown: false,
             turn: 0,
             ipv4,
             ipv6,
@@ -106,6 +118,7 @@ impl Merge {
         let begins = self.turn != turn;
         if begins {
             (self.turn, self.flows, self.held) = (turn, Flows::default(), Held::default());
+            self.grown = false;
         }
         begins
     }
@@ -135,12 +148,8 @@ impl Merge {
         open.coalescer.begin(segment);
         open.first = first;
         open.pages.clear();
-        open.held = Held {
-            bytes: len,
-            slots: 1,
-        };
-        self.held.bytes += len;
-        self.held.slots += 1;
+        open.held = Held::one_page(len);
+        self.held = self.held_beside(Held::one_page(len));
     }
 
     /// Gives a place up: what was at it.
@@ -172,9 +181,16 @@ impl Merge {
         }
     }
 
+    /// Whether room was found for more than first segments in this turn, of which each takes a page, as does one that comes later.
+    #[inline]
+    pub fn has_grown(&self) -> bool {
+        self.grown
+    }
+
     /// Notes that the packet at `place` has grown to `len` bytes.
     #[inline]
     pub fn grow(&mut self, place: usize, len: usize) {
+        self.grown = true;
         self.held = self.held_with(place, len);
         self.open[place].held = Held::merged(len);
     }

@@ -78,7 +78,10 @@ impl<H: Hypervisor> Queue<H> {
             self.close_merge(place, slot, batch, turn);
             alone |= copied == Copied::Wrong;
         }
-        self.keep_room(slot, n, batch, turn);
+        let len = batch.jobs[n].len;
+        if self.rx.merge.has_grown() {
+            self.keep_room(Held::one_page(len), slot, batch, turn);
+        }
         if alone {
             return false;
         }
@@ -86,7 +89,6 @@ impl<H: Hypervisor> Queue<H> {
             self.close_merge(place, slot, batch, turn);
             place
         });
-        let len = batch.jobs[n].len;
         self.rx.merge.open(place, &segment, n as u16, len);
         true
     }
@@ -143,12 +145,13 @@ impl<H: Hypervisor> Queue<H> {
         }
     }
 
-    /// Closes all open packets where packet `n`, which becomes part of none, would take the room that was found for them.
-    fn keep_room(&mut self, slot: u16, n: usize, batch: &mut Batch, turn: &mut Turn<'_>) {
+    /// Closes all open packets where a packet that takes `more`, and becomes part of none, would take the room that was found for them.
+    #[cold]
+    fn keep_room(&mut self, more: Held, slot: u16, batch: &mut Batch, turn: &mut Turn<'_>) {
         if self.rx.merge.is_empty() {
             return;
         }
-        let held = self.rx.merge.held_beside(most_held(&batch.jobs[n]));
+        let held = self.rx.merge.held_beside(more);
         if !self.has_room_for(held, turn.pool) {
             self.close_all(slot, batch, turn);
         }
@@ -169,7 +172,7 @@ impl<H: Hypervisor> Queue<H> {
             }
             Behind::Everything => self.close_all(slot, batch, turn),
         }
-        self.keep_room(slot, n, batch, turn);
+        self.keep_room(most_held(&batch.jobs[n]), slot, batch, turn);
     }
 
     /// Closes all open packets: also before a packet that goes by the backlog, behind which they would have to wait.
