@@ -1,7 +1,8 @@
 //! The machines of the test, and which cases run on each.
 
 use super::{
-    Case, doctor, document, host_port, kinds, lifecycle, package, residue, restart, traffic,
+    Case, doctor, document, host_port, kinds, lifecycle, offloads, package, residue, restart,
+    traffic,
 };
 use crate::kernel::Generation;
 use crate::kind::{DomainType, DriverType, Kind, Wanted, Xenstored};
@@ -189,6 +190,7 @@ fn cases(nic: Nic, driver_kernel: Generation) -> Vec<Case> {
         }
         (Nic::Igb, _) => {
             let mut cases = traffic::full();
+            cases.extend(offloads::cases());
             cases.extend(restart::cases());
             cases.extend(lifecycle::cases());
             cases.extend(residue::cases());

@@ -7,6 +7,7 @@ mod host_port;
 mod keys;
 mod kinds;
 mod lifecycle;
+mod offloads;
 mod package;
 mod residue;
 mod restart;

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 /// The guest with Debian's stock kernel and the one with the backports kernel, as `super::BOOTS` has them.
-const GUESTS: [(Place, Generation); 2] = [
+pub const GUESTS: [(Place, Generation); 2] = [
     (Place::Guest(1), Generation::Stock),
     (Place::Guest(2), Generation::Backports),
 ];
@@ -159,10 +159,18 @@ fn ping(machine: &Machine, from: Place, address: &str) -> Result<String> {
 
 /// Start a server that ends with its only client; it listens when this returns.
 pub fn serve_iperf(machine: &Machine, at: Place) -> Result<()> {
+    serve_iperf_at(machine, at, 5201)
+}
+
+/// The same at another port than iperf3's own.
+pub fn serve_iperf_at(machine: &Machine, at: Place, port: u16) -> Result<()> {
     // -D: it outlives the command that starts it, and listens a little after that has ended.
     machine.must(
         at,
-        &format!("iperf3 -s -1 -D 2>&1; {}", await_listener("-t", 5201)),
+        &format!(
+            "iperf3 -s -1 -D -p {port} 2>&1; {}",
+            await_listener("-t", port)
+        ),
     )?;
     Ok(())
 }
@@ -267,17 +275,23 @@ fn quiet(machine: &Machine, guest: Place) -> Result<String> {
     let said = complaints(machine, guest)?;
     ensure!(said.is_empty(), "{guest}'s kernel says: {said}");
     for place in [guest, Place::Peer] {
-        let counters = machine.must(place, "nstat -asz | grep -i csumerr")?;
-        let wrong = counters
-            .lines()
-            .find(|line| line.split_whitespace().nth(1) != Some("0"));
-        ensure!(
-            wrong.is_none(),
-            "wrong checksums at {place}: {}",
-            wrong.unwrap_or_default()
-        );
+        no_wrong_checksum(machine, place)?;
     }
     Ok(String::from("kernel log silent, no wrong checksum"))
+}
+
+/// Demands that the stack has met no wrong checksum since it was up.
+pub fn no_wrong_checksum(machine: &Machine, place: Place) -> Result<()> {
+    let counters = machine.must(place, "nstat -asz | grep -i csumerr")?;
+    let wrong = counters
+        .lines()
+        .find(|line| line.split_whitespace().nth(1) != Some("0"));
+    ensure!(
+        wrong.is_none(),
+        "wrong checksums at {place}: {}",
+        wrong.unwrap_or_default()
+    );
+    Ok(())
 }
 
 /// What the guest's kernel has logged since the guest was up (`domain::start_guest` leaves the mark), one line each.
