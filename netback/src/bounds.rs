@@ -107,7 +107,8 @@ pub fn frames_needed(workers: u32, uplink_queues: u32, rings: Rings, host_queues
     let (workers, uplinks) = (workers as usize, uplink_queues as usize);
     let hosts = host_queues as usize;
     let worker = BACKLOG_RESERVE + BACKLOG_SHARE + TURN_RECEIVED + STAGING_PAGES;
-    let uplink = rings.frames() as usize + OUTBOX;
+    // A packet of which a part has come is beside the rings.
+    let uplink = rings.frames() as usize + MAX_FRAMES + OUTBOX;
     // Between each two workers: packets for guests and for devices, and frames on their way home.
     let lane = 2 * PARCELS + HOMEBOUND;
     // What a host port reads into, and the packets of a turn's look at it.

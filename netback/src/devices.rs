@@ -20,14 +20,15 @@ use xsk_bridge::tap::{self, TapError};
 pub(crate) fn uplink_opener(config: &Config, umem: &Umem) -> OpenDevice {
     use xsk_bridge::device::packet_socket::{LargeSender, PacketSocket};
     use xsk_bridge::device::xsk::{Options, XskDevice};
+    use xsk_bridge::nic::LengthLimit;
     use xsk_bridge::xdp;
     let (daemon, umem) = (config.daemon.clone(), umem.clone());
     let hosted = config.bridges.iter().filter(|bridge| bridge.host);
     let with_hosts = hosted.flat_map(config::Bridge::interfaces);
     let with_hosts: BTreeSet<String> = with_hosts.map(str::to_owned).collect();
     Box::new(move |bridge: &config::Bridge, ifname: &str| {
-        let prepared =
-            nic::prepare(ifname, None, &daemon.run_dir).map_err(|error| error.to_string())?;
+        let prepared = nic::prepare(ifname, bridge.xdp.wanted(), None, &daemon.run_dir)
+            .map_err(|error| error.to_string())?;
         for warning in &prepared.warnings {
             warn!(uplink = ifname, "{warning}");
         }
@@ -46,7 +47,7 @@ pub(crate) fn uplink_opener(config: &Config, umem: &Umem) -> OpenDevice {
             _ => {}
         }
         let mut queues = Vec::with_capacity(prepared.queues as usize);
-        let mut zero_copy = true;
+        let (mut zero_copy, mut frames) = (true, Err(LengthLimit::Kernel));
         for queue in 0..prepared.queues {
             let options = Options {
                 copy: bridge.xdp == XdpMode::Generic,
@@ -54,6 +55,8 @@ pub(crate) fn uplink_opener(config: &Config, umem: &Umem) -> OpenDevice {
             let device = XskDevice::open(&umem, &attachment, queue, options)
                 .map_err(|error| error.to_string())?;
             zero_copy &= device.zero_copy();
+            // All queues of a device say the same.
+            frames = device.frames();
             let large = PacketSocket::open(ifname, prepared.ifindex)
                 .map(|socket| -> Box<dyn LargeSender> { Box::new(socket) })
                 .map_err(|error| format!("no packet socket: {error}"));
@@ -69,6 +72,7 @@ pub(crate) fn uplink_opener(config: &Config, umem: &Umem) -> OpenDevice {
             bridge: bridge.name.clone(),
             xdp_mode: mode.into(),
             zero_copy,
+            mtu_limit: nic::mtu_limit(frames),
             queues,
         })
     })

@@ -91,6 +91,8 @@ pub(crate) struct AfXdp {
     pub(crate) umem: xsk_rs::Umem,
     pub(crate) rings: Rings,
     descriptors: Box<[xsk_rs::FrameDesc]>,
+    /// Whether the first socket was bound for packets in several frames: all sockets are what the first one is.
+    pub(crate) multi_buffer: std::sync::OnceLock<bool>,
 }
 
 // SAFETY: `base` is a mapping that lives as long as the region; its bytes are reached only through frame tokens, of which
@@ -149,6 +151,7 @@ impl Umem {
             umem,
             rings,
             descriptors: descriptors.into_boxed_slice(),
+            multi_buffer: std::sync::OnceLock::new(),
         });
         Ok(Self::over(base, frames, backing))
     }

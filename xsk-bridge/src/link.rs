@@ -1,7 +1,9 @@
 //! A device as the kernel describes it, and word of its changes (rtnetlink; linux/rtnetlink.h, linux/if_link.h).
 mod change;
+mod driver;
 
 pub use change::{Change, delete};
+pub use driver::Driver;
 
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};

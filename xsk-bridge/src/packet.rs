@@ -69,6 +69,32 @@ impl Packet {
         self.frames += 1;
     }
 
+    /// Appends the first `len` bytes of a frame, in the room that the last frame has, and in the frame itself where that is not enough.
+    /// Returns the frame where it was not needed.
+    pub(crate) fn extend(&mut self, mut frame: Frame, len: usize, umem: &Umem) -> Option<Frame> {
+        let before = self.len as usize;
+        self.len += len as u32;
+        let room = usize::from(self.frames) * DATA_CAPACITY - before;
+        if len == 0 {
+            return Some(frame);
+        }
+        if room == 0 {
+            self.append(frame, umem);
+            return None;
+        }
+        // The packet owns its last frame, and is ours alone for as long as this takes.
+        let mut last = Frame(self.last);
+        let moved = room.min(len);
+        let into = &mut umem.data_mut(&mut last)[DATA_CAPACITY - room..][..moved];
+        into.copy_from_slice(&umem.data(&frame)[..moved]);
+        if moved == len {
+            return Some(frame);
+        }
+        umem.data_mut(&mut frame).copy_within(moved..len, 0);
+        self.append(frame, umem);
+        None
+    }
+
     /// Number of frames.
     #[inline]
     pub fn frame_count(&self) -> usize {

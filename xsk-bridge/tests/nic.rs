@@ -8,6 +8,7 @@ use std::time::Instant;
 use support::{Namespace, PATIENCE, run};
 use xsk_bridge::link::{Link, LinkEvent, LinkWatcher};
 use xsk_bridge::nic::{self, NicError, Prepared};
+use xsk_bridge::xdp::Mode;
 
 /// All that ip and ethtool say of a device that lasts.
 fn state(namespace: &Namespace, ifname: &str) -> (String, String, String) {
@@ -20,7 +21,7 @@ fn state(namespace: &Namespace, ifname: &str) -> (String, String, String) {
 }
 
 fn prepare(namespace: &Namespace, queues: Option<u32>) -> Prepared {
-    nic::prepare("near", queues, namespace.run_dir()).unwrap()
+    nic::prepare("near", Mode::Native, queues, namespace.run_dir()).unwrap()
 }
 
 #[test]
@@ -126,7 +127,8 @@ fn every_channel_there_is_serves_unless_told_otherwise() {
     assert_eq!(prepare(&namespace, Some(2)).queues, 2);
     assert_eq!(prepare(&namespace, None).queues, 2);
     for queues in [0, 5] {
-        let refused = nic::prepare("near", Some(queues), namespace.run_dir()).unwrap_err();
+        let refused =
+            nic::prepare("near", Mode::Native, Some(queues), namespace.run_dir()).unwrap_err();
         assert_eq!(
             refused.to_string(),
             format!("near has 4 queues, not {queues}")
@@ -141,7 +143,7 @@ fn what_cannot_serve_is_refused_with_the_cure_and_untouched() {
     let namespace = Namespace::enter();
     namespace.veth("near", "far", 1);
     let refusal = |ifname: &str| {
-        let refused = nic::prepare(ifname, None, namespace.run_dir()).unwrap_err();
+        let refused = nic::prepare(ifname, Mode::Native, None, namespace.run_dir()).unwrap_err();
         assert!(
             !namespace
                 .run_dir()
@@ -177,13 +179,13 @@ fn what_cannot_serve_is_refused_with_the_cure_and_untouched() {
         run("ip link del near.7");
     }
 
-    run("ip link set near mtu 9000");
+    run("ip link set near mtu 65535");
     assert_eq!(
         refusal("near").to_string(),
-        "near has MTU 9000, at most 3822 fits an AF_XDP frame: `ip link set dev near mtu 3822`"
+        "near has MTU 65535, and 65262 is the largest that works, for a frame takes no more buffers: `ip link set dev near mtu 65262`"
     );
-    run("ip link set dev near mtu 3822");
-    assert_eq!(prepare(&namespace, None).max_frame, 3840);
+    run("ip link set dev near mtu 9000");
+    assert_eq!(prepare(&namespace, None).max_frame, 9018);
 }
 
 fn wait_for(watcher: &mut LinkWatcher, what: &str, wanted: impl Fn(&LinkEvent) -> bool) {

@@ -112,7 +112,7 @@ impl Path {
         }
     }
 
-    /// Bytes of the frames that are counted. A device carries none of 4096 bytes: a UMEM frame has room for 3840.
+    /// Bytes of the frames that are counted. The device carries none of 4096 bytes: a UMEM frame has room for 3840.
     pub fn sizes(self) -> &'static [usize] {
         match self {
             Self::GuestToGuest => &[64, 1500, 4096],

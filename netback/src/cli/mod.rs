@@ -145,7 +145,7 @@ fn check(cli: &Cli) -> Result<(), Failure> {
     for bridge in &config.bridges {
         let name = &bridge.name;
         for interface in bridge.interfaces() {
-            nic::check(interface).map_err(|error| {
+            nic::check(interface, bridge.xdp.wanted()).map_err(|error| {
                 Failure::Input(format!("{file}: uplink of bridge {name}: {error}"))
             })?;
         }

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use table::Text;
 use xsk_bridge::frame::Rings;
 use xsk_bridge::switch::filter::Addresses;
+use xsk_bridge::xdp::Mode;
 
 /// Path of the configuration where `--config` is not given.
 pub const DEFAULT_PATH: &str = "/etc/netback/netback.toml";
@@ -165,6 +166,16 @@ pub enum XdpMode {
     Native,
     /// On the kernel's packet buffers: any device, slower.
     Generic,
+}
+
+impl XdpMode {
+    /// Where the program runs if the driver takes it.
+    pub fn wanted(self) -> Mode {
+        match self {
+            Self::Auto | Self::Native => Mode::Native,
+            Self::Generic => Mode::Generic,
+        }
+    }
 }
 
 impl Config {

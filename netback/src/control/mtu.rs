@@ -22,7 +22,9 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         };
         let bridge = self.bridge_of(policy);
         let uplink = bridge.and_then(|bridge| self.uplink_of(&bridge.switch));
-        let mtu = policy.mtu.or(uplink.map(|uplink| uplink.mtu));
+        let mtu = policy
+            .mtu
+            .or(uplink.map(super::uplinks::Uplink::usable_mtu));
         let carrier = uplink.is_none_or(|uplink| uplink.link == LinkState::Up);
         let paths = vif.paths.clone();
         let told = handshake::write_network(&mut self.store, &paths, mtu, carrier);

@@ -134,6 +134,8 @@ fn uplink(device: &Device, bridges: &[Named]) -> Uplink {
         standby: device.standby,
         link_up: device.link == LinkState::Up,
         mtu: device.mtu,
+        largest_mtu: device.mtu_limit.0,
+        largest_mtu_reason: device.mtu_limit.1.to_string(),
         queues: device
             .queues
             .iter()

@@ -16,6 +16,7 @@ use xen::store::XenStore;
 use xsk_bridge::device::Device;
 use xsk_bridge::device::packet_socket::LargeSender;
 use xsk_bridge::link::{Link, LinkEvent};
+use xsk_bridge::nic::LengthLimit;
 use xsk_bridge::switch::{Bridge, PortId, PortKind};
 
 /// Log lines about one uplink's link that may follow each other at once, and the pause between further ones: a bad cable can flap for days.
@@ -33,6 +34,8 @@ pub struct OpenUplink {
     pub xdp_mode: String,
     /// The driver reads and writes the packet memory itself (zero-copy).
     pub zero_copy: bool,
+    /// The largest MTU that works, in bytes without the Ethernet header, and why none is larger.
+    pub mtu_limit: (u32, LengthLimit),
     /// The device's queues, by number.
     pub queues: Vec<OpenQueue>,
 }
@@ -84,6 +87,8 @@ pub(super) struct Uplink {
     pub(super) index: u32,
     /// The device's MTU, in bytes without the Ethernet header.
     pub mtu: u32,
+    /// The largest MTU that works, and why none is larger.
+    pub mtu_limit: (u32, LengthLimit),
     pub link: LinkState,
     /// What is kept of each queue; the queues themselves are with the workers.
     pub queues: Vec<UplinkQueue>,
@@ -135,7 +140,27 @@ impl Uplink {
                 "MTU changed from {before} to {}", link.mtu
             );
         }
+        self.look_at_mtu();
         Some(link.mtu)
+    }
+
+    /// Says so where the MTU is larger than works.
+    fn look_at_mtu(&mut self) {
+        let (limit, why) = self.mtu_limit;
+        if self.mtu > limit && self.may_log() {
+            warn!(
+                uplink = self.ifname,
+                "MTU {} does not work, {limit} at most does, for {why}: longer frames are dropped, and guests are told {limit}; `ip link set dev {} mtu {limit}`{}",
+                self.mtu,
+                self.ifname,
+                why.otherwise()
+            );
+        }
+    }
+
+    /// The MTU that works of the device's.
+    pub fn usable_mtu(&self) -> u32 {
+        self.mtu.min(self.mtu_limit.0)
     }
 
     fn removed(&mut self) {
@@ -219,10 +244,18 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             mode = opened.xdp_mode,
             zero_copy = opened.zero_copy,
             queues = queues.len(),
+            largest_mtu = opened.mtu_limit.0,
             ?link,
             standby,
             "uplink in service"
         );
+        let (largest, why) = opened.mtu_limit;
+        if why != LengthLimit::Frames {
+            info!(
+                uplink = opened.link.name,
+                "MTU {largest} is the largest that works, for {why}"
+            );
+        }
         self.uplinks.push(Uplink {
             port_id,
             ifname: opened.link.name.clone(),
@@ -232,6 +265,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
             standby,
             index: opened.link.index,
             mtu: opened.link.mtu,
+            mtu_limit: opened.mtu_limit,
             link,
             queues,
             device: opened.link,
@@ -337,7 +371,7 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
                 if let Some(mtu) = uplink.update(link) {
                     let index = uplink.index;
                     self.pool.send_all(|| ToWorker::SetMtu(index, mtu));
-                    follows = Some((uplink.ifname.clone(), mtu));
+                    follows = Some((uplink.ifname.clone(), uplink.usable_mtu()));
                 }
                 if before != (uplink.link, uplink.mtu) {
                     changed = Some(uplink.switch.clone());

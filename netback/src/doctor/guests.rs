@@ -1,7 +1,7 @@
 //! What guests ask for: bridges, addresses, sizes.
 
 use super::Finding;
-use super::uplink::MTU_LIMIT;
+use super::uplink::mtu_limit;
 use super::view::{Backend, View};
 use crate::config::{Bridge, Config};
 use std::collections::BTreeMap;
@@ -97,7 +97,8 @@ fn size(view: &View, vif: &Backend, bridge: &Bridge) -> Option<Finding> {
         "in dom0: `{}`, and attach it again with mtu={wire} or less",
         detach(vif)
     );
-    let cure = if promised > MTU_LIMIT {
+    let (most, _) = mtu_limit(view, bridge, uplink);
+    let cure = if promised > most {
         smaller
     } else {
         // Some drivers refuse to change the MTU under XDP.

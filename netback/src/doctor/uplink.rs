@@ -6,16 +6,24 @@ use super::host::deaf_address;
 use super::view::View;
 use crate::config::{Bridge, XdpMode};
 use std::path::{Path, PathBuf};
-use xsk_bridge::frame::DATA_CAPACITY;
+use xsk_bridge::nic::{self, LengthLimit};
 
 /// Bit of `/sys/class/net/*/flags` (linux/if.h).
 const IFF_UP: u64 = 1;
 /// Bit of the same for promiscuous mode.
 const IFF_PROMISC: u64 = 0x100;
-/// An Ethernet header with one VLAN tag: what a frame has beyond the MTU.
-const HEADERS: u64 = 18;
-/// The largest MTU whose frames fit a frame of the packet memory.
-pub(super) const MTU_LIMIT: u64 = DATA_CAPACITY as u64 - HEADERS;
+
+/// The largest MTU of a bridge's interface, and why none is larger, where the driver's own limit for a program does not count; without a
+/// reason where the interface could not be asked.
+pub(super) fn mtu_limit(view: &View, bridge: &Bridge, name: &str) -> (u64, Option<LengthLimit>) {
+    match view.multi_buffer.get(name) {
+        Some(can) => {
+            let (limit, why) = nic::mtu_limit(can.expected(bridge.xdp.wanted()));
+            (limit.into(), Some(why))
+        }
+        None => (nic::largest_mtu(1).into(), None),
+    }
+}
 
 pub(super) fn check(view: &View, bpf_dir: &Path, bridge: &Bridge) -> Vec<Finding> {
     let interfaces = bridge.interfaces();
@@ -39,6 +47,7 @@ fn check_interface(view: &View, bpf_dir: &Path, bridge: &Bridge, name: &str) -> 
         nic.foreign_program(),
         nic.mode(),
         nic.mtu(),
+        nic.long_frames(),
         nic.down(),
         nic.promiscuous(),
         nic.offloads(),
@@ -178,16 +187,24 @@ impl Nic<'_> {
         let what = |limit| format!("{} has MTU {mtu}, {limit} at most", self.name);
         let cure = |limit| format!("`ip link set dev {} mtu {limit}`, or less", self.name);
         let name = self.view.link(self.file("device/driver"));
-        let native = self.bridge.xdp != XdpMode::Generic;
+        let (most, why) = mtu_limit(self.view, self.bridge, self.name);
+        let one_buffer = self.bridge.xdp != XdpMode::Generic
+            && matches!(why, None | Some(LengthLimit::Kernel | LengthLimit::Driver));
         let by_driver = name
             .as_deref()
             .and_then(driver)
             .and_then(|driver| driver.mtu_limit)
-            .filter(|_| native);
-        if mtu > MTU_LIMIT {
-            let what = what(format!("AF_XDP takes {MTU_LIMIT}"));
-            let limit = by_driver.map_or(MTU_LIMIT, |limit| limit.min(MTU_LIMIT));
-            return Some(Finding::error("uplink-mtu", what, cure(limit)));
+            .filter(|_| one_buffer);
+        if mtu > most {
+            let because = why.map(|why| format!(", for {why}")).unwrap_or_default();
+            let what = format!(
+                "{} has MTU {mtu}, AF_XDP takes {most} at most{because}",
+                self.name
+            );
+            let limit = by_driver.map_or(most, |limit| limit.min(most));
+            let otherwise = why.map_or("", LengthLimit::otherwise);
+            let cure = format!("{}{otherwise}", cure(limit));
+            return Some(Finding::error("uplink-mtu", what, cure));
         }
         let (name, limit) = (name?, by_driver?);
         if mtu <= limit {
@@ -199,6 +216,21 @@ impl Nic<'_> {
         }
         let cure = format!("{}; as it is, the slower generic mode is used", cure(limit));
         Some(Finding::warning("uplink-mtu", what, cure))
+    }
+
+    /// Frames in several buffers do not pass: the largest MTU is that of one.
+    fn long_frames(&self) -> Option<Finding> {
+        let (limit, why) = mtu_limit(self.view, self.bridge, self.name);
+        let why = why.filter(|why| *why != LengthLimit::Frames)?;
+        if self.view.number(self.file("mtu"))? > limit {
+            // That is a finding of its own.
+            return None;
+        }
+        let what = format!(
+            "{}: an MTU of {limit} is the largest that works, for {why}",
+            self.name
+        );
+        Some(Finding::info("uplink-mtu-limit", what, ""))
     }
 
     /// The uplink is down although netback has brought it up, or it has no carrier.

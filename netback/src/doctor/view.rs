@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 use xen::store::{StoreError, Transaction, XenStore};
-use xsk_bridge::nic;
+use xsk_bridge::nic::{self, MultiBuffer};
 
 /// The machine as the checks see it; a test makes one up.
 #[derive(Debug)]
@@ -24,6 +24,8 @@ pub struct View {
     pub links: Vec<serde_json::Value>,
     /// Offloads that are on and spoil frames, by interface: the kernel's name and what it does. Empty where there are none.
     pub offloads: BTreeMap<String, Vec<(&'static str, &'static str)>>,
+    /// What kernel and driver do with frames in several buffers, by interface. Without an interface that could not be asked.
+    pub multi_buffer: BTreeMap<String, MultiBuffer>,
     /// The uplinks of the running netback, as it reports them. Empty where none runs.
     pub uplinks: Vec<Uplink>,
 }
@@ -61,8 +63,16 @@ impl View {
         let offloads = names
             .filter_map(|name| Some((name.to_owned(), nic::spoiling_offloads(name).ok()?)))
             .collect();
+        let indexed = links.iter().filter_map(|link| {
+            let index = link["ifindex"].as_u64()?.try_into().ok()?;
+            Some((link["ifname"].as_str()?.to_owned(), index))
+        });
+        let multi_buffer = indexed
+            .filter_map(|(name, index)| Some((name, MultiBuffer::of(index).ok()?)))
+            .collect();
         Self {
             offloads,
+            multi_buffer,
             uplinks: socket.map(ask_netback).unwrap_or_default(),
             ..Self::below(Path::new("/"), config, ask_xenstore(), links)
         }
@@ -81,6 +91,7 @@ impl View {
             backends,
             links,
             offloads: BTreeMap::new(),
+            multi_buffer: BTreeMap::new(),
             uplinks: Vec::new(),
         }
     }

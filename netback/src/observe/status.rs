@@ -115,6 +115,10 @@ pub struct Uplink {
     pub link_up: bool,
     /// The device's MTU, in bytes without the Ethernet header.
     pub mtu: u32,
+    /// The largest MTU that works.
+    pub largest_mtu: u32,
+    /// Why no larger MTU works.
+    pub largest_mtu_reason: String,
     /// The device's queues.
     pub queues: Vec<UplinkQueue>,
 }

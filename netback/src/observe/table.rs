@@ -118,10 +118,11 @@ impl fmt::Display for Uplink {
         let standby = if self.standby { " standing by" } else { "" };
         writeln!(
             f,
-            "uplink   {} on {}{standby}: link {link}, mtu {}, XDP {} {copy}, {} queues",
+            "uplink   {} on {}{standby}: link {link}, mtu {} (at most {}), XDP {} {copy}, {} queues",
             self.ifname,
             self.bridge,
             self.mtu,
+            self.largest_mtu,
             self.xdp_mode,
             self.queues.len()
         )?;

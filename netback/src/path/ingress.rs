@@ -11,7 +11,8 @@ use crate::crash_point;
 use crate::hypervisor::Hypervisor;
 use crate::worker::Worker;
 use crate::worker::mailbox::ParcelFor;
-use ring::packet::{Chain, Gso, TxPacket};
+use ring::packet::{Chain, TxPacket};
+use xsk_bridge::frame::DATA_CAPACITY;
 
 /// What a turn may still take out of Tx rings.
 struct Budget {
@@ -101,7 +102,7 @@ impl<H: Hypervisor> Worker<H> {
             let cost = match queue.tx.next(&mut room) {
                 Ok(Some(Chain::Packet(packet))) => {
                     self.batch.push_chain(packet, queue.domid, direct);
-                    frames += segments(packet);
+                    frames += frames_of(packet);
                     sent += usize::from(packet.size);
                     usize::from(packet.size).max(PACKET_COST)
                 }
@@ -230,9 +231,14 @@ impl<H: Hypervisor> Worker<H> {
     }
 }
 
-/// Frames that a device needs for a packet: one for each segment.
+/// Frames that a device needs for a packet: those of its length, or those of each of its segments.
 #[inline]
-fn segments(packet: &TxPacket) -> usize {
-    let cut = |gso: Gso| packet.size.div_ceil(gso.size).into();
-    packet.gso.map_or(1, cut)
+fn frames_of(packet: &TxPacket) -> usize {
+    match packet.gso {
+        None => usize::from(packet.size).div_ceil(DATA_CAPACITY),
+        Some(gso) => {
+            let segment = usize::from(gso.size.min(packet.size));
+            packet.size.div_ceil(gso.size) as usize * segment.div_ceil(DATA_CAPACITY)
+        }
+    }
 }

@@ -3,6 +3,7 @@
 //!
 //! A flow's packets keep their order: both sockets use the same send queue of the device, and a packet enters the lane only once the
 //! kernel has taken all frames before it. What the kernel has no room for is kept, with everything behind it, and tried again.
+use super::egress::frames_for;
 use super::uplink::UplinkQueue;
 use crate::bounds::{HOLD, LANE_RETRY, LANE_SEGMENTS};
 use crate::crash_point;
@@ -17,8 +18,8 @@ use xsk_bridge::device::packet_socket::{LargeSender, MAX_SLICES, Refused};
 use xsk_bridge::device::vnet::VnetHeader;
 use xsk_bridge::frame::FramePool;
 use xsk_bridge::nic::Segmentation;
-use xsk_bridge::offload::segment::{Cutter, GsoHead, Slices};
-use xsk_bridge::packet::{Offload, Packet};
+use xsk_bridge::offload::segment::GsoHead;
+use xsk_bridge::packet::Packet;
 
 /// What the control thread found out about a device, for as long as the lane of one of its queues is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,8 +163,8 @@ impl Kept {
         Some(packet)
     }
 
-    /// The next packet, where it is one of a single frame.
-    fn pop_frame(&mut self) -> Option<Packet> {
+    /// The next packet, where it is not to be segmented.
+    fn pop_plain(&mut self) -> Option<Packet> {
         match self.packets.front()?.offload.gso {
             None => self.pop(),
             Some(_) => None,
@@ -226,8 +227,8 @@ impl UplinkQueue {
     #[cold]
     pub(super) fn send_kept(&mut self, pool: &mut FramePool) {
         while self.is_drained() && !self.kept.is_empty() && self.send_first_kept(pool) {
-            while let Some(frame) = self.kept.pop_frame() {
-                self.outbox.push_back(frame);
+            while let Some(packet) = self.kept.pop_plain() {
+                self.push_out(packet);
             }
             self.send_outbox(pool);
         }
@@ -279,7 +280,7 @@ impl UplinkQueue {
 
     /// Cuts the first packet that is kept, as if there were no lane. False: there are too few free frames for that now.
     fn cut_first_kept(&mut self, shape: &GsoHead, pool: &mut FramePool) -> bool {
-        if pool.len() <= shape.segments() {
+        if pool.len() < frames_for(shape) {
             return false;
         }
         let Some(packet) = self.kept.pop() else {
@@ -287,24 +288,8 @@ impl UplinkQueue {
         };
         self.forget_refusals();
         self.cut(shape, &packet, pool);
-        self.count_cut(shape);
         pool.recycle(packet);
         true
-    }
-
-    /// Puts the segments of a packet into the outbox.
-    fn cut(&mut self, shape: &GsoHead, packet: &Packet, pool: &mut FramePool) {
-        let umem = pool.umem().clone();
-        let mut payload = Slices::new(packet.slices(&umem).skip(1));
-        let mut cutter = Cutter::new(*shape, packet.head(&umem));
-        while let Some(mut frame) = pool.take() {
-            let Some(len) = cutter.next(&mut payload, [umem.data_mut(&mut frame)]) else {
-                pool.give(frame);
-                break;
-            };
-            let segment = Packet::new(frame, len as u32, Offload::default());
-            self.outbox.push_back(segment);
-        }
     }
 
     fn forget_refusals(&mut self) {

@@ -30,6 +30,8 @@ pub(crate) struct UplinkQueue {
     pub lane: Option<Lane>,
     /// Packets for the end of the turn.
     pub(super) outbox: VecDeque<Packet>,
+    /// Frames of the packets of the outbox beyond one each. A packet that the device segments counts as one.
+    behind: usize,
     /// Packets behind those of the outbox.
     pub(super) kept: Kept,
     /// When the turn began.
@@ -66,6 +68,7 @@ impl UplinkQueue {
             kept: Kept::with_capacity(lane.as_ref().map_or(0, |_| KEPT)),
             lane,
             outbox: VecDeque::new(),
+            behind: 0,
             now: Instant::now(),
             room: 0,
             claimed: 0,
@@ -111,7 +114,7 @@ impl UplinkQueue {
         received.packets
     }
 
-    /// Packets that queues whose last packets went to the device may still consume in this turn.
+    /// Frames that queues whose last packets went to the device may still fill in this turn.
     #[inline]
     pub fn allowance(&self) -> usize {
         self.room.saturating_sub(self.waiting() + self.claimed)
@@ -119,14 +122,14 @@ impl UplinkQueue {
 
     /// Takes off the allowance what a queue consumed.
     #[inline]
-    pub fn claim(&mut self, packets: usize) {
-        self.claimed += packets;
+    pub fn claim(&mut self, frames: usize) {
+        self.claimed += frames;
     }
 
     /// Frames that wait to be sent.
     #[inline]
     fn waiting(&self) -> usize {
-        self.outbox.len() + self.kept.frames()
+        self.outbox.len() + self.behind + self.kept.frames()
     }
 
     /// Whether no more packets should be brought to the device.
@@ -156,13 +159,27 @@ impl UplinkQueue {
         self.waiting() + frames <= self.room + OUTBOX
     }
 
-    /// Sends a packet that the device takes, with the turn's burst.
+    /// Sends a packet of one frame, or one that the device segments, with the turn's burst.
     #[inline]
     pub fn send(&mut self, packet: Packet) {
         match self.kept.is_empty() {
             true => self.outbox.push_back(packet),
             false => self.kept.push(packet),
         }
+    }
+
+    /// Sends a packet of any number of frames, with the turn's burst.
+    pub fn send_long(&mut self, packet: Packet) {
+        match self.kept.is_empty() {
+            true => self.push_out(packet),
+            false => self.kept.push(packet),
+        }
+    }
+
+    /// Puts a packet of any number of frames into the outbox.
+    pub(super) fn push_out(&mut self, packet: Packet) {
+        self.behind += packet.frame_count() - 1;
+        self.outbox.push_back(packet);
     }
 
     /// Ends a turn: the device gets the burst.
@@ -179,6 +196,9 @@ impl UplinkQueue {
             return;
         }
         let sent = self.device.send(&mut self.outbox, pool);
+        if self.behind > 0 {
+            self.count_behind();
+        }
         self.rest = sent.rest;
         self.stats.send_packets.add(sent.packets);
         self.stats.send_bytes.add(sent.bytes);
@@ -189,6 +209,13 @@ impl UplinkQueue {
         drops.add(DropReason::LinkDown, sent.link_down);
         drops.add(DropReason::UplinkFull, sent.refused);
         drops.add(DropReason::ChecksumImpossible, sent.unfit);
+    }
+
+    /// Counts the frames beyond one a packet anew, after packets were taken out of the outbox.
+    #[cold]
+    fn count_behind(&mut self) {
+        let packets = self.outbox.iter();
+        self.behind = packets.map(|packet| packet.frame_count() - 1).sum();
     }
 
     /// Writes the levels that `status` shows.
@@ -235,6 +262,7 @@ impl UplinkQueue {
             }
         }
         dropped += self.kept.retain(stays, pool);
+        self.count_behind();
         self.stats.send_drops.add(DropReason::TooLong, dropped);
     }
 }

@@ -1,7 +1,7 @@
 //! Two devices back to back in memory: what one sends the other receives. For tests that need no kernel.
 use super::{Capabilities, Device, Held, Received, Sent, longest_frame};
 use crate::frame::{DATA_CAPACITY, FramePool};
-use crate::packet::Packet;
+use crate::packet::{MAX_FRAMES, Packet};
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -18,7 +18,8 @@ pub struct Cable {
 }
 
 impl Cable {
-    /// Both ends of a cable that holds at most `capacity` packets each way; a full one has no room.
+    /// Both ends of a cable that holds at most `capacity` frames each way; a full one has no room. It carries packets of one frame, until it
+    /// is given a larger MTU.
     pub fn pair(capacity: usize) -> (Cable, Cable) {
         let line = || Line::new(Mutex::new(VecDeque::with_capacity(capacity)));
         let (there, back) = (line(), line());
@@ -30,6 +31,11 @@ impl Cable {
         };
         (end(&there, &back), end(&back, &there))
     }
+}
+
+/// Frames of the packets on their way.
+fn frames(line: &VecDeque<Packet>) -> usize {
+    line.iter().map(Packet::frame_count).sum()
 }
 
 fn lock(line: &Line) -> MutexGuard<'_, VecDeque<Packet>> {
@@ -46,35 +52,46 @@ impl Device for Cable {
     }
 
     fn set_mtu(&mut self, mtu: u32) {
-        self.max_frame = longest_frame(mtu);
+        self.max_frame = longest_frame(mtu, MAX_FRAMES);
     }
 
     fn recv(&mut self, _pool: &mut FramePool, out: &mut Vec<Packet>, max: usize) -> Received {
         let mut line = lock(&self.incoming);
-        let packets = max.min(line.len()).min(out.capacity() - out.len());
-        let lengths = line.iter().take(packets).map(|packet| packet.len);
-        let bytes = lengths.map(u64::from).sum();
-        out.extend(line.drain(..packets));
-        Received {
-            packets,
-            bytes,
-            ..Received::default()
+        let (mut received, mut frames) = (Received::default(), 0);
+        while frames < max
+            && out.len() < out.capacity()
+            && let Some(packet) = line.pop_front()
+        {
+            frames += packet.frame_count();
+            received.packets += 1;
+            received.bytes += u64::from(packet.len);
+            out.push(packet);
         }
+        received
     }
 
     fn room(&mut self, _pool: &mut FramePool) -> usize {
-        self.capacity - lock(&self.outgoing).len()
+        self.capacity - frames(&lock(&self.outgoing))
     }
 
     fn send(&mut self, packets: &mut VecDeque<Packet>, _pool: &mut FramePool) -> Sent {
         let mut line = lock(&self.outgoing);
         let mut sent = Sent::default();
-        let taken = packets.len().min(self.capacity - line.len());
-        for packet in packets.drain(..taken) {
+        let mut room = self.capacity - frames(&line);
+        let fits = |packet: &Packet, room| packet.frame_count() <= room;
+        while packets.front().is_some_and(|packet| fits(packet, room))
+            && let Some(packet) = packets.pop_front()
+        {
+            room -= packet.frame_count();
+            assert!(
+                packet.len as usize <= self.max_frame,
+                "{} bytes for a cable of {}",
+                packet.len,
+                self.max_frame
+            );
             assert_eq!(
                 packet.frame_count(),
-                1,
-                "only linear packets go to the wire"
+                (packet.len as usize).div_ceil(DATA_CAPACITY)
             );
             sent.packets += 1;
             sent.bytes += u64::from(packet.len);
@@ -91,11 +108,11 @@ impl Device for Cable {
         !lock(&self.incoming).is_empty()
     }
 
-    /// Packets on their way from this end; those that the other end has yet to receive are that end's to count.
+    /// Frames on their way from this end; those that the other end has yet to receive are that end's to count.
     fn held(&self) -> Held {
         Held {
             fill: 0,
-            send: lock(&self.outgoing).len() as u32,
+            send: frames(&lock(&self.outgoing)) as u32,
         }
     }
 }

@@ -97,10 +97,12 @@ impl Device for FaultInjector {
             packets.drain(..).for_each(|packet| pool.recycle(packet));
             return sent;
         }
-        for _ in 0..self.room(pool) {
-            let Some(packet) = packets.pop_front() else {
-                break;
-            };
+        let mut room = self.room(pool);
+        let fits = |packet: &Packet, room| packet.frame_count() <= room;
+        while packets.front().is_some_and(|packet| fits(packet, room))
+            && let Some(packet) = packets.pop_front()
+        {
+            room -= packet.frame_count();
             self.pass(packet, pool, &mut sent);
         }
         let passed = self.device.send(&mut self.passed, pool);
@@ -134,10 +136,10 @@ impl Device for FaultInjector {
 mod tests {
     use super::super::Cable;
     use super::*;
-    use crate::frame::Umem;
+    use crate::frame::{DATA_CAPACITY, Umem};
     use crate::packet::Offload;
 
-    const FRAMES: u32 = 64;
+    const FRAMES: u32 = 128;
     const FAULTS: Faults = Faults {
         lose: 5,
         refuse: 17,
@@ -147,13 +149,14 @@ mod tests {
         stall: 2,
     };
 
-    /// Sends 1000 numbered packets over a faulty cable, and names those that came and what the device said.
+    /// Sends 1000 numbered packets of one to three frames over a faulty cable, and names those that came and what the device said.
     fn run(faults: Faults, seed: u64) -> (Vec<u32>, Sent) {
         let (umem, frames) = Umem::new(FRAMES).unwrap();
         let mut pool = FramePool::new(&umem);
         pool.extend(frames);
         let (near, mut far) = Cable::pair(16);
         let mut near = FaultInjector::new(Box::new(near), faults, seed);
+        near.set_mtu(9000);
         let (mut came, mut packets) = (Vec::new(), Vec::with_capacity(16));
         let (mut queue, mut said) = (VecDeque::new(), Sent::default());
         let mut number = 0u32;
@@ -161,19 +164,25 @@ mod tests {
             for _ in 0..near.room(&mut pool).min(7) {
                 let mut frame = pool.take().unwrap();
                 umem.data_mut(&mut frame)[..4].copy_from_slice(&number.to_ne_bytes());
+                let len = 4 + number % 3 * DATA_CAPACITY as u32;
+                let mut packet = Packet::new(frame, len, Offload::default());
+                (0..number % 3).for_each(|_| packet.append(pool.take().unwrap(), &umem));
                 number += 1;
-                queue.push_back(Packet::new(frame, 4, Offload::default()));
+                queue.push_back(packet);
             }
             let sent = near.send(&mut queue, &mut pool);
             said.packets += sent.packets;
             said.refused += sent.refused;
             said.link_down += sent.link_down;
-            let there = pool.len() + near.held().send as usize + queue.len();
+            let waiting: usize = queue.iter().map(Packet::frame_count).sum();
+            let there = pool.len() + near.held().send as usize + waiting;
             assert_eq!(there, FRAMES as usize, "leaked");
             far.recv(&mut pool, &mut packets, 16);
             for packet in packets.drain(..) {
                 let bytes = umem.data(packet.first())[..4].try_into().unwrap();
-                came.push(u32::from_ne_bytes(bytes));
+                let number = u32::from_ne_bytes(bytes);
+                assert_eq!(packet.len, 4 + number % 3 * DATA_CAPACITY as u32);
+                came.push(number);
                 pool.recycle(packet);
             }
         }

@@ -19,15 +19,20 @@ use std::os::fd::BorrowedFd;
 /// Bytes of a frame that an MTU does not count: Ethernet header and one VLAN tag.
 const FRAME_OVERHEAD: usize = 14 + 4;
 
-/// Longest frame of a device of `mtu` bytes that a frame of the UMEM holds.
-fn longest_frame(mtu: u32) -> usize {
-    (mtu as usize + FRAME_OVERHEAD).min(DATA_CAPACITY)
+/// Longest packet of all: what the netif protocol can say of one.
+pub(crate) const MAX_PACKET: usize = 65_535;
+
+/// Longest frame of a device of `mtu` bytes whose packets take at most `frames` frames of the UMEM.
+fn longest_frame(mtu: u32, frames: usize) -> usize {
+    let most = (frames * DATA_CAPACITY).min(MAX_PACKET);
+    (mtu as usize + FRAME_OVERHEAD).min(most)
 }
 
 /// What a device takes from its sender. Whatever it does not take, the sender finishes before it hands the packet over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capabilities {
-    /// Longest frame that the device carries, in bytes, Ethernet header included.
+    /// Longest frame that the device carries, in bytes, Ethernet header included. Where it is longer than a frame of the UMEM holds, the
+    /// device takes and brings packets in several.
     pub max_frame: usize,
     /// Takes packets whose checksum is [`Blank`](crate::packet::Checksum::Blank).
     pub blank_checksum: bool,
@@ -96,15 +101,16 @@ pub enum Rest {
 pub trait Device: Send {
     /// What the queue takes; the same until the MTU is set.
     fn capabilities(&self) -> Capabilities;
-    /// The network device's MTU has changed to `mtu` bytes, Ethernet header not included: the longest frame follows it, as far as a
-    /// frame of the UMEM holds it.
+    /// The network device's MTU has changed to `mtu` bytes, Ethernet header not included: the longest frame follows it, as far as the
+    /// device takes packets in several frames of the UMEM.
     fn set_mtu(&mut self, mtu: u32);
     /// Takes the frames that it receives into from `pool`, then receives packets of at most `max` frames in all into `out`, whose capacity
     /// bounds them too (it never grows); one packet may exceed `max`. What the sender of a packet left undone is in its
     /// [`Offload`](crate::packet::Offload), and a packet that is to be segmented has been judged
     /// ([`GsoHead`](crate::offload::segment::GsoHead)).
     fn recv(&mut self, pool: &mut FramePool, out: &mut Vec<Packet>, max: usize) -> Received;
-    /// Takes completed frames back into `pool`, and says how many packets [`send`](Self::send) takes now.
+    /// Takes completed frames back into `pool`, and says for how many frames of packets [`send`](Self::send) has room now. A packet that
+    /// the device segments counts as one.
     fn room(&mut self, pool: &mut FramePool) -> usize;
     /// Takes packets from the front of `packets` for as long as there is room, and kicks the kernel until it has all that was
     /// ever handed to it. While the link is down every packet is dropped and counted. The packets are such as

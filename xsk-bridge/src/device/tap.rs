@@ -2,7 +2,7 @@
 //!
 //! A packet is one system call in either direction, which is inherent to a TAP.
 use super::vnet::{Unsupported, VnetHeader};
-use super::{Capabilities, Device, Held, Received, Sent, longest_frame};
+use super::{Capabilities, Device, Held, MAX_PACKET, Received, Sent, longest_frame};
 use crate::frame::{Frame, FramePool, Umem};
 use crate::offload::segment::GsoHead;
 use crate::packet::{Checksum, MAX_FRAMES, Offload, Packet};
@@ -14,8 +14,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Packets that one call of [`TapDevice::send`] is asked for at most: a TAP has no ring, the stack takes each packet at once.
 const ROOM: usize = 512;
-/// Longest packet that is passed on: what the netif protocol can say of one.
-const MAX_PACKET: usize = 65_535;
 /// Turns without a look at the queue after one that found nothing: a look is a system call.
 const LOOKS_SPARED: u8 = 7;
 
@@ -46,7 +44,7 @@ impl TapDevice {
             queue,
             umem: umem.clone(),
             spare: ArrayVec::new(),
-            max_frame: longest_frame(mtu),
+            max_frame: longest_frame(mtu, MAX_FRAMES),
             spared: 0,
         }
     }
@@ -161,7 +159,7 @@ impl Device for TapDevice {
     }
 
     fn set_mtu(&mut self, mtu: u32) {
-        self.max_frame = longest_frame(mtu);
+        self.max_frame = longest_frame(mtu, MAX_FRAMES);
     }
 
     fn recv(&mut self, pool: &mut FramePool, out: &mut Vec<Packet>, max: usize) -> Received {

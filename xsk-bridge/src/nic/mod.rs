@@ -5,17 +5,19 @@
 //! the process: they remain when the process ends, and [`put_back`] restores them.
 mod ioctl;
 mod ipv6;
+mod multi_buffer;
 mod record;
 mod segmentation;
 mod send_queues;
 mod virtual_function;
 
 pub(crate) use ioctl::Handle;
+pub use multi_buffer::{LengthLimit, MultiBuffer, largest_mtu, mtu_limit};
 pub use segmentation::Segmentation;
 pub use send_queues::{SendQueues, Unpredictable};
 
-use crate::frame::DATA_CAPACITY;
 use crate::link::Link;
+use crate::xdp::Mode;
 use ioctl::{Channels, Feature};
 use record::Record;
 use std::collections::BTreeMap;
@@ -95,12 +97,13 @@ pub enum NicError {
         master: String,
     },
     #[error(
-        "{name} has MTU {mtu}, at most {limit} fits an AF_XDP frame: `ip link set dev {name} mtu {limit}`"
+        "{name} has MTU {mtu}, and {limit} is the largest that works, for {why}: `ip link set dev {name} mtu {limit}`{}", why.otherwise()
     )]
     Mtu {
         name: String,
         mtu: u32,
-        limit: usize,
+        limit: u32,
+        why: LengthLimit,
     },
     #[error(
         "{name} is an untrusted virtual function, which gets no guest's frames: `ip link set dev {physical} vf {vf} trust on spoofchk off`"
@@ -134,15 +137,20 @@ pub enum NicError {
 ///
 /// # Errors
 /// The interface does not exist, or cannot serve in its present state.
-pub fn check(ifname: &str) -> Result<(), NicError> {
-    fit(ifname).map(|_| ())
+pub fn check(ifname: &str, mode: Mode) -> Result<(), NicError> {
+    fit(ifname, mode).map(|_| ())
 }
 
 /// Brings `ifname` up, promiscuous and all-multicast, with stripping and merging offloads off, and with `queues` channels
-/// (`None`: as many as it has). The settings before that are recorded in `<run_dir>/nic-<ifname>.json` first; the record of an
-/// earlier `prepare` that was not put back is kept.
-pub fn prepare(ifname: &str, queues: Option<u32>, run_dir: &Path) -> Result<Prepared, NicError> {
-    let link = fit(ifname)?;
+/// (`None`: as many as it has); `mode` is where our program is to run. The settings before that are recorded in
+/// `<run_dir>/nic-<ifname>.json` first; the record of an earlier `prepare` that was not put back is kept.
+pub fn prepare(
+    ifname: &str,
+    mode: Mode,
+    queues: Option<u32>,
+    run_dir: &Path,
+) -> Result<Prepared, NicError> {
+    let link = fit(ifname, mode)?;
     let named = named(ifname);
     let device = Handle::open(ifname).map_err(named("open a control socket"))?;
     let mut warnings = Vec::from_iter(virtual_function::check(&device, ifname)?);
@@ -237,7 +245,7 @@ fn is_of(record: &Record, link: &Link) -> bool {
 }
 
 /// Opens the device if it can serve.
-fn fit(ifname: &str) -> Result<Link, NicError> {
+fn fit(ifname: &str, mode: Mode) -> Result<Link, NicError> {
     let links = Link::all().map_err(named(ifname)("list the interfaces"))?;
     let name = ifname.to_owned();
     let Some(link) = links.iter().find(|link| link.name == ifname).cloned() else {
@@ -273,10 +281,14 @@ fn fit(ifname: &str) -> Result<Link, NicError> {
             master: master.map_or_else(|| "above it".to_owned(), |link| link.name.clone()),
         });
     }
-    let limit = DATA_CAPACITY - FRAME_OVERHEAD;
-    if link.mtu as usize > limit {
+    if let Err((limit, why)) = multi_buffer::fit_mtu(&link, mode) {
         let mtu = link.mtu;
-        return Err(NicError::Mtu { name, mtu, limit });
+        return Err(NicError::Mtu {
+            name,
+            mtu,
+            limit,
+            why,
+        });
     }
     Ok(link)
 }

@@ -26,6 +26,9 @@ const ATTACH_TYPE_XDP: u32 = 37;
 pub(super) const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
 pub(super) const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 
+/// Flag of a program (linux/bpf.h, BPF_F_XDP_HAS_FRAGS): packets may lie in several buffers.
+pub(super) const XDP_HAS_FRAGS: u32 = 1 << 5;
+
 /// struct bpf_insn: code u8, registers u8 (destination in the low half), offset i16, immediate i32.
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -118,8 +121,8 @@ pub(super) fn update(map: BorrowedFd<'_>, key: u32, value: BorrowedFd<'_>) -> io
     Ok(())
 }
 
-/// Loads an XDP program.
-pub(super) fn load(instructions: &[Instruction]) -> io::Result<OwnedFd> {
+/// Loads an XDP program with these flags.
+pub(super) fn load(instructions: &[Instruction], flags: u32) -> io::Result<OwnedFd> {
     #[repr(C)]
     struct Attributes {
         prog_type: u32,
@@ -146,7 +149,7 @@ pub(super) fn load(instructions: &[Instruction]) -> io::Result<OwnedFd> {
             log_size: 0,
             log_buf: 0,
             kern_version: 0,
-            prog_flags: 0,
+            prog_flags: flags,
             prog_name: name("netback_xdp"),
             prog_ifindex: 0,
             expected_attach_type: ATTACH_TYPE_XDP,

@@ -7,6 +7,7 @@
 mod bpf;
 
 use crate::link::{Link, XdpProgram};
+use crate::nic::MultiBuffer;
 use bpf::Instruction;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -46,6 +47,7 @@ pub struct Attachment {
     mode: Mode,
     adopted: bool,
     native_refusal: Option<io::Error>,
+    multi_buffer: MultiBuffer,
 }
 
 /// Why the program could not be attached or detached.
@@ -99,7 +101,8 @@ pub fn install_or_adopt(ifname: &str, bpf_dir: &Path) -> Result<Attachment, XdpE
         .ok_or_else(|| XdpError::NoInterface(ifname.to_owned()))?;
     let pins = Pins::new(bpf_dir, ifname);
     bpf::prepare_dir(bpf_dir).map_err(|e| pins.error("make the directory in bpffs", e))?;
-    if let Some(attachment) = adopt(&device, &pins)? {
+    let can = MultiBuffer::of(device.index).map_err(named("ask what the driver does under XDP"))?;
+    if let Some(attachment) = adopt(&device, &pins, can)? {
         return Ok(attachment);
     }
     if let Some(XdpProgram { id, generic }) = device.xdp {
@@ -111,7 +114,7 @@ pub fn install_or_adopt(ifname: &str, bpf_dir: &Path) -> Result<Attachment, XdpE
     }
     pins.remove()?;
     std::fs::create_dir_all(&pins.dir).map_err(|e| pins.error("make the directory in bpffs", e))?;
-    install(device, &pins, XDP_DROP)
+    install(device, &pins, can, XDP_DROP)
 }
 
 /// Detaches the program from `ifname` and removes the pins. Returns false if there were none. A running daemon loses its uplink.
@@ -144,7 +147,7 @@ pub fn pinned(bpf_dir: &Path) -> io::Result<Vec<String>> {
 }
 
 /// Opens the predecessor's link and map, if the link is still on this device and the map exists. Replaces the program in the link.
-fn adopt(device: &Link, pins: &Pins) -> Result<Option<Attachment>, XdpError> {
+fn adopt(device: &Link, pins: &Pins, can: MultiBuffer) -> Result<Option<Attachment>, XdpError> {
     let pinned = || {
         let link = bpf::open_pinned(&pins.link()).ok()?;
         let map = bpf::open_pinned(&pins.map()).ok()?;
@@ -156,7 +159,7 @@ fn adopt(device: &Link, pins: &Pins) -> Result<Option<Attachment>, XdpError> {
     let Some((link, map, running)) = pinned() else {
         return Ok(None);
     };
-    let program = load(&map, XDP_DROP)?;
+    let program = load(&map, can, XDP_DROP)?;
     // Whether the pinned one is the same cannot be asked without CAP_SYS_ADMIN (kernel/bpf/syscall.c, bpf_prog_get_fd_by_id), and
     // drivers take a program in the place of another without a reset.
     bpf::update_link(link.as_fd(), program.as_fd())
@@ -172,13 +175,19 @@ fn adopt(device: &Link, pins: &Pins) -> Result<Option<Attachment>, XdpError> {
         },
         adopted: true,
         native_refusal: None,
+        multi_buffer: can,
     }))
 }
 
 /// Attaches a program whose verdict for a queue without a socket is `no_socket`.
-fn install(device: Link, pins: &Pins, no_socket: i32) -> Result<Attachment, XdpError> {
+fn install(
+    device: Link,
+    pins: &Pins,
+    can: MultiBuffer,
+    no_socket: i32,
+) -> Result<Attachment, XdpError> {
     let map = bpf::create_xskmap(MAP_ENTRIES).map_err(named("create the socket map"))?;
-    let program = load(&map, no_socket)?;
+    let program = load(&map, can, no_socket)?;
     let (link, mode, native_refusal) = attach(&device, program.as_fd())?;
     // The map first: a pinned link without a map could not be adopted.
     bpf::pin(map.as_fd(), &pins.map()).map_err(|e| pins.error("pin the socket map", e))?;
@@ -190,6 +199,7 @@ fn install(device: Link, pins: &Pins, no_socket: i32) -> Result<Attachment, XdpE
         mode,
         adopted: false,
         native_refusal,
+        multi_buffer: can,
     })
 }
 
@@ -217,12 +227,17 @@ fn attach(
     }
 }
 
-fn load(map: &OwnedFd, no_socket: i32) -> Result<OwnedFd, XdpError> {
-    bpf::load(&program(map, no_socket)).map_err(named("load the XDP program"))
+/// Loads the program; where the driver hands over packets in several buffers, as one that takes them.
+fn load(map: &OwnedFd, can: MultiBuffer, no_socket: i32) -> Result<OwnedFd, XdpError> {
+    let flags = match can.kernel && can.driver.receives_fragments {
+        true => bpf::XDP_HAS_FRAGS,
+        false => 0,
+    };
+    bpf::load(&program(map, no_socket), flags).map_err(named("load the XDP program"))
 }
 
 /// `return bpf_redirect_map(&sockets, context->rx_queue_index, no_socket)`: the flags name the verdict for a queue without a
-/// socket. No frags flag: packets are then linear, which is what a socket without XDP_USE_SG takes.
+/// socket.
 fn program(map: &OwnedFd, no_socket: i32) -> [Instruction; 6] {
     use std::os::fd::AsRawFd;
     const LOAD_WORD: u8 = 0x61; // BPF_LDX | BPF_MEM | BPF_W
@@ -268,6 +283,11 @@ impl Attachment {
     /// Returns whether a predecessor's program was taken over, so that the device was not touched.
     pub fn adopted(&self) -> bool {
         self.adopted
+    }
+
+    /// Returns what the kernel and the driver do with packets in several frames.
+    pub fn multi_buffer(&self) -> MultiBuffer {
+        self.multi_buffer
     }
 
     /// Returns why a newly attached program runs in generic mode: the driver's error for native mode.

@@ -1,5 +1,6 @@
 //! Taking over the program of an earlier version, which only a test inside the crate can attach.
 use super::*;
+use crate::link::Driver;
 use crate::support::{ETHERTYPE, Namespace, PacketSocket, frame};
 
 /// The verdict of the first version for a queue without a socket (linux/bpf.h, enum xdp_action).
@@ -15,7 +16,11 @@ fn the_program_of_an_earlier_version_is_replaced_in_its_link() {
     let pins = Pins::new(&namespace.bpf_dir(), "near");
     bpf::prepare_dir(&namespace.bpf_dir()).unwrap();
     std::fs::create_dir_all(&pins.dir).unwrap();
-    drop(install(device(), &pins, XDP_PASS).unwrap());
+    let old = MultiBuffer {
+        kernel: false,
+        driver: Driver::default(),
+    };
+    drop(install(device(), &pins, old, XDP_PASS).unwrap());
     namespace.wait_until("the first version passes", || {
         far.send(&frame(1, 60));
         near.recv().is_some()

@@ -3,6 +3,7 @@ use super::log::Log;
 use super::*;
 use xsk_bridge::device::Cable;
 use xsk_bridge::link::{Link, LinkEvent};
+use xsk_bridge::nic::LengthLimit;
 
 const IFF_UP: u32 = 1;
 
@@ -37,6 +38,7 @@ pub fn opener() -> OpenDevice {
             bridge: bridge.name.clone(),
             xdp_mode: "native".into(),
             zero_copy: false,
+            mtu_limit: (3822, LengthLimit::Driver),
             queues: vec![OpenQueue {
                 device: Box::new(Cable::pair(64).0),
                 socket: None,
@@ -124,6 +126,28 @@ fn a_changed_mtu_is_shown_and_logged() {
         .unwrap();
     assert_eq!(shown(&daemon), (true, 3000));
     assert_eq!(log.count("MTU changed from 1500 to 3000"), 1);
+    daemon.stop().unwrap();
+}
+
+/// The kernel lets an MTU be set that frames of one buffer do not reach.
+#[test]
+fn an_mtu_that_does_not_work_is_named_with_the_largest_that_does() {
+    let log = Log::begin();
+    let (_house, mut daemon) = wired();
+    let largest = "MTU 3822 is the largest that works, for the driver receives no frame in several";
+    assert_eq!(log.count(largest), 1);
+    daemon
+        .link_event(&LinkEvent::Changed(Link {
+            mtu: 9000,
+            ..link(7, "eth7")
+        }))
+        .unwrap();
+    assert_eq!(log.count("MTU 9000 does not work, 3822 at most does"), 1);
+    assert_eq!(log.count("guests are told 3822"), 1);
+    let uplink = &daemon.status().uplinks[0];
+    assert_eq!((uplink.mtu, uplink.largest_mtu), (9000, 3822));
+    assert!(uplink.largest_mtu_reason.starts_with("the driver"));
+    assert_eq!(daemon.uplinks[0].usable_mtu(), 3822);
     daemon.stop().unwrap();
 }
 

@@ -3,6 +3,7 @@ use super::super::{Backend, Report, Severity, View, examine};
 use crate::observe::status::Uplink;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use xsk_bridge::nic::MultiBuffer;
 
 pub(super) const CONFIG: &str = "/etc/netback/netback.toml";
 pub(super) const NIC: &str = "/sys/class/net/eth0";
@@ -13,6 +14,8 @@ pub(super) struct Machine {
     pub(super) backends: Result<Vec<Backend>, String>,
     pub(super) links: Vec<serde_json::Value>,
     pub(super) offloads: Vec<(&'static str, &'static str)>,
+    /// What kernel and driver of eth0 do with frames in several buffers; `None`: they could not be asked.
+    pub(super) multi_buffer: Option<MultiBuffer>,
     pub(super) uplinks: Vec<Uplink>,
 }
 
@@ -37,6 +40,7 @@ impl Machine {
             backends: Ok(vec![guest("3", "00:16:3e:00:00:03")]),
             links: vec![link("eth0")],
             offloads: Vec::new(),
+            multi_buffer: None,
             uplinks: Vec::new(),
         };
         for (path, text) in [
@@ -131,6 +135,8 @@ impl Machine {
             self.links.clone(),
         );
         view.offloads.insert("eth0".into(), self.offloads.clone());
+        let can = self.multi_buffer.map(|can| ("eth0".into(), can));
+        view.multi_buffer.extend(can);
         view.uplinks.clone_from(&self.uplinks);
         examine(&view)
     }

@@ -4,6 +4,8 @@ use super::machine::{CONFIG, Machine, NIC};
 use crate::observe::counters::UplinkStats;
 use crate::observe::status::{Bulk, Uplink, UplinkQueue};
 use std::collections::BTreeMap;
+use xsk_bridge::link::Driver;
+use xsk_bridge::nic::MultiBuffer;
 
 #[test]
 fn names_a_nic_that_is_not_there_and_what_is() {
@@ -81,6 +83,48 @@ fn names_an_mtu_beyond_the_limits() {
     // What fits a frame and not the driver would only be the next finding.
     machine.link(&format!("{NIC}/device/driver"), "../drivers/igb");
     machine.must_find(Error, "uplink-mtu", "ip link set dev eth0 mtu 3046");
+}
+
+#[test]
+fn names_the_largest_mtu_where_frames_have_one_buffer() {
+    let mut machine = Machine::healthy();
+    machine.link(&format!("{NIC}/device/driver"), "../drivers/igb");
+    let can = |receives_fragments| MultiBuffer {
+        kernel: true,
+        driver: Driver {
+            native: true,
+            receives_fragments,
+            zero_copy_fragments: None,
+        },
+    };
+    machine.multi_buffer = Some(can(false));
+    machine.must_find(
+        Info,
+        "uplink-mtu-limit",
+        "3822 is the largest that works, for the driver",
+    );
+    machine.write(&format!("{NIC}/mtu"), "9000\n");
+    machine.must_find(
+        Error,
+        "uplink-mtu",
+        "mtu 3046`, or less, or say xdp = \"generic\"",
+    );
+    // A driver that receives them is not held to what it takes in one.
+    machine.multi_buffer = Some(can(true));
+    assert!(machine.examine().findings.is_empty());
+    machine.backends.as_mut().unwrap()[0].mtu = Some("9001".into());
+    machine.must_find(
+        Warning,
+        "guest-mtu",
+        "ip link set dev eth0 mtu 9001 && systemctl start",
+    );
+    machine.multi_buffer = Some(can(false));
+    machine.write(
+        CONFIG,
+        "[[bridge]]\nname = \"xenbr0\"\nuplink = \"eth0\"\nxdp = \"generic\"\n",
+    );
+    machine.backends.as_mut().unwrap()[0].mtu = None;
+    assert!(machine.examine().findings.is_empty());
 }
 
 #[test]
@@ -173,6 +217,8 @@ fn served(ways: &[Bulk]) -> Uplink {
         standby: false,
         link_up: true,
         mtu: 1500,
+        largest_mtu: 65_262,
+        largest_mtu_reason: "a frame takes no more buffers".into(),
         queues: (0..).zip(ways).map(queue).collect(),
     }
 }

@@ -10,6 +10,8 @@ mod segments;
 mod uplink;
 mod worker;
 
+pub(super) use segments::frames_for;
+
 use super::batch::Batch;
 use super::job::Outcome;
 use super::ports::Destination;
@@ -179,21 +181,21 @@ impl Batch {
         let mut frames = NewFrames::take(job.len as usize, pool)?;
         let umem = pool.umem();
         self.each_slice(n, umem, |bytes| frames.write(bytes, umem));
-        frames.into_packet(job.len, job.offload, umem)
+        frames.into_packet(job.len, job.offload, pool)
     }
 }
 
 /// Frames that a packet is written into.
-struct NewFrames {
-    frames: ArrayVec<Frame, MAX_FRAMES>,
+pub(super) struct NewFrames {
+    pub frames: ArrayVec<Frame, MAX_FRAMES>,
     /// The frame, and the place in it, of the next byte.
     at: usize,
     within: usize,
 }
 
 impl NewFrames {
-    /// Frames for a packet of `len` bytes. `None`: there are too few free ones.
-    fn take(len: usize, pool: &mut FramePool) -> Option<Self> {
+    /// Frames for a packet of at most `len` bytes. `None`: there are too few free ones.
+    pub fn take(len: usize, pool: &mut FramePool) -> Option<Self> {
         let count = len.div_ceil(DATA_CAPACITY);
         (pool.len() >= count).then(|| Self {
             frames: (0..count).map_while(|_| pool.take()).collect(),
@@ -216,10 +218,20 @@ impl NewFrames {
         }
     }
 
-    fn into_packet(self, len: u32, offload: Offload, umem: &Umem) -> Option<Packet> {
+    /// The packet of `len` bytes that was written; frames that it did not take go back to `pool`.
+    pub fn into_packet(self, len: u32, offload: Offload, pool: &mut FramePool) -> Option<Packet> {
+        let mut left = (len as usize).div_ceil(DATA_CAPACITY).saturating_sub(1);
         let mut frames = self.frames.into_iter();
         let mut packet = Packet::new(frames.next()?, len, offload);
-        frames.for_each(|frame| packet.append(frame, umem));
+        for frame in frames {
+            match left.checked_sub(1) {
+                Some(fewer) => {
+                    left = fewer;
+                    packet.append(frame, pool.umem());
+                }
+                None => pool.give(frame),
+            }
+        }
         Some(packet)
     }
 }
@@ -237,5 +249,5 @@ pub(super) fn in_new_frames<'a>(
     let mut frames = NewFrames::take(len, pool)?;
     let umem = pool.umem();
     slices.for_each(|bytes| frames.write(bytes, umem));
-    frames.into_packet(len as u32, offload, umem)
+    frames.into_packet(len as u32, offload, pool)
 }

@@ -1,5 +1,5 @@
 //! Packets that are cut into segments for a receiver that does not segment them itself.
-use super::{Handed, Pass};
+use super::{Handed, NewFrames, Pass};
 use crate::hypervisor::Hypervisor;
 use crate::observe::counters::DropReason;
 use crate::path::batch::Batch;
@@ -7,8 +7,8 @@ use crate::path::egress::queue::Turn;
 use crate::path::uplink::UplinkQueue;
 use crate::queue::Queue;
 use xsk_bridge::device::packet_socket::Refused;
-use xsk_bridge::frame::{DATA_CAPACITY, FramePool, Umem};
-use xsk_bridge::offload::segment::{Cutter, GsoHead, Slices};
+use xsk_bridge::frame::{DATA_CAPACITY, Frame, FramePool, Umem};
+use xsk_bridge::offload::segment::{Cutter, GsoHead, Payload, Slices};
 use xsk_bridge::packet::{Checksum, Offload, Packet};
 
 /// The offload of a segment, whose checksum has just been made.
@@ -27,32 +27,51 @@ impl Batch {
             .map_err(|_| DropReason::GsoRefused)
     }
 
-    /// Cuts packet `n`, which is whole. `put` is called for each segment, with a function that writes the segment and returns its length.
+    /// Cuts packet `n`, which is whole. `put` is called for each segment, with a function that writes the segment into frames, of which
+    /// there are enough for the longest, and returns its length.
     fn each_segment(
         &self,
         n: usize,
         shape: GsoHead,
         umem: &Umem,
-        mut put: impl FnMut(&mut dyn FnMut(&mut [u8]) -> usize),
+        put: impl FnMut(&mut dyn FnMut(&mut [Frame]) -> usize),
     ) {
         let job = &self.jobs[n];
-        let mut cutter = Cutter::new(shape, job.head_bytes(&self.staging, umem));
+        let head = job.head_bytes(&self.staging, umem);
         match &job.packet {
             Some(packet) => {
-                let mut payload = Slices::new(packet.slices(umem).skip(1));
-                for _ in 0..shape.segments() {
-                    put(&mut |room| cutter.next(&mut payload, [room]).unwrap_or(0));
-                }
+                let payload = Slices::new(packet.slices(umem).skip(1));
+                each_segment(shape, head, payload, umem, put);
             }
             None => {
                 let behind = job.behind.of(&self.pieces).iter();
-                let mut payload = Slices::new(behind.map(|&piece| self.staging.bytes(piece)));
-                for _ in 0..shape.segments() {
-                    put(&mut |room| cutter.next(&mut payload, [room]).unwrap_or(0));
-                }
+                let payload = Slices::new(behind.map(|&piece| self.staging.bytes(piece)));
+                each_segment(shape, head, payload, umem, put);
             }
         }
     }
+}
+
+/// Cuts a packet that begins with `head`, of which `payload` is the rest; `put` as in [`Batch::each_segment`].
+fn each_segment(
+    shape: GsoHead,
+    head: &[u8],
+    mut payload: impl Payload,
+    umem: &Umem,
+    mut put: impl FnMut(&mut dyn FnMut(&mut [Frame]) -> usize),
+) {
+    let mut cutter = Cutter::new(shape, head);
+    for _ in 0..shape.segments() {
+        put(&mut |frames| {
+            let rooms = frames.iter_mut().map(|frame| umem.data_mut(frame));
+            cutter.next(&mut payload, rooms).unwrap_or(0)
+        });
+    }
+}
+
+/// Frames that the segments of a packet take at most.
+pub(in crate::path) fn frames_for(shape: &GsoHead) -> usize {
+    shape.segments() * shape.longest().div_ceil(DATA_CAPACITY)
 }
 
 impl UplinkQueue {
@@ -110,21 +129,43 @@ impl UplinkQueue {
         pool: &mut FramePool,
     ) -> Handed {
         let umem = pool.umem().clone();
-        if !self.has_room(shape.segments()) {
+        if !self.has_room(frames_for(&shape)) {
             return Handed::Refused(DropReason::UplinkFull);
         }
-        if pool.len() < shape.segments() {
+        if pool.len() < frames_for(&shape) {
             return Handed::Refused(DropReason::NoFrame);
         }
         batch.each_segment(n, shape, &umem, |write| {
-            if let Some(mut frame) = pool.take() {
-                let len = write(umem.data_mut(&mut frame));
-                self.send(Packet::new(frame, len as u32, Offload::default()));
+            if let Some(segment) = in_frames(&shape, write, pool) {
+                self.send_long(segment);
             }
         });
         self.count_cut(&shape);
         Handed::Taken
     }
+
+    /// Puts the segments of a packet, for which there are enough free frames, into the outbox.
+    pub(in crate::path) fn cut(&mut self, shape: &GsoHead, packet: &Packet, pool: &mut FramePool) {
+        let umem = pool.umem().clone();
+        let payload = Slices::new(packet.slices(&umem).skip(1));
+        each_segment(*shape, packet.head(&umem), payload, &umem, |write| {
+            if let Some(segment) = in_frames(shape, write, pool) {
+                self.push_out(segment);
+            }
+        });
+        self.count_cut(shape);
+    }
+}
+
+/// A segment in frames out of `pool`. `None`: there are too few free ones.
+fn in_frames(
+    shape: &GsoHead,
+    write: &mut dyn FnMut(&mut [Frame]) -> usize,
+    pool: &mut FramePool,
+) -> Option<Packet> {
+    let mut frames = NewFrames::take(shape.longest(), pool)?;
+    let len = write(&mut frames.frames);
+    frames.into_packet(len as u32, Offload::default(), pool)
 }
 
 impl<H: Hypervisor> Queue<H> {
@@ -147,13 +188,12 @@ impl<H: Hypervisor> Queue<H> {
             Ok(shape) => shape,
             Err(reason) => return Handed::Refused(reason),
         };
-        // Every segment is made in one frame, and copied into the backlog from there.
-        let Some(mut frame) = turn.pool.take() else {
+        // Every segment is made in the same frames, and copied into the backlog from there.
+        let Some(NewFrames { mut frames, .. }) = NewFrames::take(shape.longest(), turn.pool) else {
             return Handed::Refused(DropReason::NoFrame);
         };
         batch.each_segment(n, shape, &umem, |write| {
-            let len = write(umem.data_mut(&mut frame));
-            let segment = &umem.data(&frame)[..len];
+            let len = write(&mut frames);
             let too_long = self.limits.is_too_long(len as u32, None);
             let refused = match too_long {
                 true => Some(DropReason::TooLong),
@@ -164,12 +204,17 @@ impl<H: Hypervisor> Queue<H> {
                 None => {
                     let backlog = &mut self.rx.backlog;
                     let mut entry = backlog.append(len as u32, SEGMENT, turn.now, turn.pool);
-                    entry.write(segment);
+                    let mut left = len;
+                    for frame in &frames {
+                        let here = left.min(DATA_CAPACITY);
+                        entry.write(&umem.data(frame)[..here]);
+                        left -= here;
+                    }
                     self.list(slot, turn.waiting);
                 }
             }
         });
-        turn.pool.give(frame);
+        turn.pool.extend(frames);
         self.stats.rx_cut_packets.add(1);
         Handed::Taken
     }

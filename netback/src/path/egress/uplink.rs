@@ -6,7 +6,7 @@ use crate::path::batch::Batch;
 use crate::path::uplink::UplinkQueue;
 use crate::worker::Worker;
 use std::ops::Range;
-use xsk_bridge::frame::{Frame, FramePool};
+use xsk_bridge::frame::{DATA_CAPACITY, Frame, FramePool};
 use xsk_bridge::offload::checksum;
 use xsk_bridge::packet::{Checksum, Packet};
 
@@ -52,6 +52,10 @@ impl UplinkQueue {
                 false => self.take_large(n, batch, pool),
             };
         }
+        if job.len as usize > DATA_CAPACITY {
+            let packet = batch.take_packet(n, pool);
+            return self.take_long(packet, batch, n, pool);
+        }
         match batch.take_frame(n, pool) {
             Some(frame) => self.finish(frame, batch, n, pool),
             None => Handed::Refused(DropReason::NoFrame),
@@ -70,10 +74,34 @@ impl UplinkQueue {
                 false => self.take_large(n, batch, pool),
             };
         }
+        if job.len as usize > DATA_CAPACITY {
+            return self.take_long(batch.copy_frames(n, pool), batch, n, pool);
+        }
         match batch.copy_frame(n, pool) {
             Some(frame) => self.finish(frame, batch, n, pool),
             None => Handed::Refused(DropReason::NoFrame),
         }
+    }
+
+    /// Sends `packet`, which is packet `n` of the batch in several frames. `None`: there were too few free frames for it.
+    #[inline(never)]
+    fn take_long(
+        &mut self,
+        packet: Option<Packet>,
+        batch: &Batch,
+        n: usize,
+        pool: &mut FramePool,
+    ) -> Handed {
+        let Some(mut packet) = packet else {
+            return Handed::Refused(DropReason::NoFrame);
+        };
+        packet.offload = batch.jobs[n].offload;
+        if !self.capabilities.blank_checksum && packet.complete_checksum(pool.umem()).is_err() {
+            pool.recycle(packet);
+            return Handed::Refused(DropReason::ChecksumImpossible);
+        }
+        self.send_long(packet);
+        Handed::Taken
     }
 
     /// Sends a packet that the device has segmented. `None`: there were too few free frames for it.

@@ -8,6 +8,7 @@ mod faults;
 mod fidelity;
 mod filter;
 mod flood;
+mod jumbo;
 mod lane;
 mod mesh;
 mod multicast;

@@ -29,7 +29,7 @@ use xen::event::Port;
 use xen::fake::{Access, Events, Grants, MappedPage, OWN_DOMID, OwnPages, Page};
 use xen::grant::{DomId, GrantRef, GrantTable};
 use xsk_bridge::device::{Cable, Device, FaultInjector, Faults};
-use xsk_bridge::frame::{Frame, FramePool, Umem};
+use xsk_bridge::frame::{DATA_CAPACITY, Frame, FramePool, Umem};
 use xsk_bridge::packet::{Offload, Packet};
 use xsk_bridge::switch::filter::Filter;
 use xsk_bridge::switch::{Bridge, PortId, PortKind, Rules};
@@ -291,6 +291,13 @@ impl Rig {
         *device = Box::new(FaultInjector::new(sound, faults, seed));
     }
 
+    /// Gives both ends of the wire another MTU.
+    pub fn set_wire_mtu(&mut self, mtu: u32) {
+        self.tell(0, ToWorker::SetMtu(1, mtu));
+        self.far.set_mtu(mtu);
+        self.turns(1);
+    }
+
     /// What the wire was sent.
     pub fn sent_to_wire(&mut self) -> Vec<Vec<u8>> {
         let mut packets = Vec::with_capacity(2048);
@@ -303,16 +310,23 @@ impl Rig {
     }
 
     fn unpack(&mut self, packet: Packet) -> Vec<u8> {
-        let bytes = packet.head(&self.umem).to_vec();
+        let bytes = packet.slices(&self.umem).flatten().copied().collect();
         self.workers[0].fabric.pool.recycle(packet);
         bytes
     }
 
     /// A frame arrives from the wire.
     pub fn arrive_from_wire(&mut self, bytes: &[u8]) {
-        let mut frame = self.spare.pop().expect("a test needs no more");
-        self.umem.data_mut(&mut frame)[..bytes.len()].copy_from_slice(bytes);
-        let packet = Packet::new(frame, bytes.len() as u32, Offload::default());
+        let mut packet: Option<Packet> = None;
+        for slice in bytes.chunks(DATA_CAPACITY) {
+            let mut frame = self.spare.pop().expect("a test needs no more");
+            self.umem.data_mut(&mut frame)[..slice.len()].copy_from_slice(slice);
+            match &mut packet {
+                Some(packet) => packet.append(frame, &self.umem),
+                None => packet = Some(Packet::new(frame, bytes.len() as u32, Offload::default())),
+            }
+        }
+        let packet = packet.expect("no test sends nothing");
         let mut no_frames = FramePool::new(&self.umem);
         self.far.send(&mut [packet].into(), &mut no_frames);
     }

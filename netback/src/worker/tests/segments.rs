@@ -53,15 +53,17 @@ pub fn send_tcp(guest: &mut Guest, bytes: &[u8]) {
     send(guest, bytes, SEGMENT, GSO_TYPE_TCPV4, NETTXF_CSUM_BLANK);
 }
 
-/// Every frame is a right segment of at most the size asked for, and their payloads are `bytes`'s.
+/// Every frame is a right segment of at most the usual size, and their payloads are `bytes`'s.
 pub fn check_segments(frames: &[Vec<u8>], bytes: &[u8]) {
-    assert_eq!(
-        frames.len(),
-        (bytes.len() - HEADERS).div_ceil(SEGMENT.into())
-    );
+    check_segments_of(frames, bytes, SEGMENT.into());
+}
+
+/// Every frame is a right segment of at most `size` bytes, and their payloads are `bytes`'s.
+pub fn check_segments_of(frames: &[Vec<u8>], bytes: &[u8], size: usize) {
+    assert_eq!(frames.len(), (bytes.len() - HEADERS).div_ceil(size));
     let mut payload: Vec<u8> = Vec::new();
     for frame in frames {
-        assert!(frame.len() <= HEADERS + usize::from(SEGMENT));
+        assert!(frame.len() <= HEADERS + size);
         assert_eq!(verify(frame, std::iter::empty()), Ok(Verified::Right));
         payload.extend(&frame[HEADERS..]);
     }
@@ -154,6 +156,29 @@ fn cut_for_a_guest_that_does_not_segment() {
         assert_eq!(b.stats.rx_cut_packets.get(), 1);
         assert_eq!(rig.frames_found(), rig.frames);
     }
+}
+
+/// Guests whose MTU is larger than a frame of the UMEM holds may have their packets cut into segments as long.
+#[test]
+fn segments_longer_than_a_frame_are_cut_for_a_guest_that_does_not_segment() {
+    let mut rig = Rig::new();
+    let mut a = rig.guest(1);
+    let mut b = rig.guest_on(2, 0, all_features());
+    b.post(200);
+    for (size, payload) in [
+        (8948, 30_000),
+        (3787, 10_000),
+        (3786, 10_000),
+        (60_000, 65_000),
+    ] {
+        let bytes = tcp(b.mac(), a.mac(), payload);
+        send(&mut a, &bytes, size, GSO_TYPE_TCPV4, NETTXF_CSUM_BLANK);
+        rig.settle();
+        check_segments_of(&bytes_of(b.receive()), &bytes, size.into());
+        a.read_answers();
+    }
+    assert_eq!(b.stats.rx_cut_packets.get(), 4);
+    assert_eq!(rig.frames_found(), rig.frames);
 }
 
 #[test]

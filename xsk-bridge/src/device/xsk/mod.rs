@@ -4,19 +4,23 @@
 //! descriptor back by the receive or the completion ring; between the two, [`Held`] counts it.
 // xsk-rs's rings trust the caller that a frame is in one place at a time: the token says so.
 #![allow(unsafe_code)]
+mod chain;
+mod counters;
 mod open;
 mod sockopt;
 
+pub use counters::KernelCounters;
 pub use open::{OpenError, Options};
 
 use super::{Capabilities, Device, Held, Received, Rest, Sent, longest_frame};
 use crate::frame::{AfXdp, DATA_CAPACITY, DATA_OFFSET, FRAME_SIZE, Frame, FramePool, Umem};
 use crate::link::Link;
-use crate::nic::Handle;
-use crate::packet::{Offload, Packet};
+use crate::nic::{Handle, LengthLimit, mtu_limit};
+use crate::packet::{MAX_FRAMES, Offload, Packet};
 use crate::xdp::Attachment;
+use chain::{Chain, Pushed};
 use rustix::io::Errno;
-use rustix::net::sockopt::{xdp_options, xdp_statistics};
+use rustix::net::sockopt::xdp_options;
 use rustix::net::xdp::XdpOptionsFlags;
 use std::collections::VecDeque;
 use std::io;
@@ -25,11 +29,14 @@ use xsk_rs::FrameDesc;
 
 /// Descriptors moved between us and a ring at a time.
 const BATCH: usize = 64;
+const _: () = assert!(MAX_FRAMES <= BATCH);
+/// Option of a descriptor (linux/if_xdp.h, XDP_PKT_CONTD): the next one is of the same packet.
+const CONTINUED: u32 = 1;
 /// A device that drops what it is given costs a call a packet (EBUSY): at most this many in one burst.
 const DROPS_PER_SEND: u64 = 16;
 /// Shortest frame of Ethernet without its check sequence. Where a frame is handed to the driver as it is, nobody else pads it.
 const MIN_FRAME: usize = 60;
-/// Packets that one call takes in copy mode (net/xdp/xsk.c, TX_BATCH_SIZE); more where XDP_MAX_TX_SKB_BUDGET was raised.
+/// Descriptors that one call takes in copy mode (net/xdp/xsk.c, TX_BATCH_SIZE); more where XDP_MAX_TX_SKB_BUDGET was raised.
 const PACKETS_PER_KICK: u32 = 32;
 
 /// One queue of a device over AF_XDP.
@@ -50,6 +57,14 @@ pub struct XskDevice {
     miscounted: u64,
     zero_copy: bool,
     max_frame: usize,
+    /// Most frames of a packet, or why it is one.
+    frames: Result<u32, LengthLimit>,
+    /// The packet of which a look at the receive ring brought a part.
+    chain: Chain,
+}
+
+fn memory(umem: &Umem) -> &AfXdp {
+    umem.af_xdp().expect("`open` takes a UMEM for AF_XDP only")
 }
 
 impl XskDevice {
@@ -73,7 +88,7 @@ impl XskDevice {
         let link = Link::by_name(attachment.ifname())
             .map_err(os("read the MTU"))?
             .ok_or_else(|| OpenError::NoInterface(attachment.ifname().to_owned()))?;
-        let rings = open::bind(memory, attachment, queue, options)?;
+        let rings = open::bind(memory, attachment, queue, link.mtu, options)?;
         let mut device = XskDevice {
             rings,
             umem: umem.clone(),
@@ -85,11 +100,23 @@ impl XskDevice {
             down: false,
             miscounted: 0,
             zero_copy: false,
-            max_frame: longest_frame(link.mtu),
+            max_frame: 0,
+            frames: Err(LengthLimit::Memory),
+            chain: Chain::default(),
         };
         open::tune(device.socket(), memory, attachment, queue)?;
         let mode = xdp_options(device.socket()).map_err(|e| os("ask for the mode")(e.into()))?;
         device.zero_copy = mode.contains(XdpOptionsFlags::XDP_OPTIONS_ZEROCOPY);
+        let can = attachment.multi_buffer();
+        device.frames = match (
+            can.frames(attachment.mode(), device.zero_copy),
+            memory.multi_buffer.get(),
+        ) {
+            (Ok(_), Some(false)) => Err(LengthLimit::Memory),
+            (frames, _) => frames,
+        };
+        open::check_mtu(attachment, link.mtu, mtu_limit(device.frames))?;
+        device.set_mtu(link.mtu);
         attachment.set_socket(queue, device.socket())?;
         Ok(device)
     }
@@ -97,6 +124,11 @@ impl XskDevice {
     /// True when the driver reads and writes frames itself.
     pub fn zero_copy(&self) -> bool {
         self.zero_copy
+    }
+
+    /// Most frames of a packet, both ways; or why it is one.
+    pub fn frames(&self) -> Result<u32, LengthLimit> {
+        self.frames
     }
 
     /// What the kernel counts of this queue.
@@ -113,6 +145,9 @@ impl XskDevice {
     /// [`Umem::quarantined`].
     pub fn close(mut self, pool: &mut FramePool) {
         self.reclaim(pool);
+        if let Chain::Open(packet) = std::mem::take(&mut self.chain) {
+            pool.recycle(packet);
+        }
         while let n @ 1.. = self.consume_received(BATCH) {
             for i in 0..n {
                 let address = self.batch[i].addr();
@@ -122,9 +157,7 @@ impl XskDevice {
     }
 
     fn memory(&self) -> &AfXdp {
-        self.umem
-            .af_xdp()
-            .expect("`open` takes a UMEM for AF_XDP only")
+        memory(&self.umem)
     }
 
     fn socket(&self) -> BorrowedFd<'_> {
@@ -188,8 +221,8 @@ impl XskDevice {
         n
     }
 
-    /// The packet behind a received descriptor; `None` where the descriptor cannot be one of ours.
-    fn received(&mut self, i: usize) -> Option<Packet> {
+    /// The frame behind a received descriptor, and the bytes in it; `None` where the descriptor cannot be one of ours.
+    fn received(&mut self, i: usize) -> Option<(Frame, usize)> {
         let (address, len) = (self.batch[i].addr(), self.batch[i].lengths().data());
         let mut frame = self.token(address)?;
         let offset = address % FRAME_SIZE;
@@ -200,10 +233,19 @@ impl XskDevice {
         if offset != DATA_OFFSET {
             self.umem.align_data(&mut frame, offset, len);
         }
-        Some(Packet::new(frame, len as u32, Offload::default()))
+        Some((frame, len))
     }
 
-    /// Packets that `send` takes, exact below `wanted`. In copy mode the kernel hands sent frames back before it says that their
+    /// What becomes of the packet of several frames that the received descriptor is part of.
+    #[inline(never)]
+    fn received_part(&mut self, i: usize) -> Pushed {
+        let piece = self.received(i);
+        let more = self.batch[i].options() & CONTINUED != 0;
+        let free = &mut self.returned;
+        self.chain.push(piece, more, &self.umem, free)
+    }
+
+    /// Frames that `send` takes, exact below `wanted`. In copy mode the kernel hands sent frames back before it says that their
     /// entries are free: it does that when it has taken all the entries that it knew of (net/xdp/xsk_queue.h, xskq_cons_release).
     fn send_room(&mut self, wanted: u32) -> u32 {
         let free = self.rings.tx.nb_free(wanted);
@@ -270,38 +312,75 @@ impl XskDevice {
         }
     }
 
-    /// Puts as many of `packets` into the send ring as there is room for.
+    /// Puts as many of `packets` into the send ring as there is room for, each as a whole.
     fn stage(&mut self, packets: &mut VecDeque<Packet>, sent: &mut Sent) {
-        let mut left = packets
-            .len()
-            .min(self.send_room(packets.len() as u32) as usize);
-        while left > 0 {
-            let count = left.min(BATCH);
-            for (i, packet) in packets.drain(..count).enumerate() {
-                let mut len = packet.len as usize;
-                assert!(
-                    len <= self.max_frame,
-                    "{len} bytes for a device of {}",
-                    self.max_frame
-                );
-                let mut frame = packet
-                    .into_linear()
-                    .expect("AF_XDP takes one frame a packet");
+        let wanted = match self.frames {
+            Ok(_) => packets.iter().map(Packet::frame_count).sum(),
+            Err(_) => packets.len(),
+        };
+        let (mut room, mut count) = (self.send_room(wanted as u32) as usize, 0);
+        while let Some(packet) = packets.front() {
+            let frames = packet.frame_count();
+            if frames > room {
+                break;
+            }
+            if count + frames > BATCH {
+                self.produce(count);
+                count = 0;
+            }
+            if let Some(packet) = packets.pop_front() {
+                sent.bytes += self.describe(packet, count);
+                sent.packets += 1;
+            }
+            room -= frames;
+            count += frames;
+        }
+        self.produce(count);
+    }
+
+    /// Puts the descriptors of a packet into the batch, from place `at` on. Returns the bytes that are sent.
+    fn describe(&mut self, packet: Packet, at: usize) -> u64 {
+        let mut len = packet.len as usize;
+        assert!(
+            len <= self.max_frame,
+            "{len} bytes for a device of {}",
+            self.max_frame
+        );
+        match packet.into_linear() {
+            Ok(mut frame) => {
                 if len < MIN_FRAME {
                     self.umem.data_mut(&mut frame)[len..MIN_FRAME].fill(0);
                     len = MIN_FRAME;
                 }
-                sent.bytes += len as u64;
-                self.batch[i] = self.memory().send_descriptor(&frame, len);
+                self.batch[at] = self.memory().send_descriptor(&frame, len);
             }
-            // SAFETY: descriptors of this UMEM whose tokens ended here.
-            let taken = unsafe { self.rings.tx.produce(&self.batch[..count]) };
-            assert_eq!(taken, count, "the send ring has the room that it said");
-            self.held.send += count as u32;
-            self.fresh += count as u32;
-            sent.packets += count as u64;
-            left -= count;
+            Err(packet) => self.describe_chain(packet, at),
         }
+        len as u64
+    }
+
+    /// Puts the descriptors of a packet in several frames into the batch, from place `at` on.
+    #[inline(never)]
+    fn describe_chain(&mut self, packet: Packet, at: usize) {
+        let mut left = packet.len as usize;
+        for (n, frame) in packet.into_frames(&self.umem).enumerate() {
+            let here = left.min(DATA_CAPACITY);
+            left -= here;
+            let mut descriptor = memory(&self.umem).send_descriptor(&frame, here);
+            if left > 0 {
+                descriptor.set_options(CONTINUED);
+            }
+            self.batch[at + n] = descriptor;
+        }
+    }
+
+    /// Puts the first `count` descriptors of the batch, which are those of whole packets, into the send ring.
+    fn produce(&mut self, count: usize) {
+        // SAFETY: descriptors of this UMEM whose tokens ended in the batch.
+        let taken = unsafe { self.rings.tx.produce(&self.batch[..count]) };
+        assert_eq!(taken, count, "the send ring has the room that it said");
+        self.held.send += count as u32;
+        self.fresh += count as u32;
     }
 }
 
@@ -315,7 +394,7 @@ impl Device for XskDevice {
     }
 
     fn set_mtu(&mut self, mtu: u32) {
-        self.max_frame = longest_frame(mtu);
+        self.max_frame = longest_frame(mtu, self.frames.unwrap_or(1) as usize);
     }
 
     fn recv(&mut self, pool: &mut FramePool, out: &mut Vec<Packet>, max: usize) -> Received {
@@ -326,13 +405,20 @@ impl Device for XskDevice {
         while wanted > 0 {
             let n = self.consume_received(wanted);
             for i in 0..n {
-                match self.received(i) {
-                    Some(packet) => {
+                let pushed = match self.batch[i].options() == 0 && self.chain.is_closed() {
+                    true => self.received(i).map_or(Pushed::Dropped, |(frame, len)| {
+                        Pushed::Packet(Packet::new(frame, len as u32, Offload::default()))
+                    }),
+                    false => self.received_part(i),
+                };
+                match pushed {
+                    Pushed::Packet(packet) => {
                         received.packets += 1;
                         received.bytes += u64::from(packet.len);
                         out.push(packet);
                     }
-                    None => received.bad += 1,
+                    Pushed::Open => {}
+                    Pushed::Dropped => received.bad += 1,
                 }
             }
             wanted -= n;
@@ -381,8 +467,8 @@ impl Device for XskDevice {
 
     fn held(&self) -> Held {
         Held {
+            fill: self.held.fill + self.chain.frames(),
             send: self.held.send + self.returned.len() as u32,
-            ..self.held
         }
     }
 }
@@ -391,38 +477,6 @@ impl Drop for XskDevice {
     fn drop(&mut self) {
         let Held { fill, send } = self.held();
         self.umem.quarantine(fill + send);
-    }
-}
-
-/// struct xdp_statistics: what the kernel counts of one socket.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
-pub struct KernelCounters {
-    /// Dropped on receive: no frame in the fill ring, or longer than a frame.
-    pub rx_dropped: u64,
-    /// Addresses in the fill ring that were no frame.
-    pub rx_invalid_descs: u64,
-    /// Descriptors in the send ring that were no packet.
-    pub tx_invalid_descs: u64,
-    /// Dropped because we did not take packets out of the receive ring.
-    pub rx_ring_full: u64,
-    /// Times the fill ring was found empty.
-    pub rx_fill_ring_empty_descs: u64,
-    /// Times the send ring was found empty.
-    pub tx_ring_empty_descs: u64,
-}
-
-impl KernelCounters {
-    /// Reads those of an AF_XDP socket.
-    pub fn read(socket: BorrowedFd<'_>) -> io::Result<Self> {
-        let counted = xdp_statistics(socket)?;
-        Ok(Self {
-            rx_dropped: counted.rx_dropped,
-            rx_invalid_descs: counted.rx_invalid_descs,
-            tx_invalid_descs: counted.tx_invalid_descs,
-            rx_ring_full: counted.rx_ring_full.unwrap_or_default(),
-            rx_fill_ring_empty_descs: counted.rx_fill_ring_empty_descs.unwrap_or_default(),
-            tx_ring_empty_descs: counted.tx_ring_empty_descs.unwrap_or_default(),
-        })
     }
 }
 

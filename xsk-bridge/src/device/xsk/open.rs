@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 use super::sockopt;
 use crate::frame::{AfXdp, os_error};
+use crate::nic::{LengthLimit, largest_mtu};
 use crate::xdp::{Attachment, Mode, XdpError};
 use std::io;
 use std::thread::sleep;
@@ -36,6 +37,15 @@ pub enum OpenError {
     InUse { ifname: String, queue: u32 },
     #[error("interface {0} is gone")]
     NoInterface(String),
+    #[error(
+        "interface {ifname} has MTU {mtu}, and {limit} is the largest that works, for {why}: `ip link set dev {ifname} mtu {limit}`{}", why.otherwise()
+    )]
+    Mtu {
+        ifname: String,
+        mtu: u32,
+        limit: u32,
+        why: LengthLimit,
+    },
     #[error("interface {ifname} has no queue {queue}")]
     NoQueue { ifname: String, queue: u32 },
     #[error(
@@ -72,14 +82,19 @@ pub(super) struct Rings {
     pub comp: CompQueue,
 }
 
-/// Bind `queue`, waiting a little for a predecessor's socket to go.
+/// Bind `queue` of a device of `mtu` bytes, waiting a little for a predecessor's socket to go.
 pub(super) fn bind(
     memory: &AfXdp,
     attachment: &Attachment,
     queue: u32,
+    mtu: u32,
     options: Options,
 ) -> Result<Rings, OpenError> {
-    let config = config(memory, attachment, options)?;
+    let several = match memory.multi_buffer.get() {
+        Some(&several) => several,
+        None => wants_several(attachment, mtu, options),
+    };
+    let config = config(memory, attachment, several, options)?;
     let interface: Interface = attachment
         .ifname()
         .parse()
@@ -90,7 +105,10 @@ pub(super) fn bind(
         // is the one that all its sockets share.
         let bound = unsafe { Socket::new(config, &memory.umem, &interface, queue) };
         match bound {
-            Ok((tx, rx, Some((fill, comp)))) => return Ok(Rings { tx, rx, fill, comp }),
+            Ok((tx, rx, Some((fill, comp)))) => {
+                memory.multi_buffer.get_or_init(|| several);
+                return Ok(Rings { tx, rx, fill, comp });
+            }
             // The UMEM has a socket on this queue already: ours.
             Ok((_, _, None)) => return Err(in_use(attachment, queue)),
             Err(e) if os_error(&e) == Some(libc::EBUSY) && Instant::now() < deadline => {
@@ -101,9 +119,18 @@ pub(super) fn bind(
     }
 }
 
+/// Whether the first socket is to be bound for packets in several frames: where that costs nothing, and where the MTU needs it.
+fn wants_several(attachment: &Attachment, mtu: u32, options: Options) -> bool {
+    let can = attachment.multi_buffer();
+    let copies = options.copy || attachment.mode() == Mode::Generic;
+    can.kernel && (copies || can.is_free() || mtu > largest_mtu(1))
+}
+
+/// How a socket is to be bound. Sockets on memory that has one already are bound with its flags (net/xdp/xsk.c, xsk_bind).
 fn config(
     memory: &AfXdp,
     attachment: &Attachment,
+    several: bool,
     options: Options,
 ) -> Result<SocketConfig, OpenError> {
     let size = |n| QueueSize::new(n).map_err(|_| OpenError::RingSize(n));
@@ -111,6 +138,7 @@ fn config(
     let copy = options.copy || attachment.mode() == Mode::Generic;
     let mut flags = BindFlags::XDP_USE_NEED_WAKEUP;
     flags.set(BindFlags::XDP_COPY, copy);
+    flags.set(BindFlags::XDP_USE_SG, several);
     Ok(SocketConfig::builder()
         .rx_queue_size(size(memory.rings.recv)?)
         .tx_queue_size(size(memory.rings.send)?)
@@ -163,4 +191,21 @@ pub(super) fn tune(
         }
     };
     sockopt::allow_whole_ring(fd, memory.rings.send).map_err(os("raise the send buffer"))
+}
+
+/// Refuses a device whose MTU is larger than what works.
+pub(super) fn check_mtu(
+    attachment: &Attachment,
+    mtu: u32,
+    (limit, why): (u32, LengthLimit),
+) -> Result<(), OpenError> {
+    match mtu > limit {
+        true => Err(OpenError::Mtu {
+            ifname: attachment.ifname().to_owned(),
+            mtu,
+            limit,
+            why,
+        }),
+        false => Ok(()),
+    }
 }
