@@ -235,6 +235,8 @@ impl<H: Hypervisor> Worker<H> {
 #[inline]
 fn frames_of(packet: &TxPacket) -> usize {
     match packet.gso {
+        // Nearly all packets: a comparison costs less than a division.
+        None if usize::from(packet.size) <= DATA_CAPACITY => 1,
         None => usize::from(packet.size).div_ceil(DATA_CAPACITY),
         Some(gso) => {
             let segment = usize::from(gso.size.min(packet.size));
