@@ -80,8 +80,10 @@ impl Tree {
         ]
     }
 
-    /// The words that start the tree's QEMU with interrupts delivered once. Made from the packaged one where it is missing or older.
-    fn qemu(&self) -> Result<Vec<String>> {
+    /// The words that start the tree's QEMU with interrupts delivered once. Made from the packaged one where it is missing or older;
+    /// other threads and processes wait meanwhile.
+    fn qemu(&self, cache: &Cache) -> Result<Vec<String>> {
+        let _lock = os::lock(&cache.path("lock"))?;
         let packaged = self.path(format!("usr/bin/{QEMU}"));
         let patched = format!("{QEMU}-patched");
         let target = self.path(format!("usr/bin/{patched}"));
@@ -137,7 +139,7 @@ fn deliver_injected_interrupts_once(mut qemu: Vec<u8>) -> Result<Vec<u8>> {
 /// The words that start QEMU for a machine of `kind`, which is made available if it is not.
 pub fn words(cache: &Cache, kind: Kind) -> Result<Vec<String>> {
     if kind.virtualised() {
-        return Tree::open(cache)?.qemu();
+        return Tree::open(cache)?.qemu(cache);
     }
     ensure_host_has_qemu(cache)?;
     Ok(vec![QEMU.into()])
