@@ -11,8 +11,7 @@ pub struct Baseline {
 }
 
 impl Baseline {
-    /// Work, direction and unit; and a figure of the kernel's backend in dom0, the kernel's in a driver domain, ours in dom0, ours in a
-    /// driver domain.
+    /// A figure of each work: the kernel's backend in dom0, the kernel's in a driver domain, ours in dom0, ours in a driver domain.
     fn rows(&self, figure: Figure) -> impl Iterator<Item = [f64; 4]> {
         let pairs = self.dom0.0.iter().zip(&self.driver_domain.0);
         pairs.map(move |(dom0, driver)| {

@@ -14,7 +14,7 @@ use crate::kind::{DriverType, Kind, value_name};
 use crate::machine::Machine;
 use crate::netback;
 use crate::options::{Backend, Nic, Options};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use baseline::Baseline;
 use clap::{Args, ValueEnum};
 use report::{Report, Row};
@@ -37,10 +37,11 @@ enum Place {
 #[derive(Args)]
 pub struct Request {
     /// One JSON list on stdout: work, direction, kernel_rate, netback_rate, rate_unit, kernel_cpu_us_per_packet,
-    /// netback_cpu_us_per_packet, repeat_spread_percent.
+    /// netback_cpu_us_per_packet, repeat_spread_percent. With `--baseline both`: work, direction, rate_unit, rate and cpu_us_per_packet,
+    /// the last two each with kernel_in_dom0, kernel_in_driver_domain, netback_in_dom0, netback_in_driver_domain.
     #[arg(long)]
     json: bool,
-    /// Draw it as well.
+    /// Draw it as well; not with `--baseline both`.
     #[arg(long, value_name = "FILE.svg")]
     plot: Option<PathBuf>,
     /// Only works whose name and direction contain this (may be given several times).
@@ -69,20 +70,18 @@ pub struct Request {
 impl Request {
     /// Boot, measure, report.
     pub fn run(&self, cache: &Cache, instance: u8) -> Result<ExitCode> {
+        let works = self.works()?;
         let image = Image::build(cache, Kind::DEBIAN_12)?;
         // Not while an emulated machine waits for it.
         netback::build()?;
+        let compare = |driver| self.compare(&image, cache, instance, driver, &works);
         let text = match self.baseline {
-            Place::Dom0 => {
-                self.finish(&self.compare(&image, cache, instance, DriverType::Dom0)?)?
-            }
-            Place::DriverDomain => {
-                self.finish(&self.compare(&image, cache, instance, DriverType::Pv)?)?
-            }
+            Place::Dom0 => self.finish(&compare(DriverType::Dom0)?)?,
+            Place::DriverDomain => self.finish(&compare(DriverType::Pv)?)?,
             Place::Both => {
                 let baseline = Baseline {
-                    dom0: self.compare(&image, cache, instance, DriverType::Dom0)?,
-                    driver_domain: self.compare(&image, cache, instance, DriverType::Pv)?,
+                    dom0: compare(DriverType::Dom0)?,
+                    driver_domain: compare(DriverType::Pv)?,
                 };
                 match self.json {
                     true => format!("{:#}\n", baseline.json()),
@@ -114,15 +113,14 @@ impl Request {
         cache: &Cache,
         instance: u8,
         driver: DriverType,
+        works: &[Work],
     ) -> Result<Report> {
-        let mut works = works(self.streams);
-        works.retain(|work| self.wants(work, driver));
         let mut samples = [Vec::new(), Vec::new()];
         for boot in 1..=self.boots {
             eprintln!("xen: boot {boot} of {}", self.boots);
             // Side by side: what the host does meanwhile is in no figure.
             let measure = |backend, instance| {
-                let measured = self.measure(image, cache, instance, (driver, backend), &works);
+                let measured = self.measure(image, cache, instance, (driver, backend), works);
                 Machine::stop(cache, instance)?;
                 measured
             };
@@ -150,12 +148,28 @@ impl Request {
         Ok(Report(works.iter().enumerate().map(row).collect()))
     }
 
-    fn wants(&self, work: &Work, driver: DriverType) -> bool {
-        let name = format!("{} {}", work.name(), work.direction());
-        let named = self.only.is_empty() || self.only.iter().any(|part| name.contains(part));
+    /// What is to be measured. A request that would come to nothing is refused, for machines take minutes to boot.
+    fn works(&self) -> Result<Vec<Work>> {
+        ensure!(
+            self.plot.is_none() || self.baseline != Place::Both,
+            "--plot draws one place and not --baseline both"
+        );
+        let mut works = works(self.streams);
         // In dom0 the bridge of this name is the management network's; the table of both has one row for one work.
-        let possible = driver != DriverType::Dom0 && self.baseline != Place::Both;
-        named && (possible || !work.ends_at_the_backend())
+        works.retain(|work| self.baseline == Place::DriverDomain || !work.ends_at_the_backend());
+        let name = |work: &Work| format!("{} {}", work.name(), work.direction());
+        let names: Vec<String> = works.iter().map(name).collect();
+        works.retain(|work| {
+            self.only.is_empty() || self.only.iter().any(|part| name(work).contains(part))
+        });
+        ensure!(
+            !works.is_empty(),
+            "--only {} leaves no work with --baseline {}; there are: {}",
+            self.only.join(" --only "),
+            value_name(self.baseline),
+            names.join("; ")
+        );
+        Ok(works)
     }
 
     /// All works on one fresh machine.
@@ -209,5 +223,40 @@ fn kind(driver: DriverType) -> Kind {
     Kind {
         driver,
         ..Kind::DEBIAN_12
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        request: Request,
+    }
+
+    fn works(arguments: &str) -> Result<Vec<String>> {
+        let words = ["compare"].into_iter().chain(arguments.split_whitespace());
+        let works = Cli::try_parse_from(words)?.request.works()?;
+        Ok(works.iter().map(Work::direction).collect())
+    }
+
+    #[test]
+    fn what_would_come_to_nothing_is_refused() {
+        let refusal = |arguments: &str| works(arguments).unwrap_err().to_string();
+        assert!(works("--plot F.svg").is_ok());
+        assert!(works("--plot F.svg --baseline dom0").is_ok());
+        assert!(refusal("--plot F.svg --baseline both").contains("--plot"));
+        let apart = ["guest to driver-domain", "driver-domain to guest"];
+        assert_eq!(works("--only driver-domain").unwrap(), apart);
+        for baseline in ["dom0", "both"] {
+            let refusal = refusal(&format!("--only driver-domain --baseline {baseline}"));
+            assert!(refusal.contains("ping guest to peer"), "{refusal}");
+            assert!(!refusal.contains("to driver-domain"), "{refusal}");
+            assert!(!refusal.contains('\n'), "{refusal}");
+        }
+        assert!(refusal("--only pong").contains("TCP guest to driver-domain"));
     }
 }
