@@ -150,12 +150,12 @@ fn leased(machine: &Machine, client: &Client) -> Result<String> {
     ))
 }
 
-/// At the peer, which is a namespace of the host: serves addresses that no domain has, and nothing else.
-const SERVE_DHCP: &str = "ss -Hlun 'sport = :67' | grep -q . && exit 0
-setsid dnsmasq --keep-in-foreground --conf-file=/dev/null --port=0 --bind-interfaces --interface=peer0 \
-	--dhcp-range=10.9.0.200,10.9.0.210,255.255.255.0,1h --dhcp-option=3 --dhcp-option=6 --dhcp-authoritative \
-	--dhcp-leasefile=/dev/null --user=root --pid-file= </dev/null >/dev/null 2>&1 &
-for n in $(seq 100); do ss -Hlun 'sport = :67' | grep -q . && exit 0; sleep 0.1; done; exit 1";
+/// At the peer: serves addresses that no domain has, and nothing else.
+const SERVE_DHCP: &str = r"ss -Hlun 'sport = :67' | grep -q . && exit 0
+printf '%s\n' 'interface peer0' 'start 10.9.0.200' 'end 10.9.0.210' 'option subnet 255.255.255.0' 'option lease 3600' \
+	'lease_file /run/udhcpd.leases' 'pidfile /run/udhcpd.pid' > /run/udhcpd.conf
+: > /run/udhcpd.leases; setsid busybox udhcpd -f /run/udhcpd.conf </dev/null >/run/udhcpd.log 2>&1 &
+for n in $(seq 100); do ss -Hlun 'sport = :67' | grep -q . && exit 0; sleep 0.1; done; cat /run/udhcpd.log >&2; exit 1";
 
 /// Prints the address that is leased.
 const AWAIT_LEASE: &str = r#"for n in $(seq 600); do
