@@ -26,6 +26,7 @@ pub(crate) fn uplink_opener(config: &Config, umem: &Umem) -> OpenDevice {
     let hosted = config.bridges.iter().filter(|bridge| bridge.host);
     let with_hosts = hosted.flat_map(config::Bridge::interfaces);
     let with_hosts: BTreeSet<String> = with_hosts.map(str::to_owned).collect();
+    let copy = kernel_copies(&config.bridges);
     Box::new(move |bridge: &config::Bridge, ifname: &str| {
         let prepared = nic::prepare(ifname, bridge.xdp.wanted(), None, &daemon.run_dir)
             .map_err(|error| error.to_string())?;
@@ -50,7 +51,7 @@ pub(crate) fn uplink_opener(config: &Config, umem: &Umem) -> OpenDevice {
         let (mut zero_copy, mut frames) = (true, Err(LengthLimit::Kernel));
         for queue in 0..prepared.queues {
             let options = Options {
-                copy: bridge.xdp == XdpMode::Generic,
+                copy: copy || bridge.xdp == XdpMode::Generic,
             };
             let device = XskDevice::open(&umem, &attachment, queue, options)
                 .map_err(|error| error.to_string())?;
@@ -76,6 +77,31 @@ pub(crate) fn uplink_opener(config: &Config, umem: &Umem) -> OpenDevice {
             queues,
         })
     })
+}
+
+/// Whether the kernel is to copy the frames of all interfaces, since one of them has no zero-copy: all share one memory, and sockets of one
+/// memory are all zero-copy or none. A kernel before Linux 6.3 does not say what its drivers can do.
+#[cfg(feature = "af-xdp")]
+fn kernel_copies(bridges: &[config::Bridge]) -> bool {
+    use xsk_bridge::link::Driver;
+    let (mut with, mut without) = (None, None);
+    for bridge in bridges {
+        for interface in bridge.interfaces() {
+            let Ok(Some(link)) = Link::by_name(interface) else {
+                continue;
+            };
+            let driver = Driver::of(link.index).unwrap_or_default();
+            let can = driver.zero_copy_fragments.is_some() && bridge.xdp != XdpMode::Generic;
+            *(if can { &mut with } else { &mut without }) = Some(interface);
+        }
+    }
+    let (Some(with), Some(without)) = (with, without) else {
+        return false;
+    };
+    warn!(
+        "the kernel copies the frames of all interfaces: {without} has no zero-copy, and {with}, which has it, shares its packet memory"
+    );
+    true
 }
 
 #[cfg(not(feature = "af-xdp"))]

@@ -49,7 +49,7 @@ pub enum OpenError {
     #[error("interface {ifname} has no queue {queue}")]
     NoQueue { ifname: String, queue: u32 },
     #[error(
-        "interface {ifname} cannot zero-copy, but the first interface does: switch zero-copy off, all share one memory"
+        "interface {ifname} has no zero-copy, but the first interface does, and all share one memory: restart netback, and the kernel copies for all (before Linux 6.3, say xdp = \"generic\" for the first one's bridge)"
     )]
     NoZeroCopy { ifname: String },
     #[error(
