@@ -25,10 +25,11 @@ const FILES: &[(&str, &str)] = &[
         "etc/systemd/system/rig-agent.service",
         include_str!("../files/rig-agent.service"),
     ),
-    // In a domain without an emulated PC udev gives the card this name; in another one it lies elsewhere on the bus.
+    // In a domain without an emulated PC udev gives the card this name; in another one it lies elsewhere on the bus. The host port has the
+    // card's address too, but not as one that was made with it.
     (
         "etc/systemd/network/10-rig.link",
-        "[Match]\nMACAddress=52:54:00:09:00:02\n\n[Link]\nName=enp0s0\n",
+        "[Match]\nPermanentMACAddress=52:54:00:09:00:02\n\n[Link]\nName=enp0s0\n",
     ),
     // No first boot, which would set every unit anew.
     ("etc/machine-id", "6e65746261636b000000000000000001\n"),

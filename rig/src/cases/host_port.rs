@@ -142,8 +142,11 @@ fn leased(machine: &Machine, client: &Client) -> Result<String> {
     machine.must(Place::Peer, &ping)?;
     machine.must(Place::Guest(1), &ping)?;
     machine.must(HERE, client.stop)?;
-    // The address that the document gave it, for what comes after.
-    let again = format!("ip address replace 10.9.0.{}/24 dev xenbr0", HERE.tested());
+    // As the document left it, for what comes after.
+    let again = format!(
+        "ip link set dev xenbr0 up; ip address replace 10.9.0.{}/24 dev xenbr0",
+        HERE.tested()
+    );
     machine.must(HERE, &again)?;
     Ok(format!(
         "lease of {lease}, route, carrier and a connection kept over a kill -9"
