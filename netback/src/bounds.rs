@@ -103,12 +103,14 @@ pub const HOMEBOUND: usize = 1024;
 pub const SUSPICION: Duration = Duration::from_secs(1);
 
 /// Frames that all workers together need so that none is ever missing where no backlog is full: the sum of everybody who can hold some.
+/// Between workers a packet counts as one frame; where packets of several fill that way, the pool may run dry, and packets are dropped by
+/// name (`no_frame`).
 pub fn frames_needed(workers: u32, uplink_queues: u32, rings: Rings, host_queues: u32) -> u32 {
     let (workers, uplinks) = (workers as usize, uplink_queues as usize);
     let hosts = host_queues as usize;
     let worker = BACKLOG_RESERVE + BACKLOG_SHARE + TURN_RECEIVED + STAGING_PAGES;
-    // A packet of which a part has come is beside the rings.
-    let uplink = rings.frames() as usize + MAX_FRAMES + OUTBOX;
+    // A packet of which a part has come is beside the rings, and the last one that waits to be sent may have many frames.
+    let uplink = rings.frames() as usize + 2 * MAX_FRAMES + OUTBOX;
     // Between each two workers: packets for guests and for devices, and frames on their way home.
     let lane = 2 * PARCELS + HOMEBOUND;
     // What a host port reads into, and the packets of a turn's look at it.

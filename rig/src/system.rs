@@ -16,7 +16,7 @@ use std::process::Command;
 /// Beyond Debian's minimal system: what starts it, what netback's package asks for, what a driver domain has from Xen, what the
 /// document's steps and the doctor's cures type, and what configures its network.
 const PACKAGES: &str = "systemd-sysv,udev,kmod,iproute2,iputils-ping,ethtool,bpftool,pciutils,procps,xen-utils-common,xenstore-utils,\
-                        ifupdown,isc-dhcp-client,network-manager";
+                        ifupdown,isc-dhcp-client";
 
 /// The rig's own: the agent as a unit, and the domain's end of the management network.
 const FILES: &[(&str, &str)] = &[
@@ -40,10 +40,6 @@ const FILES: &[(&str, &str)] = &[
 
 /// Nothing here is under test, and each costs seconds of emulated time or waits for a network that there is not.
 const MASKED: &[&str] = &[
-    "ModemManager.service",
-    "NetworkManager-dispatcher.service",
-    "NetworkManager-wait-online.service",
-    "NetworkManager.service",
     "apt-daily-upgrade.timer",
     "apt-daily.timer",
     "dpkg-db-backup.timer",

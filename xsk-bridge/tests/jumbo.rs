@@ -171,7 +171,7 @@ fn a_packet_that_came_in_part_is_completed_by_the_next_look() {
     far.send(&frame(1, 9014));
     let deadline = Instant::now() + PATIENCE;
     let full = RINGS.recv;
-    while bench.device.held().fill == full && !bench.device.pending() {
+    while !bench.device.pending() {
         assert!(Instant::now() < deadline, "it never comes");
     }
     let received = bench.device.recv(&mut bench.pool, &mut bench.packets, 1);
@@ -228,7 +228,10 @@ fn a_fill_ring_that_starves_costs_whole_packets_only() {
         }
     }
     assert!(came == [sent[0].clone(), sent[2].clone()]);
-    assert_eq!(bench.device.kernel_counters().unwrap().rx_dropped, 2);
+    // The last one may be on its way.
+    while bench.device.kernel_counters().unwrap().rx_dropped < 2 {
+        assert!(Instant::now() < deadline, "it is not dropped");
+    }
     bench.account_with(kept.len());
     bench.pool.extend(kept);
     bench.check_receiving(&far, &experiment(100), 64);

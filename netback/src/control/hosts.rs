@@ -77,7 +77,14 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
     /// Opens the host port of a bridge, beside its uplink if it has one.
     pub(super) fn open_host(&mut self, wanted: &config::Bridge) -> Result<OpenHost, String> {
         let uplink = wanted.uplink.as_deref();
-        let beside = uplink.and_then(|uplink| Link::by_name(uplink).ok().flatten());
+        let mut beside = uplink.and_then(|uplink| Link::by_name(uplink).ok().flatten());
+        let served = self
+            .uplinks
+            .iter()
+            .find(|served| Some(&*served.ifname) == uplink);
+        if let (Some(link), Some(served)) = (&mut beside, served) {
+            link.mtu = link.mtu.min(served.mtu_limit.0);
+        }
         (self.open_host)(wanted, beside.as_ref())
     }
 

@@ -195,16 +195,20 @@ impl Nic<'_> {
             .and_then(driver)
             .and_then(|driver| driver.mtu_limit)
             .filter(|_| one_buffer);
-        if mtu > most {
-            let because = why.map(|why| format!(", for {why}")).unwrap_or_default();
+        // Where the interface could not be asked, no limit is known.
+        if let Some(why) = why
+            && mtu > most
+        {
             let what = format!(
-                "{} has MTU {mtu}, AF_XDP takes {most} at most{because}",
+                "{} has MTU {mtu}, AF_XDP takes {most} at most, for {why}",
                 self.name
             );
             let limit = by_driver.map_or(most, |limit| limit.min(most));
-            let otherwise = why.map_or("", LengthLimit::otherwise);
-            let cure = format!("{}{otherwise}", cure(limit));
+            let cure = format!("{}{}", cure(limit), why.otherwise());
             return Some(Finding::error("uplink-mtu", what, cure));
+        }
+        if let Some(served) = self.served_with_less(mtu) {
+            return Some(served);
         }
         let (name, limit) = (name?, by_driver?);
         if mtu <= limit {
@@ -216,6 +220,21 @@ impl Nic<'_> {
         }
         let cure = format!("{}; as it is, the slower generic mode is used", cure(limit));
         Some(Finding::warning("uplink-mtu", what, cure))
+    }
+
+    /// The MTU would work, but not as the netback that runs has opened the interface.
+    fn served_with_less(&self, mtu: u64) -> Option<Finding> {
+        let mut uplinks = self.view.uplinks.iter();
+        let served = uplinks.find(|uplink| uplink.ifname == self.name)?;
+        if mtu <= served.largest_mtu.into() {
+            return None;
+        }
+        let what = format!(
+            "{} has MTU {mtu}, netback carries {} at most until it is restarted, for {}",
+            self.name, served.largest_mtu, served.largest_mtu_reason
+        );
+        let cure = "`systemctl restart netback`, which guests do not notice";
+        Some(Finding::error("uplink-mtu", what, cure))
     }
 
     /// Frames in several buffers do not pass: the largest MTU is that of one.

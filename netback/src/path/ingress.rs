@@ -231,6 +231,9 @@ impl<H: Hypervisor> Worker<H> {
     }
 }
 
+/// Most bytes of headers of a segment: Ethernet with two tags, IPv6, TCP with all options.
+const HEADERS: usize = 14 + 8 + 40 + 60;
+
 /// Frames that a device needs for a packet: those of its length, or those of each of its segments.
 #[inline]
 fn frames_of(packet: &TxPacket) -> usize {
@@ -239,7 +242,7 @@ fn frames_of(packet: &TxPacket) -> usize {
         None if usize::from(packet.size) <= DATA_CAPACITY => 1,
         None => usize::from(packet.size).div_ceil(DATA_CAPACITY),
         Some(gso) => {
-            let segment = usize::from(gso.size.min(packet.size));
+            let segment = usize::from(gso.size.min(packet.size)) + HEADERS;
             packet.size.div_ceil(gso.size) as usize * segment.div_ceil(DATA_CAPACITY)
         }
     }

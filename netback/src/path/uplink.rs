@@ -30,15 +30,15 @@ pub(crate) struct UplinkQueue {
     pub lane: Option<Lane>,
     /// Packets for the end of the turn.
     pub(super) outbox: VecDeque<Packet>,
-    /// Frames of the packets of the outbox beyond one each. A packet that the device segments counts as one.
+    /// Frames of the packets of the outbox beyond one each.
     behind: usize,
     /// Packets behind those of the outbox.
     pub(super) kept: Kept,
     /// When the turn began.
     pub(super) now: Instant,
-    /// Packets that the device took when the turn began.
+    /// Frames that the device took when the turn began.
     room: usize,
-    /// Packets this turn's queues were allowed in view of the room.
+    /// Frames this turn's queues were allowed in view of the room.
     claimed: usize,
     /// Since when every turn found the outbox full.
     full_since: Option<Instant>,
@@ -95,7 +95,7 @@ impl UplinkQueue {
         }
     }
 
-    /// Receives at most `max` packets into `out`, which is empty, and counts them. Returns the number of packets.
+    /// Receives packets of at most `max` frames into `out`, which is empty, and counts them. Returns the number of packets.
     pub fn receive(&mut self, pool: &mut FramePool, out: &mut Vec<Packet>, max: usize) -> usize {
         let received = self.device.recv(pool, out, max);
         if received != Received::default() {

@@ -44,15 +44,6 @@ systemctl restart systemd-networkd",
 ifup xenbr0",
         stop: "ifdown xenbr0; rm /etc/network/interfaces",
     },
-    Client {
-        name: "networkmanager",
-        daily: false,
-        start: "systemctl unmask NetworkManager; systemctl start NetworkManager; nm-online -s -q -t 60 || true
-nmcli device set enp0s0 managed no
-nmcli device set xenbr0 managed yes
-nmcli device connect xenbr0",
-        stop: "nmcli device disconnect xenbr0; systemctl stop NetworkManager",
-    },
 ];
 
 /// How the interface was, and a TCP connection to the guest on which little is said.

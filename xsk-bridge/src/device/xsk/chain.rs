@@ -1,7 +1,7 @@
 //! A packet in several frames on its way out of a receive ring, of which a look at the ring may bring a part.
 use crate::device::MAX_PACKET;
 use crate::frame::{Frame, Umem};
-use crate::packet::{MAX_FRAMES, Offload, Packet};
+use crate::packet::{Offload, Packet};
 
 /// The packet whose last frame has not come yet.
 #[derive(Debug, Default)]
@@ -27,7 +27,7 @@ pub(super) enum Pushed {
 }
 
 impl Chain {
-    /// Whether frames of a packet have come and its last one has not.
+    /// Whether no packet is open: the next frame begins one.
     pub fn is_closed(&self) -> bool {
         matches!(self, Self::Closed)
     }
@@ -88,8 +88,7 @@ fn lengthen(
     umem: &Umem,
     free: &mut Vec<Frame>,
 ) -> Option<Packet> {
-    let fits = packet.len as usize + len <= MAX_PACKET && packet.frame_count() < MAX_FRAMES;
-    if !fits {
+    if packet.len as usize + len > MAX_PACKET {
         free.push(frame);
         free.extend(packet.into_frames(umem));
         return None;

@@ -37,7 +37,7 @@ const DROPS_PER_SEND: u64 = 16;
 /// Shortest frame of Ethernet without its check sequence. Where a frame is handed to the driver as it is, nobody else pads it.
 const MIN_FRAME: usize = 60;
 /// Descriptors that one call takes in copy mode (net/xdp/xsk.c, TX_BATCH_SIZE); more where XDP_MAX_TX_SKB_BUDGET was raised.
-const PACKETS_PER_KICK: u32 = 32;
+const DESCRIPTORS_PER_KICK: u32 = 32;
 
 /// One queue of a device over AF_XDP.
 #[derive(Debug)]
@@ -265,7 +265,7 @@ impl XskDevice {
         // also takes, send by send, what a full device left behind.
         let mut unseen = match self.zero_copy {
             true => 0,
-            false => self.fresh.div_ceil(PACKETS_PER_KICK),
+            false => self.fresh.div_ceil(DESCRIPTORS_PER_KICK),
         };
         self.fresh = 0;
         // Each further turn sends at least one packet, and DROPS_PER_SEND bounds those that send only one.

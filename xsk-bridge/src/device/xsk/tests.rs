@@ -1,5 +1,5 @@
 //! What only shows from inside: states that the kernel is in between two of its writes.
-use super::{Options, PACKETS_PER_KICK, XskDevice, sockopt};
+use super::{DESCRIPTORS_PER_KICK, Options, XskDevice, sockopt};
 use crate::device::{Device, Rest, Sent};
 use crate::frame::{FramePool, Rings, Umem};
 use crate::packet::{Offload, Packet};
@@ -103,7 +103,7 @@ fn a_ring_that_takes_many_calls_is_drained_in_one_call() {
     let mut pool = FramePool::new(&umem);
     pool.extend(frames);
     let mut device = XskDevice::open(&umem, &attachment, 0, Options::default()).unwrap();
-    sockopt::budget(device.socket(), PACKETS_PER_KICK).unwrap();
+    sockopt::budget(device.socket(), DESCRIPTORS_PER_KICK).unwrap();
     let far = PacketSocket::bind("far", ETHERTYPE);
     let mut queue = VecDeque::new();
     for n in 0..SEND {
@@ -115,7 +115,7 @@ fn a_ring_that_takes_many_calls_is_drained_in_one_call() {
     let sent = device.send(&mut queue, &mut pool);
     assert_eq!((sent.packets, sent.rest), (SEND.into(), Rest::Nothing));
     assert_eq!(device.queued(), 0);
-    assert_eq!(sent.kicks, u64::from(SEND / PACKETS_PER_KICK));
+    assert_eq!(sent.kicks, u64::from(SEND / DESCRIPTORS_PER_KICK));
     let deadline = Instant::now() + PATIENCE;
     for n in 0..SEND {
         let bytes = loop {
