@@ -16,5 +16,5 @@ pub fn give(machine: &Machine) -> Result<()> {
 }
 
 const HOST_PORT: &str = "grep -q '^host' /etc/netback/netback.toml || sed -i 's/^uplink.*/&\\nhost = true/' /etc/netback/netback.toml
-netback reload
+kill -HUP $(cat /run/netback.pid)
 n=0; until ip -br link show dev xenbr0 2>/dev/null | grep -q LOWER_UP; do [ $n -lt 100 ] || exit 1; n=$((n+1)); sleep 0.1; done";
