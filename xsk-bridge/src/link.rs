@@ -6,7 +6,7 @@ pub use change::{Change, delete};
 pub use driver::Driver;
 
 use rustix::net::netlink::SocketAddrNetlink;
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -214,13 +214,34 @@ fn event(message: Message<'_>) -> Option<LinkEvent> {
 }
 
 /// A route netlink socket, as a file: read(2) and write(2) are all it needs.
+/// A socket that hears of these groups of rtnetlink.
 fn open(flags: SocketFlags, groups: u32) -> io::Result<File> {
+    // No protocol is protocol 0, which is NETLINK_ROUTE.
+    open_protocol(None, flags, groups)
+}
+
+/// A socket of one of netlink's protocols.
+fn open_protocol(protocol: Option<Protocol>, flags: SocketFlags, groups: u32) -> io::Result<File> {
     let (family, kind) = (AddressFamily::NETLINK, SocketType::RAW);
     let flags = flags | SocketFlags::CLOEXEC;
-    // No protocol is protocol 0, which is NETLINK_ROUTE.
-    let socket = rustix::net::socket_with(family, kind, flags, None)?;
+    let socket = rustix::net::socket_with(family, kind, flags, protocol)?;
     rustix::net::bind(&socket, &SocketAddrNetlink::new(0, groups))?;
     Ok(File::from(socket))
+}
+
+/// Appends an attribute to a message.
+fn append(message: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    message.extend(((value.len() + 4) as u16).to_ne_bytes());
+    message.extend(kind.to_ne_bytes());
+    message.extend(value);
+    message.resize(message.len().next_multiple_of(4), 0);
+}
+
+/// Sends a message whose length is not in its header yet.
+fn send(socket: &mut File, mut message: Vec<u8>) -> io::Result<()> {
+    let len = message.len() as u32;
+    message[0..4].copy_from_slice(&len.to_ne_bytes());
+    socket.write_all(&message)
 }
 
 /// An RTM_GETLINK for all devices, with what the physical ones say of their virtual functions.
@@ -377,9 +398,8 @@ mod tests {
     }
 
     fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-        let mut bytes = ((value.len() + 4) as u16).to_ne_bytes().to_vec();
-        bytes.extend(kind.to_ne_bytes());
-        bytes.extend(value);
+        let mut bytes = Vec::new();
+        append(&mut bytes, kind, value);
         bytes
     }
 

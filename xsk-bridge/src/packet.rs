@@ -1,8 +1,11 @@
 //! A packet: a chain of frames, its length, and what its sender left undone.
 use crate::frame::{DATA_CAPACITY, Frame, Umem};
 
+/// Most bytes of a packet: what the netif protocol can say of one.
+pub(crate) const MAX_PACKET: usize = 65_535;
+
 /// Most frames of a packet: 65 535 bytes by DATA_CAPACITY each.
-pub const MAX_FRAMES: usize = 65535usize.div_ceil(DATA_CAPACITY);
+pub const MAX_FRAMES: usize = MAX_PACKET.div_ceil(DATA_CAPACITY);
 
 /// State of the L4 checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -127,11 +127,17 @@ fn experiment(count: u32) -> Vec<Vec<u8>> {
         .collect()
 }
 
+/// Gives both ends of the pair this MTU.
+fn set_mtu(mtu: u32) {
+    for end in ["near", "far"] {
+        run(&format!("ip link set {end} mtu {mtu}"));
+    }
+}
+
 /// A veth pair of this MTU with our program on the near end.
 fn attached(namespace: &Namespace, mtu: u32) -> Attachment {
     namespace.veth("near", "far", 1);
-    run(&format!("ip link set near mtu {mtu}"));
-    run(&format!("ip link set far mtu {mtu}"));
+    set_mtu(mtu);
     xdp::install_or_adopt("near", &namespace.bpf_dir()).unwrap()
 }
 
@@ -247,14 +253,12 @@ fn the_mtu_is_raised_and_lowered_while_the_socket_is_bound() {
     for (mtu, longest) in [(9000, 9018), (1500, 1518), (65_535, 17 * DATA_CAPACITY)] {
         // What the kernel lets be set on a pair with a program is less than that.
         if mtu <= 9000 {
-            run(&format!("ip link set near mtu {mtu}"));
-            run(&format!("ip link set far mtu {mtu}"));
+            set_mtu(mtu);
         }
         bench.device.set_mtu(mtu);
         assert_eq!(bench.device.capabilities().max_frame, longest);
     }
-    run("ip link set near mtu 9000");
-    run("ip link set far mtu 9000");
+    set_mtu(9000);
     bench.device.set_mtu(9000);
     bench.check_sending(&far, &experiment(100));
     bench.check_receiving(&far, &experiment(100), 64);

@@ -16,7 +16,7 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// Without the long one.
+/// The case that is short enough for every kind of machine.
 pub fn few() -> Vec<Case> {
     vec![Case::new("residue/3-rounds", |machine| rounds(machine, 3))]
 }

@@ -162,7 +162,7 @@ pub fn serve_iperf(machine: &Machine, at: Place) -> Result<()> {
     serve_iperf_at(machine, at, 5201)
 }
 
-/// The same at another port than iperf3's own.
+/// Start a server as [`serve_iperf`] does, at another port than iperf3's own.
 pub fn serve_iperf_at(machine: &Machine, at: Place, port: u16) -> Result<()> {
     // -D: it outlives the command that starts it, and listens a little after that has ended.
     machine.must(

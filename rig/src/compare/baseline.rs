@@ -21,7 +21,7 @@ impl Baseline {
         })
     }
 
-    /// As `--json` prints it.
+    /// The rows as `--json` prints them.
     pub fn json(&self) -> Value {
         let named = |[kernel, kernel_apart, netback, netback_apart]: [f64; 4]| {
             json!({
@@ -45,7 +45,7 @@ impl Baseline {
         .collect()
     }
 
-    /// As a person reads it, and as a document takes it in.
+    /// The table as a person reads it, and as a document takes it in.
     pub fn table(&self) -> String {
         let mut text = String::from(
             "| work | rate, kernel in dom0 | kernel in driver domain | netback in dom0 | netback in driver domain | \

@@ -50,7 +50,7 @@ pub struct Request {
     /// TCP with so many streams at a time as well, beside one.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=128))]
     streams: u8,
-    /// The guests' kernel.
+    /// Kernel that both guests boot.
     #[arg(long, default_value = "stock")]
     guest_kernel: Generation,
     /// Where the two backends are.

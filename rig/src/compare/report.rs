@@ -67,7 +67,7 @@ pub fn rounded(value: f64) -> f64 {
 }
 
 impl Report {
-    /// As `--json` prints it.
+    /// The rows as `--json` prints them.
     pub fn json(&self) -> Value {
         let row = |row: &Row| {
             let [kernel_rate, netback_rate] = row.means(RATE).map(rounded);
@@ -97,7 +97,7 @@ impl Report {
         self.0.iter().map(row).collect()
     }
 
-    /// As a person reads it, and as a document takes it in.
+    /// The table as a person reads it, and as a document takes it in.
     pub fn table(&self) -> String {
         let mut text = String::from(
             "| work | rate, kernel | netback | ratio | CPU us a packet, kernel | netback | ratio | CPU ns a byte, kernel | netback | boots differ |\n\

@@ -113,7 +113,7 @@ impl Work {
         }
     }
 
-    /// An end of it is the driver domain itself.
+    /// Whether the driver domain itself is an end of the work.
     pub fn ends_at_the_backend(&self) -> bool {
         self.from == HERE || self.to == HERE
     }
@@ -239,12 +239,12 @@ fn number(machine: &Machine, place: Place, command: &str) -> Result<f64> {
         .with_context(|| format!("{place}: `{command}` says {}", said.trim()))
 }
 
-/// Whose processor time counts.
+/// The domains whose processor time counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Domains {
-    /// The driver domain's.
+    /// The domain that the backend is in.
     Driver,
-    /// Dom0's and, where there is one, the driver domain's. The peer is in dom0, and what it takes is in there.
+    /// Dom0 and, where there is one, the driver domain. The peer is in dom0, and what it takes is in there.
     Dom0AndDriver,
 }
 

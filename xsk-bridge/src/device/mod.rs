@@ -12,20 +12,21 @@ pub use cable::Cable;
 pub use fault::{FaultInjector, Faults};
 
 use crate::frame::{DATA_CAPACITY, FramePool};
-use crate::packet::Packet;
+use crate::packet::{MAX_PACKET, Packet};
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
 
 /// Bytes of a frame that an MTU does not count: Ethernet header and one VLAN tag.
-const FRAME_OVERHEAD: usize = 14 + 4;
+pub(crate) const FRAME_OVERHEAD: usize = 14 + 4;
 
-/// Longest packet of all: what the netif protocol can say of one.
-pub(crate) const MAX_PACKET: usize = 65_535;
+/// Longest packet that `frames` frames of the UMEM hold.
+pub(crate) fn capacity(frames: usize) -> usize {
+    (frames * DATA_CAPACITY).min(MAX_PACKET)
+}
 
 /// Longest frame of a device of `mtu` bytes whose packets take at most `frames` frames of the UMEM.
 fn longest_frame(mtu: u32, frames: usize) -> usize {
-    let most = (frames * DATA_CAPACITY).min(MAX_PACKET);
-    (mtu as usize + FRAME_OVERHEAD).min(most)
+    (mtu as usize + FRAME_OVERHEAD).min(capacity(frames))
 }
 
 /// What a device takes from its sender. Whatever it does not take, the sender finishes before it hands the packet over.

@@ -2,10 +2,10 @@
 //!
 //! A packet is one system call in either direction, which is inherent to a TAP.
 use super::vnet::{Unsupported, VnetHeader};
-use super::{Capabilities, Device, Held, MAX_PACKET, Received, Sent, longest_frame};
+use super::{Capabilities, Device, Held, Received, Sent, longest_frame};
 use crate::frame::{Frame, FramePool, Umem};
 use crate::offload::segment::GsoHead;
-use crate::packet::{Checksum, MAX_FRAMES, Offload, Packet};
+use crate::packet::{Checksum, MAX_FRAMES, MAX_PACKET, Offload, Packet};
 use arrayvec::ArrayVec;
 use rustix::io::{Errno, readv, writev};
 use std::collections::VecDeque;

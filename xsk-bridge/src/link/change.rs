@@ -1,10 +1,10 @@
 //! Requests that change a device, or take it away (rtnetlink; linux/rtnetlink.h, linux/if_link.h).
 use super::{
     ERROR, HEADER, IFINFO, IFLA_ADDRESS, IFLA_GSO_MAX_SEGS, IFLA_MTU, Messages, NLM_F_REQUEST,
-    open, u32_at,
+    append, open, send, u32_at,
 };
 use rustix::net::SocketFlags;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 
 const NLM_F_ACK: u16 = 4;
 const IFF_UP: u32 = libc::IFF_UP as u32;
@@ -30,20 +30,14 @@ impl Change {
     pub fn apply(&self, index: u32) -> io::Result<()> {
         let up = if self.up { IFF_UP } else { 0 };
         let mut message = request(libc::RTM_NEWLINK, index, up);
-        let mut attribute = |kind: u16, value: &[u8]| {
-            message.extend(((value.len() + 4) as u16).to_ne_bytes());
-            message.extend(kind.to_ne_bytes());
-            message.extend(value);
-            message.resize(message.len().next_multiple_of(4), 0);
-        };
         if let Some(mac) = self.mac {
-            attribute(IFLA_ADDRESS, &mac);
+            append(&mut message, IFLA_ADDRESS, &mac);
         }
         if let Some(mtu) = self.mtu {
-            attribute(IFLA_MTU, &mtu.to_ne_bytes());
+            append(&mut message, IFLA_MTU, &mtu.to_ne_bytes());
         }
         if let Some(segments) = self.gso_max_segments {
-            attribute(IFLA_GSO_MAX_SEGS, &segments.to_ne_bytes());
+            append(&mut message, IFLA_GSO_MAX_SEGS, &segments.to_ne_bytes());
         }
         ask(message)
     }
@@ -69,11 +63,9 @@ fn request(kind: u16, index: u32, flags: u32) -> Vec<u8> {
 }
 
 /// Sends a request and waits for the kernel's word on it.
-fn ask(mut message: Vec<u8>) -> io::Result<()> {
-    let len = message.len() as u32;
-    message[0..4].copy_from_slice(&len.to_ne_bytes());
+fn ask(message: Vec<u8>) -> io::Result<()> {
     let mut socket = open(SocketFlags::empty(), 0)?;
-    socket.write_all(&message)?;
+    send(&mut socket, message)?;
     let mut buffer = vec![0; 1 << 12];
     loop {
         let n = socket.read(&mut buffer)?;

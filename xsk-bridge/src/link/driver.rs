@@ -1,9 +1,12 @@
 //! What a device's driver does under XDP, as it says itself (generic netlink's family `netdev`; linux/netdev.h).
-use super::{Attributes, ERROR, HEADER, Messages, NLM_F_REQUEST, reported, u16_at, u32_at};
-use rustix::net::netlink::{self, SocketAddrNetlink};
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use super::{
+    Attributes, ERROR, HEADER, Messages, NLM_F_REQUEST, append, open_protocol, reported, send,
+    u16_at, u32_at,
+};
+use rustix::net::SocketFlags;
+use rustix::net::netlink;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 
 const GENERIC_HEADER: usize = 4; // struct genlmsghdr
 const GENL_ID_CTRL: u16 = 16;
@@ -33,11 +36,7 @@ pub struct Driver {
 impl Driver {
     /// Asks the driver of the device with this index. A kernel before Linux 6.3 has no word on any driver: then the driver does nothing.
     pub fn of(ifindex: u32) -> io::Result<Self> {
-        let flags = SocketFlags::CLOEXEC;
-        let (family, protocol) = (AddressFamily::NETLINK, Some(netlink::GENERIC));
-        let socket = rustix::net::socket_with(family, SocketType::RAW, flags, protocol)?;
-        rustix::net::bind(&socket, &SocketAddrNetlink::new(0, 0))?;
-        let mut socket = File::from(socket);
+        let mut socket = open_protocol(Some(netlink::GENERIC), SocketFlags::empty(), 0)?;
         let name = (CTRL_ATTR_FAMILY_NAME, &b"netdev\0"[..]);
         let family = match ask(&mut socket, GENL_ID_CTRL, CTRL_CMD_GETFAMILY, name) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
@@ -84,13 +83,8 @@ fn ask(
     message[6..8].copy_from_slice(&NLM_F_REQUEST.to_ne_bytes());
     message[HEADER] = command;
     message[HEADER + 1] = 1; // The version of either family.
-    message.extend(((value.len() + 4) as u16).to_ne_bytes());
-    message.extend(kind.to_ne_bytes());
-    message.extend(value);
-    message.resize(message.len().next_multiple_of(4), 0);
-    let len = message.len() as u32;
-    message[0..4].copy_from_slice(&len.to_ne_bytes());
-    socket.write_all(&message)?;
+    append(&mut message, kind, value);
+    send(socket, message)?;
     let mut buffer = vec![0; 1 << 13];
     let n = socket.read(&mut buffer)?;
     let answer = Messages(&buffer[..n]).next();
@@ -109,22 +103,21 @@ fn ask(
 mod tests {
     use super::*;
 
-    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-        let mut bytes = ((value.len() + 4) as u16).to_ne_bytes().to_vec();
-        bytes.extend(kind.to_ne_bytes());
-        bytes.extend(value);
-        bytes
-    }
-
     #[test]
     fn an_answer_says_what_its_bits_say() {
         let answer = |features: u64, segments: Option<u32>| {
-            let mut bytes = attribute(NETDEV_A_DEV_XDP_FEATURES, &features.to_ne_bytes());
+            let mut bytes = Vec::new();
+            append(
+                &mut bytes,
+                NETDEV_A_DEV_XDP_FEATURES,
+                &features.to_ne_bytes(),
+            );
             if let Some(segments) = segments {
-                bytes.extend(attribute(
+                append(
+                    &mut bytes,
                     NETDEV_A_DEV_XDP_ZC_MAX_SEGS,
                     &segments.to_ne_bytes(),
-                ));
+                );
             }
             let driver = Driver::parse(&bytes);
             assert_eq!(driver.native, features & 1 != 0);

@@ -16,6 +16,7 @@ pub use multi_buffer::{LengthLimit, MultiBuffer, largest_mtu, mtu_limit};
 pub use segmentation::Segmentation;
 pub use send_queues::{SendQueues, Unpredictable};
 
+use crate::device::FRAME_OVERHEAD;
 use crate::link::Link;
 use crate::xdp::Mode;
 use ioctl::{Channels, Feature};
@@ -23,9 +24,6 @@ use record::Record;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-
-/// Bytes of an Ethernet header and one VLAN tag.
-const FRAME_OVERHEAD: usize = 14 + 4;
 
 /// Offloads that must be off, by the kernel's names (net/ethtool/common.c), each with the consequence if it stays on.
 const UNWANTED: &[(&str, &str)] = &[

@@ -1,5 +1,5 @@
 //! Packets in several frames (AF_XDP's multi-buffer): what kernel and driver carry, as they say themselves.
-use crate::frame::DATA_CAPACITY;
+use crate::device::{FRAME_OVERHEAD, capacity};
 use crate::link::{Driver, Link};
 use crate::packet::MAX_FRAMES;
 use crate::xdp::Mode;
@@ -131,8 +131,7 @@ pub fn mtu_limit(frames: Result<u32, LengthLimit>) -> (u32, LengthLimit) {
 
 /// The largest MTU of a device whose packets take at most `frames` frames.
 pub fn largest_mtu(frames: u32) -> u32 {
-    let most = (frames as usize * DATA_CAPACITY).min(crate::device::MAX_PACKET);
-    (most - super::FRAME_OVERHEAD) as u32
+    (capacity(frames as usize) - FRAME_OVERHEAD) as u32
 }
 
 /// Whether the kernel knows the flag of a socket for packets in several frames. It looks at flags before it looks for the device, and

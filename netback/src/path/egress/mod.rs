@@ -220,18 +220,13 @@ impl NewFrames {
 
     /// The packet of `len` bytes that was written; frames that it did not take go back to `pool`.
     pub fn into_packet(self, len: u32, offload: Offload, pool: &mut FramePool) -> Option<Packet> {
-        let mut left = (len as usize).div_ceil(DATA_CAPACITY).saturating_sub(1);
+        let behind = (len as usize).div_ceil(DATA_CAPACITY).saturating_sub(1);
         let mut frames = self.frames.into_iter();
         let mut packet = Packet::new(frames.next()?, len, offload);
-        for frame in frames {
-            match left.checked_sub(1) {
-                Some(fewer) => {
-                    left = fewer;
-                    packet.append(frame, pool.umem());
-                }
-                None => pool.give(frame),
-            }
+        for frame in frames.by_ref().take(behind) {
+            packet.append(frame, pool.umem());
         }
+        pool.extend(frames);
         Some(packet)
     }
 }

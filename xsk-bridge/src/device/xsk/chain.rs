@@ -1,7 +1,6 @@
 //! A packet in several frames on its way out of a receive ring, of which a look at the ring may bring a part.
-use crate::device::MAX_PACKET;
 use crate::frame::{Frame, Umem};
-use crate::packet::{Offload, Packet};
+use crate::packet::{MAX_PACKET, Offload, Packet};
 
 /// The packet whose last frame has not come yet.
 #[derive(Debug, Default)]
@@ -18,11 +17,11 @@ pub(super) enum Chain {
 /// What became of a frame.
 #[derive(Debug)]
 pub(super) enum Pushed {
-    /// It is part of a packet that is not complete.
+    /// The frame is part of a packet that is not complete.
     Open,
-    /// It completed this packet.
+    /// The frame completed this packet.
     Packet(Packet),
-    /// It was the last one of a packet that cannot be passed on, dropped.
+    /// The frame was the last one of a packet that cannot be passed on, and was dropped.
     Dropped,
 }
 

@@ -69,7 +69,7 @@ fn memory(umem: &Umem) -> &AfXdp {
 
 impl XskDevice {
     /// Bind `queue` of the device our program is on, with the rings of `umem`, and put the socket into the program's map.
-    /// Waits up to 3 s for a predecessor's socket to go.
+    /// Waits up to 10 s for a predecessor's socket to go.
     pub fn open(
         umem: &Umem,
         attachment: &Attachment,
