@@ -72,17 +72,19 @@ pub const BOOTS: [Boot; 12] = [
         ..boot("package", Nic::Igb, &[Generation::Stock])
     },
     Boot {
+        kind: Kind::DEBIAN_12,
         driver_kernel: Generation::Latest,
         ..boot("zerocopy", Nic::Igb, &[Generation::Stock])
     },
     Boot {
+        kind: Kind::DEBIAN_12,
         second_nic: Some(("virtio", Nic::Virtio)),
         ..boot("e1000", Nic::E1000, &[Generation::Stock])
     },
     Boot {
-        kind: Kind::DEBIAN_13,
+        kind: Kind::DEBIAN_12,
         long: true,
-        ..boot("debian13", Nic::Igb, &Generation::GUESTS)
+        ..boot("debian12", Nic::Igb, &Generation::GUESTS)
     },
     of_kind(
         "cxenstored",
@@ -196,6 +198,10 @@ fn cases(nic: Nic, driver_kernel: Generation) -> Vec<Case> {
             cases.extend(residue::cases());
             cases
         }
-        (Nic::E1000 | Nic::Virtio, _) => traffic::short(),
+        (Nic::E1000 | Nic::Virtio, _) => {
+            let mut cases = traffic::short();
+            cases.extend(lifecycle::with_one_guest());
+            cases
+        }
     }
 }
