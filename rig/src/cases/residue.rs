@@ -22,7 +22,7 @@ pub fn few() -> Vec<Case> {
 }
 
 /// What Xen holds for the driver domain, and for whom.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 struct Held {
     /// Foreign pages that the driver domain has mapped.
     grants: usize,
@@ -30,6 +30,15 @@ struct Held {
     ports: usize,
     /// As `xl list` has them.
     domains: usize,
+}
+
+impl Held {
+    /// Whether nothing is held that was not held `before`. Fewer grants may be mapped: in dom0 blkback lets go of those that a disk has not
+    /// used for a while. A domain of which a page stays mapped stays in the list.
+    fn is_within(&self, before: &Self) -> bool {
+        let counts = |held: &Self| (held.ports, held.domains);
+        self.grants <= before.grants && counts(self) == counts(before)
+    }
 }
 
 /// How a guest with a connected vif comes to its end.
@@ -62,7 +71,10 @@ fn rounds(machine: &Machine, count: usize) -> Result<String> {
     }
     settle(machine)?;
     let after = held(machine)?;
-    ensure!(after == before, "before {before:?}, after {after:?}");
+    ensure!(
+        after.is_within(&before),
+        "before {before:?}, after {after:?}"
+    );
     let changed = Snapshot::take(machine)?.since(&nodes);
     ensure!(changed.is_empty(), "xenstore changed: {changed:?}");
     // xl stays in the background to see how a domain ends, and writes there what it has to say of that.
@@ -70,8 +82,8 @@ fn rounds(machine: &Machine, count: usize) -> Result<String> {
     let said = String::from_utf8_lossy(&said);
     ensure!(!complains(&said), "xl complains: {said}");
     Ok(format!(
-        "{count} rounds; {} grants and {} event channels, as before; no complaint of xl's",
-        after.grants, after.ports
+        "{count} rounds; {} grants, {} before; {} event channels, as before; no complaint of xl's",
+        after.grants, before.grants, after.ports
     ))
 }
 
@@ -188,7 +200,26 @@ fn ports_of(dump: &str, domain: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::{mapped_by, ports_of};
+    use super::{Held, mapped_by, ports_of};
+
+    #[test]
+    fn what_is_left_behind_is_told_from_what_was_given_up() {
+        let held = |grants, ports, domains| Held {
+            grants,
+            ports,
+            domains,
+        };
+        let before = held(5, 10, 3);
+        assert!(held(5, 10, 3).is_within(&before) && held(4, 10, 3).is_within(&before));
+        for more in [
+            held(6, 10, 3),
+            held(5, 11, 3),
+            held(5, 9, 3),
+            held(5, 10, 4),
+        ] {
+            assert!(!more.is_within(&before), "{more:?}");
+        }
+    }
 
     #[test]
     fn only_the_driver_domains_mapped_grants_count() {
