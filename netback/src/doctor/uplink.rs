@@ -300,18 +300,18 @@ impl Nic<'_> {
         Some(Finding::warning("virtual-function", what, cure))
     }
 
-    /// A vif of another domain's backend: netfront takes no packet of several slots while an XDP program is on it, and what the other
-    /// end sends cannot be seen from here.
+    /// A vif of another domain's backend: while an XDP program is on it, netfront takes no packet of several slots and tells nobody that a
+    /// checksum is blank. What the other end sends cannot be seen from here.
     fn frontend(&self) -> Option<Finding> {
         let driver = self.view.link(self.file("device/driver"))?;
         if driver != "vif" {
             return None;
         }
         let what = format!(
-            "{} is itself a vif, and drops what dom0 sends it in packets larger than a frame",
+            "{} is itself a vif: packets that dom0 sends it larger than a frame are lost, and those without a checksum reach guests so",
             self.name
         );
-        let cure = "unless it was done, in dom0 on its interface vif<domid>.<devid>: ethtool -K vif<domid>.<devid> tso off gso off";
+        let cure = "unless it was done, in dom0 on its interface vif<domid>.<devid>: ethtool -K vif<domid>.<devid> tx off tso off gso off";
         Some(Finding::info("uplink-vif", what, cure))
     }
 

@@ -49,6 +49,13 @@ pub(crate) struct Held {
     pub slots: u32,
 }
 
+/// What a packet that is open takes with a segment more, and all that are open with it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Grown {
+    held: Held,
+    pub all: Held,
+}
+
 impl Held {
     /// What a packet of `len` bytes takes, placed in full pages.
     #[inline]
@@ -162,14 +169,15 @@ impl Merge {
         open
     }
 
-    /// What all open packets take where the one at `place` grows to `len` bytes.
+    /// What the packet at `place` takes where it grows to `len` bytes, and what all open packets take then.
     #[inline]
-    pub fn held_with(&self, place: usize, len: usize) -> Held {
-        let (before, after) = (self.open[place].held, Held::merged(len));
-        Held {
-            bytes: self.held.bytes - before.bytes + after.bytes,
-            slots: self.held.slots - before.slots + after.slots,
-        }
+    pub fn grown(&self, place: usize, len: usize) -> Grown {
+        let (before, held) = (self.open[place].held, Held::merged(len));
+        let all = Held {
+            bytes: self.held.bytes - before.bytes + held.bytes,
+            slots: self.held.slots - before.slots + held.slots,
+        };
+        Grown { held, all }
     }
 
     /// What all open packets and one more that takes `more` take.
@@ -187,12 +195,12 @@ impl Merge {
         self.grown
     }
 
-    /// Notes that the packet at `place` has grown to `len` bytes.
+    /// Notes that the packet at `place` has grown.
     #[inline]
-    pub fn grow(&mut self, place: usize, len: usize) {
+    pub fn grow(&mut self, place: usize, grown: Grown) {
         self.grown = true;
-        self.held = self.held_with(place, len);
-        self.open[place].held = Held::merged(len);
+        self.held = grown.all;
+        self.open[place].held = grown.held;
     }
 
     /// The packet at `place`.

@@ -1,9 +1,9 @@
 //! TCP coalescing (GRO) in software: consecutive segments of a stream become one packet that its receiver's TCP takes at once, as Linux
 //! merges them (net/ipv4/tcp_offload.c `tcp_gro_receive`, net/ipv4/af_inet.c `inet_gro_receive`, net/ipv6/ip6_offload.c
-//! `ipv6_gro_receive`): what Linux would not merge is not merged. Every segment is verified in the pass that copies it.
+//! `ipv6_gro_receive`): what Linux would not merge is not merged. Every segment is verified before it is copied.
 use super::flows::{ipv4_flow, ipv6_flow};
 use super::segment::MAX_SEGMENTS;
-use super::sum::{COPY_AND_SUM, Sum};
+use super::sum::Sum;
 use crate::header::{ETHERNET_LEN, IPV6_LEN, IpVersion, Protocol, TCP_MIN_LEN};
 use crate::packet::{Checksum, Gso, Offload};
 
@@ -26,6 +26,41 @@ const LAST: u8 = FIN | PSH;
 
 /// IPv4's flag that forbids fragments (RFC 791).
 const DONT_FRAGMENT: u16 = 0x4000;
+
+/// The bits of headers without IP options, up to TCP's, that are the same in all segments of a packet. What differs: the length and the
+/// identification, which are looked at by themselves, checksums, sequence number, urgent pointer, FIN and PSH.
+const IPV4_SAME: [u8; ETHERNET_LEN + IPV4_LEN + TCP_MIN_LEN] =
+    same(ETHERNET_LEN + IPV4_LEN, &[16, 17, 18, 19, 24, 25]);
+const IPV6_SAME: [u8; ETHERNET_LEN + IPV6_LEN + TCP_MIN_LEN] =
+    same(ETHERNET_LEN + IPV6_LEN, &[18, 19]);
+
+/// All bits but those of the bytes `differing`, and in a TCP header at `l4` of sequence number, FIN, PSH, checksum and urgent pointer.
+const fn same<const N: usize>(l4: usize, differing: &[usize]) -> [u8; N] {
+    let mut bits = [0xff; N];
+    let (mut n, tcp) = (0, [4, 5, 6, 7, 16, 17, 18, 19]);
+    while n < differing.len() {
+        bits[differing[n]] = 0;
+        n += 1;
+    }
+    n = 0;
+    while n < tcp.len() {
+        bits[l4 + tcp[n]] = 0;
+        n += 1;
+    }
+    bits[l4 + 13] = !LAST;
+    bits
+}
+
+/// Whether two packets begin with the same `bits`.
+#[inline]
+fn is_same_under<const N: usize>(bits: &[u8; N], a: &[u8], b: &[u8]) -> bool {
+    let (Some(a), Some(b)) = (a.first_chunk::<N>(), b.first_chunk::<N>()) else {
+        return false;
+    };
+    // Without a branch: the compiler compares by vectors.
+    let differing = (0..N).fold(0, |differing, n| differing | (a[n] ^ b[n]) & bits[n]);
+    differing == 0
+}
 
 /// A TCP segment that may be merged with others, as its headers say. Its checksum is verified when it is copied.
 #[derive(Debug, Clone, Copy)]
@@ -90,14 +125,6 @@ impl Segment {
     pub fn is_ipv6(&self) -> bool {
         self.ip == IpVersion::V6
     }
-
-    /// The sum of pseudo-header and TCP header of a packet with these headers and `payload` bytes behind them.
-    fn header_sum(&self, header: &[u8], payload: usize) -> Sum {
-        let l4 = usize::from(self.l4);
-        let mut sum = pseudo_sum(self.ip, header, header.len() - l4 + payload);
-        sum.add(&header[l4..]);
-        sum
-    }
 }
 
 /// Start of the TCP header behind an IPv4 header that can be merged.
@@ -159,6 +186,9 @@ pub enum Copied {
 #[derive(Debug)]
 pub struct Coalescer {
     header: [u8; MAX_HEADER],
+    /// Sum of pseudo-header and TCP header without what may differ between segments: length, sequence number, the word with the flags,
+    /// checksum and urgent pointer.
+    constant: Sum,
     first: Segment,
     /// Payload bytes in the room, all of them verified.
     payload: u32,
@@ -176,6 +206,7 @@ impl Default for Coalescer {
     fn default() -> Self {
         Self {
             header: [0; MAX_HEADER],
+            constant: Sum::default(),
             first: Segment {
                 ip: IpVersion::V4,
                 l4: 0,
@@ -208,8 +239,33 @@ impl Coalescer {
     /// Copies the headers of the first segment, with which those of others are compared: a second one of its stream has come.
     #[inline]
     pub fn set_headers(&mut self, packet: &[u8]) {
-        let len = usize::from(self.first.header);
-        self.header[..len].copy_from_slice(&packet[..len]);
+        let (l4, end) = (usize::from(self.first.l4), usize::from(self.first.header));
+        self.header[..end].copy_from_slice(&packet[..end]);
+        let mut sum = pseudo_sum(self.first.ip, &self.header, 0);
+        // Ports; acknowledgment; window; options.
+        for part in [
+            l4..l4 + 4,
+            l4 + 8..l4 + 12,
+            l4 + 14..l4 + 16,
+            l4 + TCP_MIN_LEN..end,
+        ] {
+            sum.add(&self.header[part]);
+        }
+        self.constant = sum;
+    }
+
+    /// The sum of pseudo-header and TCP header of a segment whose headers are the same as the first one's where those of one packet are.
+    #[inline]
+    fn header_sum(&self, segment: &Segment, packet: &[u8]) -> Sum {
+        let l4 = usize::from(segment.l4);
+        let quad = |at: usize| [packet[at], packet[at + 1], packet[at + 2], packet[at + 3]];
+        let mut sum = self.constant;
+        sum.add_word(u16::from(segment.header) - u16::from(segment.l4) + segment.payload);
+        // Sequence number; data offset and flags; checksum and urgent pointer.
+        sum.add_quad(quad(l4 + 4));
+        sum.add_finished([packet[l4 + 12], packet[l4 + 13]]);
+        sum.add_quad(quad(l4 + 16));
+        sum
     }
 
     /// How long the packet is with a segment that continues it; `None` where the segment does not. The first segment counts, copied or not;
@@ -233,21 +289,15 @@ impl Coalescer {
         continues.then_some(len)
     }
 
-    /// Whether all headers are the same but for lengths, checksums, identification, sequence number and urgent pointer, and FIN and PSH.
+    /// Whether all headers are the same but for what may differ within a packet.
     #[inline]
     fn has_same_headers(&self, packet: &[u8]) -> bool {
-        let (l4, end) = (usize::from(self.first.l4), usize::from(self.first.header));
-        let same = |from: usize, to: usize| self.header[from..to] == packet[from..to];
-        let ip = match self.first.ip {
-            // Up to the length, from the fragment bits to the protocol, from the addresses to the ports.
-            IpVersion::V4 => same(0, 16) && same(20, 24) && same(26, l4 + 4),
-            IpVersion::V6 => same(0, 18) && same(20, l4 + 4),
+        let same = match self.first.ip {
+            IpVersion::V4 => is_same_under(&IPV4_SAME, &self.header, packet),
+            IpVersion::V6 => is_same_under(&IPV6_SAME, &self.header, packet),
         };
-        let flags = self.header[l4 + 13] ^ packet[l4 + 13];
-        ip && flags & !LAST == 0
-            && same(l4 + 8, l4 + 13)
-            && same(l4 + 14, l4 + 16)
-            && same(l4 + TCP_MIN_LEN, end)
+        let options = usize::from(self.first.l4) + TCP_MIN_LEN..usize::from(self.first.header);
+        same && self.header[options.clone()] == packet[options]
     }
 
     /// Whether an IPv4 identification follows that of `segments` segments: each one more, or all the same where fragments are forbidden.
@@ -271,45 +321,33 @@ impl Coalescer {
     /// Copies the payload of the first segment into `room`, before others are appended. Where the segment is wrong, nothing is merged.
     pub fn copy_first(&mut self, packet: &[u8], room: &mut impl Room) -> Copied {
         let segment = self.first;
-        let sum = segment.header_sum(
-            &self.header[..segment.header.into()],
-            segment.payload.into(),
-        );
-        self.copy(&segment, packet, sum, room)
+        self.copy(&segment, packet, room)
     }
 
     /// Appends a segment that the packet [takes](Self::takes), behind the first one. One that is wrong leaves the packet as it was.
     pub fn append(&mut self, segment: &Segment, packet: &[u8], room: &mut impl Room) -> Copied {
         debug_assert!(self.segments > 0, "the first segment is copied first");
-        let sum = segment.header_sum(&packet[..segment.header.into()], segment.payload.into());
-        self.copy(segment, packet, sum, room)
+        self.copy(segment, packet, room)
     }
 
-    /// Copies a segment's payload behind what is in the room. `sum` is that of its headers; what the rest of the checksum is made over
-    /// are the copied bytes, which are the bytes that are delivered.
-    fn copy(
-        &mut self,
-        segment: &Segment,
-        packet: &[u8],
-        mut sum: Sum,
-        room: &mut impl Room,
-    ) -> Copied {
+    /// Copies a segment's payload behind what is in the room, where its checksum is right.
+    fn copy(&mut self, segment: &Segment, packet: &[u8], room: &mut impl Room) -> Copied {
         let mut payload = &packet[segment.header.into()..];
         let mut position = self.len();
         if !room.reserve(position + payload.len()) {
             return Copied::NoRoom;
         }
-        while !payload.is_empty() {
-            let into = room.at(position);
-            let count = into.len().min(payload.len()).min(COPY_AND_SUM);
-            let (now, later) = payload.split_at(count);
-            into[..count].copy_from_slice(now);
-            sum.add(&into[..count]);
-            position += count;
-            payload = later;
-        }
+        let mut sum = self.header_sum(segment, packet);
+        sum.add(payload);
         if sum.finish() != [0xff, 0xff] {
             return Copied::Wrong;
+        }
+        while !payload.is_empty() {
+            let into = room.at(position);
+            let (now, later) = payload.split_at(into.len().min(payload.len()));
+            into[..now.len()].copy_from_slice(now);
+            position += now.len();
+            payload = later;
         }
         self.fixed_id |= self.segments == 1 && segment.id == self.first.id;
         self.payload += u32::from(segment.payload);

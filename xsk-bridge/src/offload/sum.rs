@@ -30,11 +30,19 @@ impl Sum {
     }
 
     /// Adds a 16-bit word in host order, where an even number of bytes has been added.
+    #[inline]
     pub fn add_word(&mut self, word: u16) {
         self.add_finished(word.to_be_bytes());
     }
 
+    /// Adds four bytes, where an even number of bytes has been added.
+    #[inline]
+    pub fn add_quad(&mut self, bytes: [u8; 4]) {
+        self.total = add_around(self.total, u32::from_le_bytes(bytes).into());
+    }
+
     /// Adds what [`finish`](Self::finish) said of an even number of bytes, wherever they were.
+    #[inline]
     pub fn add_finished(&mut self, sum: [u8; 2]) {
         self.total = add_around(self.total, u16::from_le_bytes(sum).into());
     }

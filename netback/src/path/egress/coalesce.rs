@@ -112,8 +112,8 @@ impl<H: Hypervisor> Queue<H> {
         let Some(len) = open.coalescer.takes(segment, bytes) else {
             return Copied::NoRoom;
         };
-        let held = self.rx.merge.held_with(place, len);
-        if !self.has_room_for(held, pool) {
+        let grown = self.rx.merge.grown(place, len);
+        if !self.has_room_for(grown.all, pool) {
             return Copied::NoRoom;
         }
         let (coalescer, mut pages) = self.rx.merge.at(place).parts(&mut batch.staging);
@@ -131,7 +131,7 @@ impl<H: Hypervisor> Queue<H> {
             copied == Copied::Right
         }) {
             pool.recycle(packet);
-            self.rx.merge.grow(place, len);
+            self.rx.merge.grow(place, grown);
         }
         copied
     }
