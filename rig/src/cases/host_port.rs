@@ -11,16 +11,16 @@ const HERE: Place = Place::DriverDomain;
 
 pub fn cases() -> Vec<Case> {
     let mut cases = vec![Case::new("host-port/kill", kill)];
-    for client in CLIENTS {
-        let name = format!("host-port/{}", client.name);
-        let case = Case::new(name, move |machine| leased(machine, client));
-        cases.push(if client.daily { case } else { case.long() });
+    for client in [NETWORKD, IFUPDOWN] {
+        let (name, daily) = (format!("host-port/{}", client.name), client.daily);
+        let case = Case::new(name, move |machine| leased(machine, &client));
+        cases.push(if daily { case } else { case.long() });
     }
     cases
 }
 
 /// What configures a network by DHCP, as an operator has it do that for the host port.
-struct Client {
+pub struct Client {
     name: &'static str,
     daily: bool,
     /// Has it ask for a lease, by what the table of docs/driver-domain.md says.
@@ -29,22 +29,21 @@ struct Client {
     stop: &'static str,
 }
 
-const CLIENTS: &[Client] = &[
-    Client {
-        name: "networkd",
-        daily: true,
-        start: "printf '[Match]\\nName=xenbr0\\n\\n[Network]\\nDHCP=yes\\n' > /etc/systemd/network/xenbr0.network
+pub const NETWORKD: Client = Client {
+    name: "networkd",
+    daily: true,
+    start: "printf '[Match]\\nName=xenbr0\\n\\n[Network]\\nDHCP=yes\\n' > /etc/systemd/network/xenbr0.network
 systemctl restart systemd-networkd",
-        stop: "systemctl stop systemd-networkd systemd-networkd.socket; rm /etc/systemd/network/xenbr0.network",
-    },
-    Client {
-        name: "ifupdown",
-        daily: false,
-        start: "printf 'allow-hotplug xenbr0\\niface xenbr0 inet dhcp\\n' > /etc/network/interfaces
+    stop: "systemctl stop systemd-networkd systemd-networkd.socket; rm /etc/systemd/network/xenbr0.network",
+};
+
+const IFUPDOWN: Client = Client {
+    name: "ifupdown",
+    daily: false,
+    start: "printf 'allow-hotplug xenbr0\\niface xenbr0 inet dhcp\\n' > /etc/network/interfaces
 ifup xenbr0",
-        stop: "ifdown xenbr0; rm /etc/network/interfaces",
-    },
-];
+    stop: "ifdown xenbr0; rm /etc/network/interfaces",
+};
 
 /// How the interface was, and a TCP connection to the guest on which little is said.
 pub struct Before(String);
@@ -113,9 +112,31 @@ fn kill(machine: &Machine) -> Result<String> {
     Ok("address, route, carrier and a connection kept over a kill -9".into())
 }
 
-/// The client gets a lease from the peer's DHCP server, and a death of netback takes nothing of it away.
+/// A death of netback takes nothing of a client's lease away.
 fn leased(machine: &Machine, client: &Client) -> Result<String> {
     document::walk(machine, HOST_PORT)?;
+    let lease = with_lease(machine, client, |lease| {
+        let before = Before::note(machine)?;
+        machine
+            .must(HERE, KILL)
+            .context("netback does not come back")?;
+        before.must_be_now(machine)?;
+        let ping = format!("ping -q -c 5 -i 0.2 -W 2 {lease}");
+        machine.must(Place::Peer, &ping)?;
+        machine.must(Place::Guest(1), &ping)?;
+        Ok(lease.to_owned())
+    })?;
+    Ok(format!(
+        "lease of {lease}, route, carrier and a connection kept over a kill -9"
+    ))
+}
+
+/// Does `work` while the interface has an address that the client got from the peer's DHCP server.
+pub fn with_lease<T>(
+    machine: &Machine,
+    client: &Client,
+    work: impl FnOnce(&str) -> Result<T>,
+) -> Result<T> {
     machine.must(Place::Peer, SERVE_DHCP)?;
     machine
         .must(HERE, client.start)
@@ -123,15 +144,7 @@ fn leased(machine: &Machine, client: &Client) -> Result<String> {
     let lease = machine
         .must(HERE, AWAIT_LEASE)
         .with_context(|| format!("{} gets no lease by the host port", client.name))?;
-    let lease = lease.trim();
-    let before = Before::note(machine)?;
-    machine
-        .must(HERE, KILL)
-        .context("netback does not come back")?;
-    before.must_be_now(machine)?;
-    let ping = format!("ping -q -c 5 -i 0.2 -W 2 {lease}");
-    machine.must(Place::Peer, &ping)?;
-    machine.must(Place::Guest(1), &ping)?;
+    let done = work(lease.trim())?;
     machine.must(HERE, client.stop)?;
     // As the document left it, for what comes after.
     let again = format!(
@@ -139,9 +152,7 @@ fn leased(machine: &Machine, client: &Client) -> Result<String> {
         HERE.tested()
     );
     machine.must(HERE, &again)?;
-    Ok(format!(
-        "lease of {lease}, route, carrier and a connection kept over a kill -9"
-    ))
+    Ok(done)
 }
 
 /// At the peer: serves addresses that no domain has, and nothing else.

@@ -112,9 +112,15 @@ pub fn deliver(machine: &Machine) -> Result<()> {
     Ok(())
 }
 
-/// The document's restart and upgrade, while a guest's TCP stream runs.
+/// The document's restart and upgrade, while a guest's TCP stream runs and the host port has its address by DHCP.
 pub fn upgrade(machine: &Machine) -> Result<String> {
     document::walk(machine, UPGRADE - 1)?;
+    host_port::with_lease(machine, &host_port::NETWORKD, |lease| {
+        upgrade_under_tcp(machine, lease)
+    })
+}
+
+fn upgrade_under_tcp(machine: &Machine, lease: &str) -> Result<String> {
     // What other cases did to its vif has been logged.
     machine.must(Place::Guest(1), domain::MARK_LOG)?;
     let before = Before::note(machine, NIC)?;
@@ -146,7 +152,7 @@ pub fn upgrade(machine: &Machine) -> Result<String> {
     before.must_be_now(machine, guest)?;
     host_port.must_be_now(machine)?;
     Ok(format!(
-        "{walked}; a TCP stream of {seconds:.0} s went on ({:.1} MB in its last 3 s), nothing changed in xenstore nor on the host port, guest's log silent",
+        "{walked}; a TCP stream of {seconds:.0} s went on ({:.1} MB in its last 3 s), nothing changed in xenstore nor on the host port with its lease of {lease}, guest's log silent",
         bytes / 1e6
     ))
 }
