@@ -126,9 +126,11 @@ impl Profile {
         let outside = total - stages.values().sum::<f64>();
         stages.insert("outside the turn".into(), outside);
         let mut functions = BTreeMap::new();
+        let mut reached = HashMap::from([(root, 1.0)]);
         for (name, &cost) in &self.own {
-            if shares.get(&**name).is_some_and(|&share| share > 0.0) {
-                *functions.entry(short(name)).or_default() += cost as f64;
+            let reached = self.reached(name, &mut reached);
+            if reached > 0.0 {
+                *functions.entry(short(name)).or_default() += cost as f64 * reached;
             }
         }
         Count {
@@ -156,6 +158,29 @@ impl Profile {
             *below.entry(short(callee)).or_default() += cost as f64 * self.share(callee, shares);
         }
         below
+    }
+
+    /// How much of a function's cost comes of calls that are our own, from the root down: 0 to 1.
+    fn reached<'a>(&'a self, name: &'a str, known: &mut HashMap<&'a str, f64>) -> f64 {
+        if let Some(&reached) = known.get(name) {
+            return reached;
+        }
+        // Of a function that calls itself the outermost call counts.
+        known.insert(name, 0.0);
+        if is_foreign(name) {
+            return 0.0;
+        }
+        let (mut ours, mut all) = (0.0, 0.0);
+        for (caller, callees) in &self.calls {
+            let cost = callees.get(name).copied().unwrap_or(0) as f64;
+            if cost > 0.0 && caller != name {
+                ours += cost * self.reached(caller, known);
+                all += cost;
+            }
+        }
+        let reached = if all == 0.0 { 0.0 } else { ours / all };
+        known.insert(name, reached);
+        reached
     }
 
     /// How much of a function's cost, with what it calls, is our own: 0 to 1.
