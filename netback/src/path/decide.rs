@@ -10,7 +10,7 @@ use crate::worker::Worker;
 use std::ops::Range;
 use xsk_bridge::frame::{FramePool, Umem};
 use xsk_bridge::switch::filter::Filter;
-use xsk_bridge::switch::{BridgeView, PortId, Recent, Verdict};
+use xsk_bridge::switch::{BridgeView, PortId, Recent, RecentRuling, Verdict};
 
 /// What a decision looks at beside the packet and its source.
 struct Context<'a> {
@@ -193,15 +193,22 @@ struct ByRules<'a> {
 impl ByRules<'_> {
     #[inline(never)]
     fn decide(self, jobs: Range<usize>, ingress: PortId) {
+        let mut recent = RecentRuling::default();
         for n in jobs {
             let job = &mut self.batch.jobs[n];
             if job.destination != Destination::Undecided {
                 continue;
             }
             let head = job.head_bytes(&self.batch.staging, self.pool.umem());
-            let ruling = self.bridge.decide_by_rules(ingress, head, self.seconds);
-            let hash = flow::hash(head, job.len as usize);
-            job.hash = hash;
+            let ruling = recent.decide(self.bridge, ingress, head, self.seconds);
+            let only = match ruling.verdict {
+                Verdict::Unicast(port) => self.ports.only_destination(port),
+                _ => None,
+            };
+            if only.is_none() {
+                job.hash = flow::hash(head, job.len as usize);
+            }
+            let hash = job.hash;
             let (destination, reason) = match ruling.verdict {
                 Verdict::Flood(flood) => {
                     self.batch.vlans.push((n as u16, ruling.vlan));
@@ -211,7 +218,10 @@ impl ByRules<'_> {
                 Verdict::Unicast(port) => {
                     job.port = port;
                     match self.batch.retag(n, ruling.retag, self.pool) {
-                        Ok(()) => (self.ports.destination(port, hash), DropReason::PortGone),
+                        Ok(()) => (
+                            only.unwrap_or_else(|| self.ports.destination(port, hash)),
+                            DropReason::PortGone,
+                        ),
                         Err(reason) => (Destination::Nowhere, reason),
                     }
                 }

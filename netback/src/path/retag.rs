@@ -20,8 +20,7 @@ impl Batch {
         if retag == Retag::Keep {
             return Ok(());
         }
-        let umem = pool.umem().clone();
-        let head = self.jobs[n].head_bytes(&self.staging, &umem);
+        let head = self.jobs[n].head_bytes(&self.staging, pool.umem());
         // The switch has found both addresses in it, and the tag.
         let beginning = retag.beginning(head).ok_or(DropReason::Runt)?;
         match self.jobs[n].packet.take() {
@@ -89,17 +88,17 @@ fn in_frames(
     pool: &mut FramePool,
 ) -> (Packet, Result<(), DropReason>) {
     let (new, skip) = (beginning.bytes(), beginning.skip);
-    let umem = pool.umem().clone();
     let len = packet.len as usize + new.len() - skip;
     if packet.frame_count() == 1 && len <= DATA_CAPACITY {
         let old = packet.len as usize;
         packet.len = packet.len.max(len as u32);
-        let head = packet.head_mut(&umem);
+        let head = packet.head_mut(pool.umem());
         head.copy_within(skip..old, new.len());
         head[..new.len()].copy_from_slice(new);
         packet.len = len as u32;
         return (packet, Ok(()));
     }
+    let umem = pool.umem().clone();
     let mut skipped = skip;
     let rest = packet.slices(&umem).map(|slice| {
         let here = skipped.min(slice.len());

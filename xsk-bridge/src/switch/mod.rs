@@ -18,7 +18,7 @@ use vlan::NATIVE;
 pub use fdb::entries::{Entry, NoRoom};
 pub use fdb::{AGEING, WIRE_FRESH};
 pub use port::{MAX_LEARNT, PortId, PortKind};
-pub use rules::{Receiver, Rules, Ruling};
+pub use rules::{Receiver, RecentRuling, Rules, Ruling};
 
 /// What the bridge says of one frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,7 +3,7 @@ use super::port::{Port, PortKind, Ports};
 use super::tag::{self, InVlan, Retag};
 use super::vlan::{Form, NATIVE, Vlans};
 use super::{Bridge, BridgeView, DropReason, Flood, PortId, Verdict, is_group};
-use crate::header::Ethernet;
+use crate::header::{ETHERNET_LEN, Ethernet, VLAN_TAG_LEN, is_tagged};
 
 /// What a port may do beside what it is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -23,6 +23,70 @@ pub struct Ruling {
     pub vlan: InVlan,
     /// What becomes of its tag where it goes to one port.
     pub retag: Retag,
+}
+
+/// What the switch ruled of the last frame of a burst, as [`Recent`](super::Recent) where ports have rules.
+#[derive(Debug, Default)]
+pub struct RecentRuling(Option<Remembered>);
+
+/// All that a ruling looks at, and the ruling.
+#[derive(Debug)]
+struct Remembered {
+    ingress: PortId,
+    start: [u8; ETHERNET_LEN],
+    /// Behind a tag's type its VLAN, and whether another tag follows.
+    tag: Option<[u8; VLAN_TAG_LEN]>,
+    ruling: Ruling,
+}
+
+impl RecentRuling {
+    /// As [`BridgeView::decide_by_rules`].
+    #[inline]
+    pub fn decide(
+        &mut self,
+        bridge: &mut BridgeView,
+        ingress: PortId,
+        header: &[u8],
+        now: u32,
+    ) -> Ruling {
+        if let Some(last) = &self.0
+            && let Some((start, behind)) = header.split_first_chunk()
+            && (last.ingress, &last.start) == (ingress, start)
+            && last
+                .tag
+                .is_none_or(|tag| behind.first_chunk() == Some(&tag))
+        {
+            return last.ruling;
+        }
+        self.decide_anew(bridge, ingress, header, now)
+    }
+
+    #[inline(never)]
+    fn decide_anew(
+        &mut self,
+        bridge: &mut BridgeView,
+        ingress: PortId,
+        header: &[u8],
+        now: u32,
+    ) -> Ruling {
+        let ruling = bridge.decide_by_rules(ingress, header, now);
+        self.0 = match (ruling.verdict, header.split_first_chunk()) {
+            (Verdict::Unicast(_), Some((start, behind))) => {
+                let remembered = |tag| Remembered {
+                    ingress,
+                    start: *start,
+                    tag,
+                    ruling,
+                };
+                match is_tagged(start) {
+                    true => behind.first_chunk().map(|tag| remembered(Some(*tag))),
+                    false => Some(remembered(None)),
+                }
+            }
+            _ => None,
+        };
+        ruling
+    }
 }
 
 /// A port that a frame is flooded to.

@@ -329,3 +329,29 @@ proptest! {
         }
     }
 }
+
+proptest! {
+    /// Bursts of frames with any tags, of which some are cut off behind the addresses or in a tag, come from any port: each frame is ruled
+    /// on as if it came alone.
+    #[test]
+    fn a_burst_is_ruled_on_as_its_frames_are(
+        ports in proptest::collection::vec(port(), 2..4),
+        frames in proptest::collection::vec((1..4u16, 1..5u16, proptest::collection::vec(0..4u16, 0..3), 14..30usize, any::<bool>()), 1..60),
+    ) {
+        let rules: Vec<Rules> = ports.iter().map(In::rules).collect();
+        let (mut one, mut other) = (switch(&rules), switch(&rules));
+        let mut recent = RecentRuling::default();
+        for (ingress, to, tags, len, service) in frames {
+            let ingress = 1 + ingress % (ports.len() as u16 + 1);
+            let mut header = frame(mac(to), mac(ingress), &tags);
+            if service {
+                header[12..14].copy_from_slice(&[0x88, 0xa8]);
+            }
+            header.truncate(len);
+            for _ in 0..2 {
+                let got = recent.decide(&mut one, PortId(ingress), &header, 7);
+                prop_assert_eq!(got, other.decide_by_rules(PortId(ingress), &header, 7));
+            }
+        }
+    }
+}
