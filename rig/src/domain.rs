@@ -116,17 +116,17 @@ arg() { sed -n "s/.*rig\.$1=\([^ ]*\).*/\1/p" /proc/cmdline; }
 load() { for m; do modprobe $m; done; }
 ping -q -i 0.01 10.9.0.1 >/dev/null & sleep 1
 cd /sys/bus/xen/drivers/vif; for d in vif-*; do echo $d > unbind; done
-rmmod xen-netfront; modprobe xen-netfront; . /rig/init-guest
+rmmod xen-netfront; modprobe xen-netfront $*; . /rig/init-guest
 kill %1; touch /run/reloaded
 "#;
 
-/// Remove a guest's netfront module and insert it again.
-pub fn reload_netfront(machine: &Machine, guest: Place) -> Result<()> {
+/// Remove a guest's netfront module and insert it again, with `parameters`.
+pub fn reload_netfront(machine: &Machine, guest: Place, parameters: &str) -> Result<()> {
     machine.write(guest, "/run/reload", RELOAD)?;
-    machine.must(
-        guest,
-        "rm -f /run/reloaded; setsid bash /run/reload </dev/null >/run/reload.log 2>&1 &",
-    )?;
+    let reload = format!(
+        "rm -f /run/reloaded; setsid bash /run/reload {parameters} </dev/null >/run/reload.log 2>&1 &"
+    );
+    machine.must(guest, &reload)?;
     let patience = machine.patience(BOOT_PATIENCE);
     while machine.must(guest, "cat /run/reloaded").is_err() {
         ensure!(!patience.is_over(), "netfront did not come back in {guest}");

@@ -27,24 +27,42 @@ pub fn install(machine: &Machine) -> Result<()> {
         "netback does not run in Debian's image; built on a host with a newer C library, it needs one as old as the image's (Debian 12: 2.36)",
     )?;
     machine.must(Place::DriverDomain, "mkdir -p /etc/netback")?;
-    let mut configuration = CONFIGURATION.to_owned();
     if machine.kind().driver == DriverType::Dom0 {
-        configuration += MANAGEMENT;
         let script = "/etc/xen/scripts/vif-netback";
         machine.write(Place::Dom0, script, VIF_SCRIPT)?;
         machine.must(Place::Dom0, &format!("chmod 755 {script}"))?;
     }
+    configure(machine, "")?;
+    start(machine)
+}
+
+/// Writes the configuration, with `more` behind what a machine of this kind has.
+fn configure(machine: &Machine, more: &str) -> Result<()> {
+    let management = match machine.kind().driver {
+        DriverType::Dom0 => MANAGEMENT,
+        _ => "",
+    };
     machine.write(
         Place::DriverDomain,
         "/etc/netback/netback.toml",
-        &configuration,
-    )?;
-    start(machine)
+        &format!("{CONFIGURATION}{management}{more}"),
+    )
+}
+
+/// Have it read a configuration with `more` in it.
+pub fn reconfigure(machine: &Machine, more: &str) -> Result<()> {
+    configure(machine, more)?;
+    script(machine, RELOAD)
 }
 
 /// Start it, detached, and wait until it answers. All by the domain's own clock: with --icount the host's says nothing.
 const START: &str = "setsid netback run </dev/null >>/var/log/netback.log 2>&1 & p=$!; echo $p > /run/netback.pid
 n=0; until netback status >/dev/null 2>&1; do kill -0 $p && [ $n -lt 600 ] || exit 1; n=$((n+1)); sleep 0.05; done";
+
+/// Have it read its configuration, and wait until its log says that it has: something for guests has changed, or nothing.
+const RELOAD: &str = r#"said() { grep -c '\[vif\]: \|nothing in the configuration' /var/log/netback.log; }
+before=$(said); kill -HUP $(cat /run/netback.pid)
+n=0; until [ $(said) -gt $before ]; do [ $n -lt 600 ] || exit 1; n=$((n+1)); sleep 0.05; done"#;
 
 /// End it without a chance to do anything about it, and wait until the kernel has taken it apart, as a supervisor does.
 const KILL: &str =

@@ -78,7 +78,7 @@ fn record(machine: &Machine) -> Result<String> {
     domain::start_guest(machine, 1)?;
     eprintln!("xen: recording");
     machine.must(GUEST, TRAFFIC)?;
-    domain::reload_netfront(machine, GUEST)?;
+    domain::reload_netfront(machine, GUEST, "")?;
     machine.must(GUEST, TRAFFIC).context("after the reload")?;
     machine.must(
         Place::Dom0,

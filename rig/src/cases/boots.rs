@@ -1,8 +1,8 @@
 //! The machines of the test, and which cases run on each.
 
 use super::{
-    Case, doctor, document, host_port, kinds, lifecycle, offloads, package, residue, restart,
-    traffic,
+    Case, doctor, document, host_port, kinds, lifecycle, offloads, package, queues, residue,
+    restart, traffic,
 };
 use crate::kernel::Generation;
 use crate::kind::{DomainType, DriverType, Kind, Wanted, Xenstored};
@@ -195,6 +195,7 @@ fn cases(nic: Nic, driver_kernel: Generation) -> Vec<Case> {
             cases.extend(offloads::cases());
             cases.extend(restart::cases());
             cases.extend(lifecycle::cases());
+            cases.extend(queues::cases());
             cases.extend(residue::cases());
             cases
         }

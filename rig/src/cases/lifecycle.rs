@@ -64,7 +64,7 @@ pub fn complains(said: &str) -> bool {
 }
 
 /// Wait until `guest` reaches the peer again, then demand that it does without loss.
-fn network_is_back(machine: &Machine, guest: Place) -> Result<()> {
+pub fn network_is_back(machine: &Machine, guest: Place) -> Result<()> {
     let patience = machine.patience(PATIENCE);
     loop {
         // The agent is gone for a moment in some cases.
@@ -109,7 +109,7 @@ fn attach_detach(machine: &Machine) -> Result<String> {
 
 /// The module goes and comes while a flood of pings runs.
 fn reload(machine: &Machine) -> Result<String> {
-    domain::reload_netfront(machine, GUEST)?;
+    domain::reload_netfront(machine, GUEST, "")?;
     network_is_back(machine, GUEST)?;
     remark(machine, GUEST)?;
     Ok(String::from(

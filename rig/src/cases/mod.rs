@@ -9,6 +9,7 @@ mod kinds;
 mod lifecycle;
 mod offloads;
 mod package;
+mod queues;
 mod residue;
 mod restart;
 mod traffic;
