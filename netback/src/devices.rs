@@ -35,7 +35,6 @@ pub(crate) fn uplink_opener(config: &Config, umem: &Umem) -> OpenDevice {
         }
         let silent = bridge.host || with_hosts.contains(ifname);
         nic::silence_ipv6(ifname, silent, &daemon.run_dir).map_err(|error| error.to_string())?;
-        ask_for_headroom(ifname);
         let attachment =
             xdp::install_or_adopt(ifname, &daemon.bpf_dir).map_err(|error| error.to_string())?;
         let mode = attachment.mode().name();
@@ -78,26 +77,6 @@ pub(crate) fn uplink_opener(config: &Config, umem: &Umem) -> OpenDevice {
             queues,
         })
     })
-}
-
-/// Has the backend of an interface that is a netfront leave room before its packets, which native XDP needs.
-#[cfg(feature = "af-xdp")]
-fn ask_for_headroom(ifname: &str) {
-    use crate::netfront;
-    let Some(directory) = netfront::directory(std::path::Path::new("/sys"), ifname) else {
-        return;
-    };
-    let asked = xen::linux::open_store()
-        .map_err(|error| error.to_string())
-        .and_then(|mut store| {
-            netfront::ask_for_headroom(&mut store, &directory).map_err(|error| error.to_string())
-        });
-    if let Err(error) = asked {
-        warn!(
-            uplink = ifname,
-            "its backend was not asked for room before packets, and may leave none: {error}"
-        );
-    }
 }
 
 /// Whether the kernel is to copy the frames of all interfaces, since one of them has no zero-copy: all share one memory, and sockets of one

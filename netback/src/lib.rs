@@ -11,8 +11,6 @@ pub(crate) mod devices;
 pub mod doctor;
 pub mod hypervisor;
 pub mod life;
-#[cfg(feature = "af-xdp")]
-pub(crate) mod netfront;
 pub mod observe;
 pub(crate) mod path;
 pub mod queue;

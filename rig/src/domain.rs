@@ -35,7 +35,7 @@ pub fn start_driver_domain(machine: &Machine) -> Result<()> {
     let text = base(&machine.options, Place::DriverDomain, 512) + &vif_list(&vifs) + &more;
     create(machine, Place::DriverDomain, &text, None)?;
     if !kind.passed_through() {
-        // While an XDP program is on it, netfront drops packets of several slots, and the program does not see that a checksum is blank.
+        // What is larger than a frame does not reach netback, and that a checksum is blank an XDP program does not see.
         machine.must(
             Place::Dom0,
             "ethtool -K vif$(xl domid driver-domain).1 tx off tso off gso off",

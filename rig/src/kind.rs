@@ -135,7 +135,7 @@ impl Kind {
         guest: DomainType::Pv,
         xenstored: Xenstored::Ocaml,
     };
-    /// The generation after it, with the xenstored that Xen supports for driver domains that nobody trusts.
+    /// Debian 13 with the xenstored that Xen supports for driver domains that nobody trusts.
     pub const DEBIAN_13: Self = Self {
         release: Release::Trixie,
         xenstored: Xenstored::C,

@@ -49,7 +49,7 @@ fn configure(machine: &Machine, more: &str) -> Result<()> {
     )
 }
 
-/// Have it read a configuration with `more` in it.
+/// Has netback read a configuration that ends with `more`.
 pub fn reconfigure(machine: &Machine, more: &str) -> Result<()> {
     configure(machine, more)?;
     script(machine, RELOAD)
@@ -59,7 +59,7 @@ pub fn reconfigure(machine: &Machine, more: &str) -> Result<()> {
 const START: &str = "setsid netback run </dev/null >>/var/log/netback.log 2>&1 & p=$!; echo $p > /run/netback.pid
 n=0; until netback status >/dev/null 2>&1; do kill -0 $p && [ $n -lt 600 ] || exit 1; n=$((n+1)); sleep 0.05; done";
 
-/// Have it read its configuration, and wait until its log says that it has: something for guests has changed, or nothing.
+/// Has netback read its configuration, and waits until its log says that it has: something for guests has changed, or nothing.
 const RELOAD: &str = r#"said() { grep -c '\[vif\]: \|nothing in the configuration' /var/log/netback.log; }
 before=$(said); kill -HUP $(cat /run/netback.pid)
 n=0; until [ $(said) -gt $before ]; do [ $n -lt 600 ] || exit 1; n=$((n+1)); sleep 0.05; done"#;

@@ -213,14 +213,13 @@ fn event(message: Message<'_>) -> Option<LinkEvent> {
     }
 }
 
-/// A route netlink socket, as a file: read(2) and write(2) are all it needs.
 /// A socket that hears of these groups of rtnetlink.
 fn open(flags: SocketFlags, groups: u32) -> io::Result<File> {
     // No protocol is protocol 0, which is NETLINK_ROUTE.
     open_protocol(None, flags, groups)
 }
 
-/// A socket of one of netlink's protocols.
+/// A socket of one of netlink's protocols, as a file: read(2) and write(2) are all that a netlink socket needs.
 fn open_protocol(protocol: Option<Protocol>, flags: SocketFlags, groups: u32) -> io::Result<File> {
     let (family, kind) = (AddressFamily::NETLINK, SocketType::RAW);
     let flags = flags | SocketFlags::CLOEXEC;

@@ -165,7 +165,7 @@ impl Profile {
         if let Some(&reached) = known.get(name) {
             return reached;
         }
-        // Of a function that calls itself the outermost call counts.
+        // Of functions that call each other the outermost call counts; their shares are estimates then, and the path's sum is none.
         known.insert(name, 0.0);
         if is_foreign(name) {
             return 0.0;

@@ -300,8 +300,8 @@ impl Nic<'_> {
         Some(Finding::warning("virtual-function", what, cure))
     }
 
-    /// A vif of another domain's backend: while an XDP program is on it, netfront takes no packet of several slots and tells nobody that a
-    /// checksum is blank. What the other end sends cannot be seen from here.
+    /// A vif of another domain's backend: AF_XDP takes no packet larger than a frame, and nobody tells an XDP program that a checksum is
+    /// blank. What the other end sends cannot be seen from here.
     fn frontend(&self) -> Option<Finding> {
         let driver = self.view.link(self.file("device/driver"))?;
         if driver != "vif" {

@@ -181,7 +181,8 @@ impl Batch {
     }
 }
 
-/// What decides the packets of a burst where ports have rules: each by itself, for its VLAN matters and its tag may change.
+/// What decides the packets of a burst where ports have rules. Consecutive packets with the same addresses and tag are ruled on once; the
+/// tag of each is changed.
 struct ByRules<'a> {
     batch: &'a mut Batch,
     bridge: &'a mut BridgeView,

@@ -118,7 +118,7 @@ fn reload(machine: &Machine) -> Result<String> {
 }
 
 /// What the kernel logs while its vif goes and comes is no complaint.
-fn remark(machine: &Machine, guest: Place) -> Result<()> {
+pub fn remark(machine: &Machine, guest: Place) -> Result<()> {
     machine.must(guest, domain::MARK_LOG).map(drop)
 }
 

@@ -1,7 +1,7 @@
 //! A guest that uses several queues: each of them carries.
 
 use super::Case;
-use super::lifecycle::network_is_back;
+use super::lifecycle::{network_is_back, remark};
 use super::traffic::iperf;
 use crate::domain::reload_netfront;
 use crate::machine::Machine;
@@ -19,15 +19,16 @@ pub fn cases() -> Vec<Case> {
 
 /// Leaves the guest as it was before.
 fn four(machine: &Machine) -> Result<String> {
-    netback::reconfigure(machine, &format!("[vif]\nmax_queues = {COUNT}\n"))?;
     // netfront has as many queues as processors, unless it is told otherwise. Under emulation a domain with four does not boot in bearable
     // time.
-    let outcome = reload_netfront(machine, GUEST, &format!("max_queues={COUNT}"))
+    let queues = netback::reconfigure(machine, &format!("[vif]\nmax_queues = {COUNT}\n"))
+        .and_then(|()| reload_netfront(machine, GUEST, &format!("max_queues={COUNT}")))
         .and_then(|()| every_queue_carries(machine));
-    netback::reconfigure(machine, "")?;
-    reload_netfront(machine, GUEST, "")?;
-    network_is_back(machine, GUEST)?;
-    outcome
+    let restored = netback::reconfigure(machine, "")
+        .and_then(|()| reload_netfront(machine, GUEST, ""))
+        .and_then(|()| network_is_back(machine, GUEST))
+        .and_then(|()| remark(machine, GUEST));
+    queues.and_then(|queues| restored.map(|()| queues))
 }
 
 /// Sixty-four streams both ways: the guest and netback each choose a queue for each stream by its hash.

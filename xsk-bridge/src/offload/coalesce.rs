@@ -62,7 +62,7 @@ fn is_same_under<const N: usize>(bits: &[u8; N], a: &[u8], b: &[u8]) -> bool {
     differing == 0
 }
 
-/// A TCP segment that may be merged with others, as its headers say. Its checksum is verified when it is copied.
+/// A TCP segment that may be merged with others, as its headers say. Its checksum is verified before it is copied.
 #[derive(Debug, Clone, Copy)]
 pub struct Segment {
     ip: IpVersion,
@@ -171,14 +171,14 @@ pub trait Room {
     fn at(&mut self, position: usize) -> &mut [u8];
 }
 
-/// What became of a segment that was copied.
+/// What became of a segment that was to be copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Copied {
-    /// It is right, and part of the packet.
+    /// The segment was right, and is part of the packet.
     Right,
-    /// Its checksum is wrong: it is no part of the packet, and goes alone.
+    /// The segment's checksum is wrong: the segment is no part of the packet, and goes alone.
     Wrong,
-    /// There is no room for it.
+    /// There is no room for the segment.
     NoRoom,
 }
 

@@ -25,7 +25,7 @@ pub struct Ruling {
     pub retag: Retag,
 }
 
-/// What the switch ruled of the last frame of a burst, as [`Recent`](super::Recent) where ports have rules.
+/// The switch's ruling on the last frame of a burst, as [`Recent`](super::Recent) is where ports have no rules.
 #[derive(Debug, Default)]
 pub struct RecentRuling(Option<Remembered>);
 
@@ -34,7 +34,7 @@ pub struct RecentRuling(Option<Remembered>);
 struct Remembered {
     ingress: PortId,
     start: [u8; ETHERNET_LEN],
-    /// Behind a tag's type its VLAN, and whether another tag follows.
+    /// The four bytes behind a tag's type: the tag's VLAN, and the type that says whether another tag follows. `None`: the frame has no tag.
     tag: Option<[u8; VLAN_TAG_LEN]>,
     ruling: Ruling,
 }

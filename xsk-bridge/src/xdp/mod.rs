@@ -208,9 +208,12 @@ fn attach(
     device: &Link,
     program: BorrowedFd<'_>,
 ) -> Result<(OwnedFd, Mode, Option<io::Error>), XdpError> {
-    let native = match bpf::create_link(program, device.index, bpf::XDP_FLAGS_DRV_MODE) {
-        Ok(link) => return Ok((link, Mode::Native, None)),
-        Err(e) => e,
+    let native = match unfit_driver(Path::new("/sys"), &device.name) {
+        Some(reason) => reason,
+        None => match bpf::create_link(program, device.index, bpf::XDP_FLAGS_DRV_MODE) {
+            Ok(link) => return Ok((link, Mode::Native, None)),
+            Err(e) => e,
+        },
     };
     match bpf::create_link(program, device.index, bpf::XDP_FLAGS_SKB_MODE) {
         Ok(link) => Ok((link, Mode::Generic, Some(native))),
@@ -225,6 +228,19 @@ fn attach(
             }),
         },
     }
+}
+
+/// Why the program must not run in the driver of `ifname`, although the driver takes it; `sys` is where sysfs is mounted.
+///
+/// Linux's netfront has its backend leave 256 bytes of room before each packet while a program is on it, and the backend counts the room
+/// as part of the packet (drivers/net/xen-netback/rx.c, `xenvif_rx_data_slot`; drivers/net/xen-netfront.c, `xennet_run_xdp`): each frame
+/// ends with 256 bytes of what was in the page before. Moreover the frontend tells of the change before it asks for the room
+/// (`xennet_xdp_set`); a backend that is fast enough leaves none, and the program does not see the packet.
+fn unfit_driver(sys: &Path, ifname: &str) -> Option<io::Error> {
+    let driver = sys.join("class/net").join(ifname).join("device/driver");
+    let driver = std::fs::read_link(driver).ok()?;
+    let is_netfront = driver.ends_with("drivers/vif");
+    is_netfront.then(|| io::Error::other("netfront shows a program wrong frames"))
 }
 
 /// Loads the program; where the driver hands over packets in several buffers, as one that takes them.

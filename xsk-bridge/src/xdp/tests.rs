@@ -1,4 +1,4 @@
-//! Taking over the program of an earlier version, which only a test inside the crate can attach.
+//! Where the program is attached, and how that of an earlier version is taken over, which only a test inside the crate can attach.
 use super::*;
 use crate::link::Driver;
 use crate::support::{ETHERTYPE, Namespace, PacketSocket, frame};
@@ -45,4 +45,20 @@ fn the_program_of_an_earlier_version_is_replaced_in_its_link() {
         far.send(&frame(6, 60));
         near.recv().is_some()
     });
+}
+
+#[test]
+fn a_program_does_not_belong_into_netfront() {
+    let sys = std::env::temp_dir().join(format!("netback-drivers-{}", std::process::id()));
+    for (ifname, driver) in [
+        ("vif", "bus/xen/drivers/vif"),
+        ("card", "bus/pci/drivers/igb"),
+    ] {
+        let device = sys.join("class/net").join(ifname).join("device");
+        std::fs::create_dir_all(&device).unwrap();
+        std::os::unix::fs::symlink(sys.join(driver), device.join("driver")).unwrap();
+    }
+    let unfit = ["vif", "card", "none"].map(|ifname| unfit_driver(&sys, ifname).is_some());
+    std::fs::remove_dir_all(&sys).unwrap();
+    assert_eq!(unfit, [true, false, false]);
 }

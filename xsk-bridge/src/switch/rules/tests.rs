@@ -336,14 +336,17 @@ proptest! {
     #[test]
     fn a_burst_is_ruled_on_as_its_frames_are(
         ports in proptest::collection::vec(port(), 2..4),
-        frames in proptest::collection::vec((1..4u16, 1..5u16, proptest::collection::vec(0..4u16, 0..3), 14..30usize, any::<bool>()), 1..60),
+        vlans in any::<bool>(),
+        frames in proptest::collection::vec((1..4u16, 1..5u16, 1..5u16, proptest::collection::vec(0..4u16, 0..3), 14..30usize, any::<bool>()), 1..60),
     ) {
-        let rules: Vec<Rules> = ports.iter().map(In::rules).collect();
+        let isolated = |port: &In| Rules { vlans: None, isolated: port.isolated };
+        let rules = |port: &In| if vlans { port.rules() } else { isolated(port) };
+        let rules: Vec<Rules> = ports.iter().map(rules).collect();
         let (mut one, mut other) = (switch(&rules), switch(&rules));
         let mut recent = RecentRuling::default();
-        for (ingress, to, tags, len, service) in frames {
+        for (ingress, to, from, tags, len, service) in frames {
             let ingress = 1 + ingress % (ports.len() as u16 + 1);
-            let mut header = frame(mac(to), mac(ingress), &tags);
+            let mut header = frame(mac(to), mac(from), &tags);
             if service {
                 header[12..14].copy_from_slice(&[0x88, 0xa8]);
             }
