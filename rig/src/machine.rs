@@ -237,8 +237,9 @@ impl Machine {
             );
         }
         let peer = if self.options.icount {
-            // All traffic stays in virtual time: the peer is a second NIC, of dom0.
-            "-netdev hubport,hubid=7,id=cable -netdev hubport,hubid=7,id=far -device virtio-net-pci,netdev=far,mac=52:54:00:09:00:01,addr=0x9,romfile=".into()
+            // All traffic stays in virtual time: the peer is a second NIC, of dom0. Its receive queue is as long as can be: while it is full,
+            // QEMU keeps a frame back and delivers the next one first (net/queue.c, qemu_net_queue_send), and TCP sends again what was not lost.
+            "-netdev hubport,hubid=7,id=cable -netdev hubport,hubid=7,id=far -device virtio-net-pci,netdev=far,mac=52:54:00:09:00:01,addr=0x9,romfile=,rx_queue_size=1024".into()
         } else {
             format!("-netdev tap,id=cable,ifname={TAP},script=no,downscript=no,vnet_hdr=on")
         };

@@ -90,16 +90,22 @@ fn rounds(machine: &Machine, count: usize) -> Result<String> {
 /// Where xl logs in the background; beside them older ones with a number.
 const LOGS: &str = "/var/log/xen/xl-brief.log*";
 
-/// Wait until the toolstack has taken down every guest that has ended, and the backend has let go of what it keeps for a while for the
-/// toolstack to see.
-fn settle(machine: &Machine) -> Result<()> {
-    // xl takes a guest that has shut down apart in the background; one that is being taken down has no name.
+/// Wait until xl has taken apart a guest that has ended, which it does in the background where the guest has shut down. A guest that is
+/// being taken apart has no name.
+fn taken_apart(machine: &Machine) -> Result<()> {
     let ended = format!(
         "for n in $(seq 300); do xl list | grep -qE '^({NAME}|\\(null\\)) ' || exit 0; sleep 0.2; done; xl list; exit 1"
     );
     machine
         .must(Place::Dom0, &ended)
-        .context("a guest that has ended is still there")?;
+        .context("a guest that has ended is still there")
+        .map(drop)
+}
+
+/// Wait until the toolstack has taken down every guest that has ended, and the backend has let go of what it keeps for a while for the
+/// toolstack to see.
+fn settle(machine: &Machine) -> Result<()> {
+    taken_apart(machine)?;
     let owner = format!("$(xl domid {})", machine.kind().driver_domain());
     let gone = format!(
         "b=/local/domain/{owner}/backend/vif; for n in $(seq 150); do rest=; \
@@ -131,7 +137,8 @@ fn round(machine: &Machine, ending: Ending) -> Result<()> {
             connected(machine)?;
         }
         Ending::Shutdown => {
-            return xl(machine, &format!("shutdown -w {NAME}")).map(drop);
+            xl(machine, &format!("shutdown -w {NAME}"))?;
+            return taken_apart(machine);
         }
     }
     xl(machine, &format!("destroy {NAME}")).map(drop)
