@@ -52,8 +52,12 @@ fn substitutions(emulated: Option<[String; 2]>) -> Vec<(&'static str, String)> {
                 Some([boot, system]) => format!("'phy:{boot},hda,w', 'phy:{system},xvde,w'"),
             },
         ),
-        // This controller reads by DMA, the one that is meant where nothing is said does not.
-        ("boot = \"c\"", "boot = \"c\"\nhdtype = \"ahci\"".into()),
+        // This controller reads by DMA, the one that is meant where nothing is said does not. The clock is the machine's own, for QEMU reports
+        // the instruction RDTSCP as RDTSC, and Xen ends a domain whose instruction is not the reported one.
+        (
+            "boot = \"c\"",
+            "boot = \"c\"\nhdtype = \"ahci\"\ntsc_mode = \"native\"".into(),
+        ),
         ("/dev/vg/guest,xvda,w", "/dev/vdb,xvda,r".into()),
         ("root=/dev/xvda ro console=hvc0", guest),
         ("root=/dev/xvda console=hvc0", driver_domain),
