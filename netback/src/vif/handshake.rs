@@ -324,10 +324,7 @@ pub fn remove_node(store: &mut impl XenStore, paths: &Paths) -> Result<(), Store
 /// Reads what the frontend offers: at most `max_queues` queues, and no more than a predecessor advertised.
 pub fn offer(store: &mut impl XenStore, paths: &Paths, max_queues: u16) -> Result<Offer, Refusal> {
     let advertised = read(store, &format!("{}/multi-queue-max-queues", paths.backend))?;
-    let advertised = advertised.as_deref().and_then(parse_number).unwrap_or(1);
-    let max_queues = u32::from(max_queues)
-        .max(advertised)
-        .min(crate::vif::file::MAX_QUEUES as u32);
+    let advertised = advertised.as_deref().and_then(parse_number);
     let mut keys = Keys {
         store,
         directory: &paths.frontend,
@@ -339,12 +336,22 @@ pub fn offer(store: &mut impl XenStore, paths: &Paths, max_queues: u16) -> Resul
             "1: grant copy is the only mode",
         ));
     }
-    let count = keys.number(
-        "multi-queue-num-queues",
-        &format!("a number from 1 to {max_queues}"),
-        |count| (1..=max_queues).contains(&count),
-    )?;
-    let count = count.unwrap_or(1);
+    let count = match advertised {
+        // Without the key netfront writes no number (drivers/net/xen-netfront.c, talk_to_netback): one that is there is from a connection
+        // before, when more were offered.
+        None => 1,
+        Some(advertised) => {
+            let most = u32::from(max_queues)
+                .max(advertised)
+                .min(crate::vif::file::MAX_QUEUES as u32);
+            let count = keys.number(
+                "multi-queue-num-queues",
+                &format!("a number from 1 to {most}"),
+                |count| (1..=most).contains(&count),
+            )?;
+            count.unwrap_or(1)
+        }
+    };
     let mut queues = Vec::with_capacity(count as usize);
     let mut split = false;
     for queue in 0..count {

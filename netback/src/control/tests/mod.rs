@@ -623,6 +623,23 @@ fn offer(change: impl Fn(&Store, &str)) -> Result<handshake::Offer, String> {
 }
 
 #[test]
+fn a_number_of_queues_counts_where_several_are_offered() {
+    let queues = |offered: bool| {
+        let offer = offer(|store, front| {
+            store.set(&format!("{front}/multi-queue-num-queues"), "2");
+            for key in ["tx-ring-ref", "rx-ring-ref", "event-channel"] {
+                store.set(&format!("{front}/{key}"), "8");
+            }
+            if !offered {
+                store.remove("/local/domain/1/backend/vif/3/0/multi-queue-max-queues");
+            }
+        });
+        offer.unwrap().queues.len()
+    };
+    assert_eq!((queues(true), queues(false)), (2, 1));
+}
+
+#[test]
 fn a_handshake_is_read_strictly_and_refused_with_the_key() {
     for (key, value, reason) in [
         (
