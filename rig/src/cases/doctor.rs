@@ -59,9 +59,10 @@ const ASIDE: (Place, &str) = (
 );
 const KEEP: (Place, &str) = (HERE, "cp $config /run/rig-config");
 const START: (Place, &str) = (HERE, "systemctl start netback");
+/// The configuration as before; what a cure has kept beside it, as an operator wants it, is in the way of the removal later.
 const RESTORE: (Place, &str) = (
     HERE,
-    "cp /run/rig-config $config && systemctl restart netback",
+    "rm -f $config.~*~ && cp /run/rig-config $config && systemctl restart netback",
 );
 /// The end of the guest's second vif.
 const DETACH: (Place, &str) = (DOM0, "xl network-detach guest 00:16:3e:09:00:e1");
