@@ -10,7 +10,7 @@ use crate::worker::Worker;
 use std::ops::Range;
 use xsk_bridge::frame::{FramePool, Umem};
 use xsk_bridge::switch::filter::Filter;
-use xsk_bridge::switch::{BridgeView, PortId, Recent, RecentRuling, Verdict};
+use xsk_bridge::switch::{BridgeView, PortId, Recent, Ruling, Verdict};
 
 /// What a decision looks at beside the packet and its source.
 struct Context<'a> {
@@ -126,7 +126,7 @@ impl<H: Hypervisor> Worker<H> {
 
 /// Asks the switch about the packets of one burst that came in by `ingress`.
 fn decide(jobs: &mut [Job], bridge: &mut BridgeView, ingress: PortId, context: &Context<'_>) {
-    let mut recent = Recent::default();
+    let mut recent = Recent::<Verdict>::default();
     // Consecutive packets mostly go where the one before them went.
     let mut last = (PortId(0), Destination::Nowhere);
     for job in jobs
@@ -194,7 +194,7 @@ struct ByRules<'a> {
 impl ByRules<'_> {
     #[inline(never)]
     fn decide(self, jobs: Range<usize>, ingress: PortId) {
-        let mut recent = RecentRuling::default();
+        let mut recent = Recent::<Ruling>::default();
         for n in jobs {
             let job = &mut self.batch.jobs[n];
             if job.destination != Destination::Undecided {

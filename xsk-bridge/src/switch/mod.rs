@@ -6,7 +6,7 @@ mod rules;
 pub mod tag;
 pub mod vlan;
 
-use crate::header::{self, ETHERNET_LEN, Ethernet};
+use crate::header::{self, ETHERNET_LEN, Ethernet, VLAN_TAG_LEN};
 use arc_swap::{ArcSwap, Cache};
 use fdb::{Fdb, Learnt};
 use port::{Port, Ports};
@@ -18,7 +18,7 @@ use vlan::NATIVE;
 pub use fdb::entries::{Entry, NoRoom};
 pub use fdb::{AGEING, WIRE_FRESH};
 pub use port::{MAX_LEARNT, PortId, PortKind};
-pub use rules::{Receiver, RecentRuling, Rules, Ruling};
+pub use rules::{Receiver, Rules, Ruling};
 
 /// What the bridge says of one frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -335,11 +335,65 @@ impl Deref for BridgeView {
 
 /// What the switch said of the last frame of a burst: most go where the one before them went, and are not decided anew. Good for
 /// as long as nothing is to be noticed meanwhile, a worker's turn.
-#[derive(Debug, Default)]
-pub struct Recent(Option<(PortId, [u8; ETHERNET_LEN], PortId)>);
+#[derive(Debug)]
+pub struct Recent<T>(Option<Remembered<T>>);
 
-impl Recent {
-    /// As [`BridgeView::decide`].
+/// All of a frame that a decision looks at, and the decision.
+#[derive(Debug)]
+struct Remembered<T> {
+    ingress: PortId,
+    start: [u8; ETHERNET_LEN],
+    /// The four bytes behind a tag's type: the tag's VLAN, and the type that says whether another tag follows. `None`: the frame has no tag.
+    tag: Option<[u8; VLAN_TAG_LEN]>,
+    decision: T,
+}
+
+impl<T> Default for Recent<T> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<T: Copy + Into<Verdict>> Recent<T> {
+    /// The decision on the last frame where this one differs in nothing that is looked at, else the one that `decide` makes.
+    #[inline]
+    fn recall_or(&mut self, ingress: PortId, header: &[u8], decide: impl FnOnce() -> T) -> T {
+        if let Some(last) = &self.0
+            && let Some((start, behind)) = header.split_first_chunk()
+            && (last.ingress, &last.start) == (ingress, start)
+            && last
+                .tag
+                .is_none_or(|tag| behind.first_chunk() == Some(&tag))
+        {
+            return last.decision;
+        }
+        self.decide_anew(ingress, header, decide)
+    }
+
+    #[inline(never)]
+    fn decide_anew(&mut self, ingress: PortId, header: &[u8], decide: impl FnOnce() -> T) -> T {
+        let decision = decide();
+        self.0 = match (decision.into(), header.split_first_chunk()) {
+            (Verdict::Unicast(_), Some((start, behind))) => {
+                let remembered = |tag| Remembered {
+                    ingress,
+                    start: *start,
+                    tag,
+                    decision,
+                };
+                match header::is_tagged(start) {
+                    true => behind.first_chunk().map(|tag| remembered(Some(*tag))),
+                    false => Some(remembered(None)),
+                }
+            }
+            _ => None,
+        };
+        decision
+    }
+}
+
+impl Recent<Verdict> {
+    /// Decides on a frame as [`BridgeView::decide`] does.
     #[inline]
     pub fn decide(
         &mut self,
@@ -348,32 +402,7 @@ impl Recent {
         header: &[u8],
         now: u32,
     ) -> Verdict {
-        if let (Some((from, last, to)), Some(first)) = (&self.0, header.first_chunk())
-            && *from == ingress
-            && last == first
-        {
-            return Verdict::Unicast(*to);
-        }
-        self.decide_anew(bridge, ingress, header, now)
-    }
-
-    #[inline(never)]
-    fn decide_anew(
-        &mut self,
-        bridge: &mut BridgeView,
-        ingress: PortId,
-        header: &[u8],
-        now: u32,
-    ) -> Verdict {
-        let verdict = bridge.decide(ingress, header, now);
-        self.0 = match (verdict, header.first_chunk()) {
-            // Behind a tag more than these bytes decides.
-            (Verdict::Unicast(to), Some(first)) if !header::is_tagged(first) => {
-                Some((ingress, *first, to))
-            }
-            _ => None,
-        };
-        verdict
+        self.recall_or(ingress, header, || bridge.decide(ingress, header, now))
     }
 }
 

@@ -2,8 +2,8 @@
 use super::port::{Port, PortKind, Ports};
 use super::tag::{self, InVlan, Retag};
 use super::vlan::{Form, NATIVE, Vlans};
-use super::{Bridge, BridgeView, DropReason, Flood, PortId, Verdict, is_group};
-use crate::header::{ETHERNET_LEN, Ethernet, VLAN_TAG_LEN, is_tagged};
+use super::{Bridge, BridgeView, DropReason, Flood, PortId, Recent, Verdict, is_group};
+use crate::header::Ethernet;
 
 /// What a port may do beside what it is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -25,22 +25,14 @@ pub struct Ruling {
     pub retag: Retag,
 }
 
-/// The switch's ruling on the last frame of a burst, as [`Recent`](super::Recent) is where ports have no rules.
-#[derive(Debug, Default)]
-pub struct RecentRuling(Option<Remembered>);
-
-/// All that a ruling looks at, and the ruling.
-#[derive(Debug)]
-struct Remembered {
-    ingress: PortId,
-    start: [u8; ETHERNET_LEN],
-    /// The four bytes behind a tag's type: the tag's VLAN, and the type that says whether another tag follows. `None`: the frame has no tag.
-    tag: Option<[u8; VLAN_TAG_LEN]>,
-    ruling: Ruling,
+impl From<Ruling> for Verdict {
+    fn from(ruling: Ruling) -> Self {
+        ruling.verdict
+    }
 }
 
-impl RecentRuling {
-    /// As [`BridgeView::decide_by_rules`].
+impl Recent<Ruling> {
+    /// Rules on a frame as [`BridgeView::decide_by_rules`] does.
     #[inline]
     pub fn decide(
         &mut self,
@@ -49,43 +41,9 @@ impl RecentRuling {
         header: &[u8],
         now: u32,
     ) -> Ruling {
-        if let Some(last) = &self.0
-            && let Some((start, behind)) = header.split_first_chunk()
-            && (last.ingress, &last.start) == (ingress, start)
-            && last
-                .tag
-                .is_none_or(|tag| behind.first_chunk() == Some(&tag))
-        {
-            return last.ruling;
-        }
-        self.decide_anew(bridge, ingress, header, now)
-    }
-
-    #[inline(never)]
-    fn decide_anew(
-        &mut self,
-        bridge: &mut BridgeView,
-        ingress: PortId,
-        header: &[u8],
-        now: u32,
-    ) -> Ruling {
-        let ruling = bridge.decide_by_rules(ingress, header, now);
-        self.0 = match (ruling.verdict, header.split_first_chunk()) {
-            (Verdict::Unicast(_), Some((start, behind))) => {
-                let remembered = |tag| Remembered {
-                    ingress,
-                    start: *start,
-                    tag,
-                    ruling,
-                };
-                match is_tagged(start) {
-                    true => behind.first_chunk().map(|tag| remembered(Some(*tag))),
-                    false => Some(remembered(None)),
-                }
-            }
-            _ => None,
-        };
-        ruling
+        self.recall_or(ingress, header, || {
+            bridge.decide_by_rules(ingress, header, now)
+        })
     }
 }
 

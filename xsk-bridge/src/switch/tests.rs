@@ -458,7 +458,7 @@ proptest! {
         bursts in proptest::collection::vec((1..4usize, 1..4u16, 0..8u8, 0..8u8, prop_oneof![Just(None), Just(Some(1)), Just(Some(2))]), 1..60),
     ) {
         let (one, other) = (Arc::new(bridge()), bridge());
-        let (mut view, mut recent) = (BridgeView::new(one), Recent::default());
+        let (mut view, mut recent) = (BridgeView::new(one), Recent::<Verdict>::default());
         for (frames, ingress, to, from, vlan) in bursts {
             let address = |n: u8| [MAC_A, MAC_B, PEER].get(usize::from(n)).copied().unwrap_or_else(|| mac(n - 3));
             let header = frame(address(to), address(from), vlan);

@@ -343,7 +343,7 @@ proptest! {
         let rules = |port: &In| if vlans { port.rules() } else { isolated(port) };
         let rules: Vec<Rules> = ports.iter().map(rules).collect();
         let (mut one, mut other) = (switch(&rules), switch(&rules));
-        let mut recent = RecentRuling::default();
+        let mut recent = Recent::<Ruling>::default();
         for (ingress, to, from, tags, len, service) in frames {
             let ingress = 1 + ingress % (ports.len() as u16 + 1);
             let mut header = frame(mac(to), mac(from), &tags);
