@@ -20,7 +20,7 @@ use clap::{Args, ValueEnum};
 use report::{Report, Row};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use work::{Domains, Sample, Work, works};
+use work::{Sample, Work, works};
 
 /// Where the backends are that are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -29,7 +29,8 @@ enum Place {
     Dom0,
     /// In a driver domain, to which the NIC is passed through.
     DriverDomain,
-    /// Both, in one table: the processor time is that of dom0 and driver domain together, with what the peer takes in dom0.
+    /// Both, in one table whose processor time is that of dom0 and driver domain together, with what the peer takes in dom0; then
+    /// each place's own table.
     Both,
 }
 
@@ -37,11 +38,12 @@ enum Place {
 #[derive(Args)]
 pub struct Request {
     /// One JSON list on stdout: work, direction, kernel_rate, netback_rate, rate_unit, kernel_cpu_us_per_packet,
-    /// netback_cpu_us_per_packet, repeat_spread_percent. With `--baseline both`: work, direction, rate_unit, rate and cpu_us_per_packet,
-    /// the last two each with kernel_in_dom0, kernel_in_driver_domain, netback_in_dom0, netback_in_driver_domain.
+    /// netback_cpu_us_per_packet, repeat_spread_percent. With `--baseline both` an object of three lists: `dom0` and `driver_domain` with
+    /// these keys, and `set_ups` with work, direction, rate_unit, rate and cpu_us_per_packet, the last two each with kernel_in_dom0,
+    /// kernel_in_driver_domain, netback_in_dom0, netback_in_driver_domain.
     #[arg(long)]
     json: bool,
-    /// Draw it as well; not with `--baseline both`.
+    /// Draw the first table as well.
     #[arg(long, value_name = "FILE.svg")]
     plot: Option<PathBuf>,
     /// Only works whose name and direction contain this (may be given several times).
@@ -75,35 +77,45 @@ impl Request {
         // Not while an emulated machine waits for it.
         netback::build()?;
         let compare = |driver| self.compare(&image, cache, instance, driver, &works);
-        let text = match self.baseline {
-            Place::Dom0 => self.finish(&compare(DriverType::Dom0)?)?,
-            Place::DriverDomain => self.finish(&compare(DriverType::Pv)?)?,
-            Place::Both => {
-                let baseline = Baseline {
-                    dom0: compare(DriverType::Dom0)?,
-                    driver_domain: compare(DriverType::Pv)?,
-                };
-                match self.json {
-                    true => format!("{:#}\n", baseline.json()),
-                    false => baseline.table(),
-                }
-            }
+        let (picture, text) = match self.baseline {
+            Place::Dom0 => self.pair(&compare(DriverType::Dom0)?)?,
+            Place::DriverDomain => self.pair(&compare(DriverType::Pv)?)?,
+            Place::Both => self.set_ups(&Baseline {
+                dom0: compare(DriverType::Dom0)?,
+                driver_domain: compare(DriverType::Pv)?,
+            })?,
         };
         print!("{text}");
-        Ok(ExitCode::SUCCESS)
-    }
-
-    /// What is printed of one table, once its picture is drawn.
-    fn finish(&self, report: &Report) -> Result<String> {
         if let Some(file) = &self.plot {
-            let picture = figures::performance::draw(&report.picture())?;
             std::fs::write(file, picture)
                 .with_context(|| format!("cannot write {}", file.display()))?;
         }
-        Ok(match self.json {
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// The picture of one place, and what is printed.
+    fn pair(&self, report: &Report) -> Result<(String, String)> {
+        let picture = figures::performance::draw(&report.picture())?;
+        let text = match self.json {
             true => format!("{:#}\n", report.json()),
             false => report.table(),
-        })
+        };
+        Ok((picture, text))
+    }
+
+    /// The picture of both places, and what is printed.
+    fn set_ups(&self, baseline: &Baseline) -> Result<(String, String)> {
+        let picture = figures::baseline::draw(&baseline.picture())?;
+        let text = match self.json {
+            true => format!("{:#}\n", baseline.json()),
+            false => format!(
+                "{}\nIn a driver domain:\n\n{}\nIn dom0:\n\n{}",
+                baseline.table(),
+                baseline.driver_domain.table(),
+                baseline.dom0.table()
+            ),
+        };
+        Ok((picture, text))
     }
 
     /// Both backends in such a domain.
@@ -150,10 +162,6 @@ impl Request {
 
     /// What is to be measured. A request that would come to nothing is refused, for machines take minutes to boot.
     fn works(&self) -> Result<Vec<Work>> {
-        ensure!(
-            self.plot.is_none() || self.baseline != Place::Both,
-            "--plot draws one place and not --baseline both"
-        );
         let mut works = works(self.streams);
         // In dom0 the bridge of this name is the management network's; the table of both has one row for one work.
         works.retain(|work| self.baseline == Place::DriverDomain || !work.ends_at_the_backend());
@@ -194,14 +202,10 @@ impl Request {
             patient: false,
         };
         let (machine, _) = super::boot(image, cache, instance, &options)?;
-        let domains = match self.baseline {
-            Place::Both => Domains::Dom0AndDriver,
-            _ => Domains::Driver,
-        };
         let mut samples = Vec::new();
         for work in works {
             let sample = work
-                .measure(&machine, self.seconds, domains)
+                .measure(&machine, self.seconds)
                 .with_context(|| format!("{} {}", work.name(), work.direction()))?;
             eprintln!(
                 "xen: {}, {} {}: {:.4} {}, {:.2} us a packet",
@@ -210,7 +214,7 @@ impl Request {
                 work.direction(),
                 sample.rate,
                 work.unit(),
-                sample.cpu_us_per_packet
+                report::PER_PACKET(&sample)
             );
             samples.push(sample);
         }
@@ -246,9 +250,6 @@ mod tests {
     #[test]
     fn what_would_come_to_nothing_is_refused() {
         let refusal = |arguments: &str| works(arguments).unwrap_err().to_string();
-        assert!(works("--plot F.svg").is_ok());
-        assert!(works("--plot F.svg --baseline dom0").is_ok());
-        assert!(refusal("--plot F.svg --baseline both").contains("--plot"));
         let apart = ["guest to driver-domain", "driver-domain to guest"];
         assert_eq!(works("--only driver-domain").unwrap(), apart);
         for baseline in ["dom0", "both"] {

@@ -19,8 +19,12 @@ pub struct Row {
 /// What is read off a sample.
 pub type Figure = fn(&Sample) -> f64;
 pub const RATE: Figure = |sample| sample.rate;
-pub const PER_PACKET: Figure = |sample| sample.cpu_us_per_packet;
-pub const PER_BYTE: Figure = |sample| sample.cpu_ns_per_byte;
+/// Microseconds of processor time a packet.
+pub const PER_PACKET: Figure = |sample| sample.time.backend * 1e6 / sample.packets;
+/// Microseconds of processor time a packet, dom0's included.
+pub const PER_PACKET_WITH_DOM0: Figure = |sample| sample.time.with_dom0 * 1e6 / sample.packets;
+/// Nanoseconds of processor time a byte.
+const PER_BYTE: Figure = |sample| sample.time.backend * 1e9 / sample.bytes;
 
 impl Row {
     /// The rate is a time: less is better.
@@ -131,13 +135,18 @@ impl Report {
 
 #[cfg(test)]
 mod tests {
+    use super::super::work::ProcessorTime;
     use super::*;
 
     fn report() -> Report {
-        let sample = |rate, cpu| Sample {
+        let sample = |rate, cpu_us_per_packet| Sample {
             rate,
-            cpu_us_per_packet: cpu,
-            cpu_ns_per_byte: cpu * 1000.0 / 60.0,
+            packets: 1e6,
+            bytes: 60e6,
+            time: ProcessorTime {
+                backend: cpu_us_per_packet,
+                with_dom0: 0.0,
+            },
         };
         Report(vec![Row {
             work: "60 B frames".into(),

@@ -5,7 +5,7 @@ use crate::cases;
 use crate::kind::DriverType;
 use crate::machine::Machine;
 use crate::place::Place;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 /// Payload of a TCP segment on a network with an MTU of 1500 and with timestamps: what counts as a packet of TCP, however many of them
 /// a backend moves at once.
@@ -67,10 +67,21 @@ pub fn works(streams: u8) -> Vec<Work> {
 pub struct Sample {
     /// In the work's unit.
     pub rate: f64,
-    /// Processor time of the domains that are looked at for each packet that arrived.
-    pub cpu_us_per_packet: f64,
-    /// And for each byte.
-    pub cpu_ns_per_byte: f64,
+    /// Packets that arrived.
+    pub packets: f64,
+    /// Bytes that arrived.
+    pub bytes: f64,
+    /// What the domains took for them.
+    pub time: ProcessorTime,
+}
+
+/// Seconds that processors ran for domains, the hypervisor's work for these included.
+#[derive(Debug, Clone, Copy)]
+pub struct ProcessorTime {
+    /// For the domain that the backend is in.
+    pub backend: f64,
+    /// For dom0 and, where there is one, the driver domain. The peer is in dom0, and what it takes is in there.
+    pub with_dom0: f64,
 }
 
 /// What arrived.
@@ -118,21 +129,25 @@ impl Work {
         self.from == HERE || self.to == HERE
     }
 
-    /// Do it for `seconds` of virtual time; the processor time is that of `domains`.
-    pub fn measure(&self, machine: &Machine, seconds: u32, domains: Domains) -> Result<Sample> {
+    /// Do it for `seconds` of virtual time.
+    pub fn measure(&self, machine: &Machine, seconds: u32) -> Result<Sample> {
         self.prepare(machine)?;
-        let before = processor_time(machine, domains)?;
+        let before = processor_time(machine)?;
         let arrived = match self.load {
             Load::Frames(size) => self.frames(machine, size, seconds),
             Load::Tcp(streams) => self.tcp(machine, streams, seconds),
             Load::Ping => self.ping(machine, seconds),
         }?;
-        let seconds = processor_time(machine, domains)? - before;
+        let after = processor_time(machine)?;
         ensure!(arrived.packets > 0.0, "nothing arrived");
         Ok(Sample {
             rate: arrived.rate,
-            cpu_us_per_packet: seconds * 1e6 / arrived.packets,
-            cpu_ns_per_byte: seconds * 1e9 / arrived.bytes,
+            packets: arrived.packets,
+            bytes: arrived.bytes,
+            time: ProcessorTime {
+                backend: after.backend - before.backend,
+                with_dom0: after.with_dom0 - before.with_dom0,
+            },
         })
     }
 
@@ -239,26 +254,39 @@ fn number(machine: &Machine, place: Place, command: &str) -> Result<f64> {
         .with_context(|| format!("{place}: `{command}` says {}", said.trim()))
 }
 
-/// The domains whose processor time counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Domains {
-    /// The domain that the backend is in.
-    Driver,
-    /// Dom0 and, where there is one, the driver domain. The peer is in dom0, and what it takes is in there.
-    Dom0AndDriver,
+/// The processor time since the domains were made, as Xen counts it. By libxc's bindings, for xl prints tenths of a second.
+fn processor_time(machine: &Machine) -> Result<ProcessorTime> {
+    let kind = machine.kind();
+    let release = kind.release.xen();
+    let backend = match kind.driver {
+        DriverType::Dom0 => "Domain-0",
+        _ => "driver-domain",
+    };
+    let command = format!(
+        "PYTHONPATH=/usr/lib/xen-{release}/lib/python python3 -S -c '{NANOSECONDS}' $(xl domid {backend})"
+    );
+    let said = machine.must(Place::Dom0, &command)?;
+    let nanoseconds: Vec<f64> = said
+        .split(' ')
+        .flat_map(|word| word.trim().parse())
+        .collect();
+    let [dom0, backend] = nanoseconds[..] else {
+        bail!("libxc's bindings say: {}", said.trim());
+    };
+    Ok(ProcessorTime {
+        backend: backend / 1e9,
+        with_dom0: match kind.driver {
+            DriverType::Dom0 => dom0 / 1e9,
+            _ => (dom0 + backend) / 1e9,
+        },
+    })
 }
 
-/// Seconds that the processors of `domains` have run, as Xen counts them: the hypervisor's work for them is in it.
-fn processor_time(machine: &Machine, domains: Domains) -> Result<f64> {
-    // Name, id, vcpu, cpu, state, seconds, affinity (three words).
-    let named = match (domains, machine.kind().driver) {
-        (Domains::Driver, DriverType::Dom0) | (Domains::Dom0AndDriver, _) => "$1 !~ /^guest/",
-        (Domains::Driver, _) => "$1 == \"driver-domain\"",
-    };
-    let command =
-        format!("xl vcpu-list | awk 'NR > 1 && {named} {{ sum += $6 }} END {{ print sum }}'");
-    number(machine, Place::Dom0, &command)
-}
+/// Python: nanoseconds that processors ran for dom0, and for the domain with the number in the first argument.
+const NANOSECONDS: &str = r#"
+import sys
+from xen.lowlevel.xc import xc
+print(*(xc().domain_getinfo(domain, 1)[0]["cpu_time"] for domain in (0, int(sys.argv[1]))))"#;
 
 #[cfg(test)]
 mod tests {
