@@ -39,7 +39,7 @@ impl Row {
 
     /// Decimals of a rate: milliseconds want them, the others are in the hundreds and thousands.
     pub fn digits(&self) -> usize {
-        if self.means(RATE)[0] < 10.0 { 3 } else { 0 }
+        if self.is_round_trip() { 3 } else { 0 }
     }
 
     /// Ours as a part of the kernel's.
