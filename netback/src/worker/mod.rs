@@ -30,6 +30,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use wake::Waker;
@@ -73,6 +74,21 @@ pub struct WorkerHandle<H: Hypervisor> {
     from: Arc<ArrayQueue<FromWorker<H>>>,
     waker: Arc<Waker>,
     thread: JoinHandle<()>,
+    ended: Arc<AtomicBool>,
+}
+
+/// Tells control that the worker's thread ends, whether it returns or panics: guests wait for a successor then.
+struct Ending {
+    ended: Arc<AtomicBool>,
+    control: Arc<Waker>,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        // Pairs with the load in `WorkerHandle::is_finished`.
+        self.ended.store(true, Ordering::Release);
+        self.control.wake();
+    }
 }
 
 impl<H: Hypervisor> WorkerHandle<H> {
@@ -93,7 +109,7 @@ impl<H: Hypervisor> WorkerHandle<H> {
 
     /// The thread has ended; without [`FromWorker::Stopped`] it panicked.
     pub fn is_finished(&self) -> bool {
-        self.thread.is_finished()
+        self.ended.load(Ordering::Acquire)
     }
 
     /// Wait for the thread to end (after [`ToWorker::Stop`]); false: it panicked.
@@ -111,8 +127,14 @@ pub fn spawn<H: Hypervisor>(setup: WorkerSetup<H>) -> io::Result<WorkerHandle<H>
     let from = Arc::new(ArrayQueue::new(MESSAGES));
     let waker = setup.mesh.waker().clone();
     let (name, core) = (format!("netback-w{}", setup.index), setup.core);
+    let ended = Arc::new(AtomicBool::new(false));
+    let ending = Ending {
+        ended: ended.clone(),
+        control: setup.control.clone(),
+    };
     let mut worker = Worker::new(setup, to.clone(), from.clone())?;
     let thread = std::thread::Builder::new().name(name).spawn(move || {
+        let _ending = ending;
         if let Some(core) = core {
             run::pin(core);
         }
@@ -123,6 +145,7 @@ pub fn spawn<H: Hypervisor>(setup: WorkerSetup<H>) -> io::Result<WorkerHandle<H>
         from,
         waker,
         thread,
+        ended,
     })
 }
 
