@@ -107,7 +107,7 @@ impl<H: Hypervisor> WorkerHandle<H> {
         self.from.pop()
     }
 
-    /// The thread has ended; without [`FromWorker::Stopped`] it panicked.
+    /// The thread has ended, or is about to; without [`FromWorker::Stopped`] it panicked.
     pub fn is_finished(&self) -> bool {
         self.ended.load(Ordering::Acquire)
     }

@@ -1,6 +1,6 @@
 //! `cargo xtask xen compare`: kernel netback with a bridge, and ours, side by side in instruction-counted time.
 //!
-//! Same Xen, kernels, guests and NIC; each backend is booted and measured twice. Takes two instances, the one given and the next.
+//! Same Xen, kernels, guests and NIC; each backend is booted and measured twice, or as often as `--boots` says. Takes two instances, the one given and the next.
 
 mod baseline;
 mod host_port;

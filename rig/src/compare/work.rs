@@ -1,4 +1,4 @@
-//! What is measured, and how: a load, what of it arrived, and what the driver domain's processor time grew by meanwhile.
+//! What is measured, and how: a load, what of it arrived, and what the processor time of driver domain and dom0 grew by meanwhile.
 
 use super::host_port;
 use crate::cases;
@@ -252,22 +252,27 @@ impl Work {
         });
         let (tcp, said) = (tcp?, said?);
         Ok(Arrived {
-            rate: ninety_ninth(&said).with_context(|| format!("ping says: {}", said.trim()))?,
+            rate: ninety_ninth(&said, count as usize).with_context(|| {
+                format!("of {count} pings more than one in a hundred were lost")
+            })?,
             packets: tcp.packets + 2.0 * f64::from(count),
             bytes: tcp.bytes + PING_BYTES * f64::from(count),
         })
     }
 }
 
-/// The round trip in milliseconds that 99 of 100 replies stay within, by what ping(8) printed of each.
-fn ninety_ninth(said: &str) -> Option<f64> {
+/// The round trip in milliseconds that 99 of 100 of `count` pings stay within, by what ping(8) printed of each reply. A lost one stays within
+/// none: `None` where too many were lost.
+fn ninety_ninth(said: &str, count: usize) -> Option<f64> {
     let times = said.lines().filter_map(|line| {
         let (time, _) = line.split_once(" time=")?.1.split_once(' ')?;
         time.parse().ok()
     });
     let mut times: Vec<f64> = times.collect();
     times.sort_by(f64::total_cmp);
-    times.get(times.len() * 99 / 100).copied()
+    times
+        .get((count * 99).div_ceil(100).checked_sub(1)?)
+        .copied()
 }
 
 /// pktgen DEVICE SIZE SECONDS MAC. The frames go to an address that is nobody's, so that the receiver's stack does as little as it can.
@@ -336,8 +341,11 @@ mod tests {
     fn of_a_hundred_round_trips_one_may_be_longer() {
         let line = |n: u32| format!("64 bytes from 10.9.0.1: icmp_seq={n} ttl=64 time={n}.5 ms\n");
         let said: String = (0..200).rev().map(line).collect();
-        assert_eq!(ninety_ninth(&said), Some(198.5));
-        assert_eq!(ninety_ninth("3 packets transmitted, 0 received"), None);
+        assert_eq!(ninety_ninth(&said, 200), Some(197.5));
+        // Two of 202 were lost, which is one in a hundred; three of 203 are more.
+        assert_eq!(ninety_ninth(&said, 202), Some(199.5));
+        assert_eq!(ninety_ninth(&said, 203), None);
+        assert_eq!(ninety_ninth("3 packets transmitted, 0 received", 3), None);
     }
 
     #[test]
