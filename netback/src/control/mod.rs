@@ -277,12 +277,6 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         self.read_links()?;
         self.serve_clients();
         self.pool.flush();
-        if self.pool.0.iter().any(Member::has_ended) {
-            return Err(Error::Worker(
-                "go on without a worker",
-                io::Error::other("its thread ended, see the log above"),
-            ));
-        }
         if self.swept.elapsed() >= self.sweep_pause() {
             self.swept = Instant::now();
             // The workers' clocks began when this one did, to within a second.
@@ -304,8 +298,15 @@ impl<H: Hypervisor, S: XenStore> Control<H, S> {
         }
     }
 
-    /// Takes in what workers and xenstore say. Returns false where there may be more.
+    /// Takes in what workers and xenstore say. Returns false where there may be more. It is also the look that stands between announcing a
+    /// sleep and sleeping, so that a worker's end is found here as well.
     fn listen(&mut self) -> Result<bool, Error> {
+        if self.pool.0.iter().any(Member::has_ended) {
+            return Err(Error::Worker(
+                "go on without a worker",
+                io::Error::other("its thread ended, see the log above"),
+            ));
+        }
         for _ in 0..LISTENS {
             let mut quiet = true;
             while let Some((worker, message)) = self.pool.receive() {

@@ -3,6 +3,7 @@ use super::*;
 use crate::life::Marks;
 use crate::vif::file::{Identity, RingIdentity, VifFile};
 use crate::vif::id::VifId;
+use crate::worker::messages::ToWorker;
 use ring::shadow::Shadow;
 
 /// A grant reference whose copy is a defect of the worker.
@@ -45,6 +46,21 @@ fn crash(house: &House, mut daemon: Daemon) {
         assert!(Instant::now() < deadline, "nothing crashed");
     }
     Marks::open(&house.dir).unwrap().crashed();
+    daemon.stop().unwrap();
+}
+
+/// A waker that is called before its owner lies down leaves nothing behind: the last look before the sleep must find out.
+#[test]
+fn a_worker_that_ends_before_the_daemon_sleeps_is_found_missing() {
+    let house = House::new();
+    let mut daemon = house.daemon();
+    daemon.pool.send(0, ToWorker::Stop);
+    let deadline = Instant::now() + PATIENCE;
+    while !daemon.pool.0[0].has_ended() {
+        assert!(Instant::now() < deadline, "the worker goes on");
+        std::thread::yield_now();
+    }
+    assert!(daemon.wait().is_err());
     daemon.stop().unwrap();
 }
 
