@@ -1,6 +1,6 @@
 //! What moving from plain dom0 networking brings: rates and processor time of three set-ups, held against the kernel's netback in dom0.
 
-use crate::picture::{self, BLUE, GREY, ORANGE, Picture, Side};
+use crate::picture::{self, BLUE, GREY, ORANGE, Picture, Side, part};
 use crate::table;
 use anyhow::Result;
 use plotters::style::RGBColor;
@@ -25,23 +25,29 @@ const SET_UPS: [(&str, RGBColor); 3] = [
     ("netback in a driver domain", BLUE),
 ];
 
-/// The rows of the first table of `document` with four set-ups (docs/performance.md, as `cargo xtask xen compare --baseline both` prints
-/// it).
+impl Row {
+    /// Divides the figures of four set-ups by the first, the kernel's netback in dom0; the others are in the order of `SET_UPS`.
+    pub fn of(name: String, rate: [f64; 4], cpu: [f64; 4], is_round_trip: bool) -> Self {
+        let ratios = |[kernel, others @ ..]: [f64; 4]| others.map(|figure| figure / kernel);
+        Self {
+            name,
+            cpu: ratios(cpu),
+            rate: ratios(rate),
+            is_round_trip,
+        }
+    }
+}
+
+/// Reads the rows of the first table with four set-ups in `document`, which is as `cargo xtask xen compare --baseline both` prints it.
 pub fn rows(document: &str) -> Result<Vec<Row>> {
     let rows = table::rows(document, "work, four set-ups")?.into_iter();
     let row = |cells: Vec<String>| {
-        let ratios = |cells: &[String]| -> Result<[f64; 3]> {
-            let kernel = table::number(&cells[0])?;
-            let ratio =
-                |column: usize| Ok::<_, anyhow::Error>(table::number(&cells[column])? / kernel);
-            Ok([ratio(1)?, ratio(2)?, ratio(3)?])
+        let four = |from: usize| -> Result<[f64; 4]> {
+            let number = |n: usize| table::number(&cells[from + n]);
+            Ok([number(0)?, number(1)?, number(2)?, number(3)?])
         };
-        Ok(Row {
-            cpu: ratios(&cells[5..9])?,
-            rate: ratios(&cells[1..5])?,
-            is_round_trip: cells[1].contains("round trip"),
-            name: cells[0].clone(),
-        })
+        let is_round_trip = cells[1].contains("round trip");
+        Ok(Row::of(cells[0].clone(), four(1)?, four(5)?, is_round_trip))
     };
     rows.map(row).collect()
 }
@@ -95,7 +101,7 @@ fn head(
     height: i32,
 ) -> Result<()> {
     picture.text(title, (x, 50), Side::Right, 15)?;
-    let same = x + (f64::from(length) / most).round() as i32;
+    let same = x + part(1.0, most, length);
     picture.line(&[(same, TOP - 12), (same, height - BOTTOM)], GREY)?;
     picture.text(
         "1 = kernel netback in dom0",
@@ -113,10 +119,8 @@ fn bars(
 ) -> Result<()> {
     let places = (y..).step_by(BAR as usize + 2);
     for ((ratio, (_, color)), y) in ratios.into_iter().zip(SET_UPS).zip(places) {
-        let length = (ratio / most * f64::from(most_length)).round() as i32;
-        picture.bar((x, y), (length, BAR), color)?;
-        let end = (x + length + 6, y + BAR / 2);
-        picture.text(&format!("{ratio:.2}"), end, Side::Right, 11)?;
+        let size = (part(ratio, most, most_length), BAR);
+        picture.bar_of((x, y), size, color, (&format!("{ratio:.2}"), 11))?;
     }
     Ok(())
 }

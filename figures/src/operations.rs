@@ -49,9 +49,8 @@ pub fn draw(rows: &[Row]) -> Result<String> {
             let bars = [(row.operations, BLUE), (row.copies, ORANGE)];
             for ((value, color), y) in bars.into_iter().zip([y, y + BAR + 1]) {
                 let length = (value * LENGTH_OF_ONE).round() as i32;
-                picture.bar((BARS, y), (length, BAR), color)?;
-                let end = (BARS + length + 6, y + BAR / 2);
-                picture.text(&format!("{value:.2}"), end, Side::Right, 12)?;
+                let figure = format!("{value:.2}");
+                picture.bar_of((BARS, y), (length, BAR), color, (&figure, 12))?;
             }
         }
         Ok(())

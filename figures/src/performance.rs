@@ -1,6 +1,6 @@
 //! Kernel netback and netback side by side: for each work the processor time of a packet, and what became of the rate.
 
-use crate::picture::{self, BLUE, GREY, Picture, Side};
+use crate::picture::{self, BLUE, GREY, Picture, Side, part};
 use crate::table;
 use anyhow::Result;
 
@@ -66,10 +66,6 @@ fn longest(values: impl Iterator<Item = f64>) -> f64 {
     values.fold(f64::MIN_POSITIVE, f64::max)
 }
 
-fn part(value: f64, most: f64, length: i32) -> i32 {
-    (value / most * f64::from(length)).round() as i32
-}
-
 /// What the bars are, and the line that the rates are held against.
 fn head(picture: &Picture, height: i32, most_rate: f64) -> Result<()> {
     let title = |text, x| picture.text(text, (x, 22), Side::Right, 15);
@@ -97,10 +93,8 @@ fn draw_row(picture: &Picture, row: &Row, y: i32, most_time: f64, most_rate: f64
         )?;
     }
     for ((time, color), y) in row.cpu.into_iter().zip([GREY, BLUE]).zip([y, y + BAR + 1]) {
-        let length = part(time, most_time, TIME.1);
-        picture.bar((TIME.0, y), (length, BAR), color)?;
-        let end = (TIME.0 + length + 6, y + BAR / 2);
-        picture.text(&format!("{time:.1}"), end, Side::Right, 12)?;
+        let size = (part(time, most_time, TIME.1), BAR);
+        picture.bar_of((TIME.0, y), size, color, (&format!("{time:.1}"), 12))?;
     }
     let length = part(row.rate, most_rate, RATES.1);
     picture.bar((RATES.0, y + BAR / 2), (length, BAR), BLUE)?;

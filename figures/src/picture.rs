@@ -38,6 +38,19 @@ impl Picture<'_> {
         Ok(self.0.draw(&Rectangle::new(corners, color.filled()))?)
     }
 
+    /// A bar like [`Self::bar`], with the figure that it stands for behind its end.
+    pub fn bar_of(
+        &self,
+        (x, y): (i32, i32),
+        (width, height): (i32, i32),
+        color: RGBColor,
+        (figure, size): (&str, i32),
+    ) -> Result<()> {
+        self.bar((x, y), (width, height), color)?;
+        let end = (x + width + 6, y + height / 2);
+        self.text(figure, end, Side::Right, size)
+    }
+
     /// Draws a line through `points`, in pixels from the upper left corner.
     pub fn line(&self, points: &[(i32, i32)], color: RGBColor) -> Result<()> {
         Ok(self.0.draw(&PathElement::new(points.to_vec(), color))?)
@@ -62,6 +75,11 @@ impl Picture<'_> {
         self.bar((x, y - 7), (14, 14), color)?;
         self.text(text, (x + 20, y), Side::Right, 13)
     }
+}
+
+/// How long a bar of `value` is where one of `most` is `length` pixels long.
+pub fn part(value: f64, most: f64, length: i32) -> i32 {
+    (value / most * f64::from(length)).round() as i32
 }
 
 /// Draws a picture of `width` times `height` pixels. Returns it as SVG.

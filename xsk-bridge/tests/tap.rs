@@ -19,7 +19,7 @@ const MAC: [u8; 6] = [2, 0, 0, 0, 0, 7];
 
 #[test]
 fn a_tap_is_made_found_again_and_taken_away() {
-    let _namespace = Namespace::enter();
+    let namespace = Namespace::enter();
     assert!(!tap::remove(NAME).unwrap());
     run("sysctl -qw net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.default.disable_ipv6=0");
     let made = tap::open(NAME, 2, Vec::new(), Some((MAC, 1400))).unwrap();
@@ -50,11 +50,8 @@ fn a_tap_is_made_found_again_and_taken_away() {
     // Without any descriptor it stays, without carrier: once processes that other tests fork have closed their copies.
     drop(fewer);
     let link = || Link::by_name(NAME).unwrap().unwrap();
-    let begun = Instant::now();
-    while link().carrier && begun.elapsed() < PATIENCE {
-        std::thread::yield_now();
-    }
-    assert!(!link().carrier && link().mac == MAC);
+    namespace.wait_until("the carrier goes", || !link().carrier);
+    assert_eq!(link().mac, MAC);
     let last = tap::open(NAME, 1, Vec::new(), None).unwrap();
     assert!(!last.made && Link::by_name(NAME).unwrap().unwrap().carrier);
     assert!(tap::remove(NAME).unwrap());

@@ -1,6 +1,7 @@
 //! Four set-ups in one table: each backend in dom0 and in a driver domain.
 
-use super::report::{Figure, PER_PACKET_WITH_DOM0, RATE, Report, rounded};
+use super::report::{Figure, PER_PACKET_WITH_DOM0, RATE, Report, Row, Shown, rounded};
+use anyhow::Result;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 
@@ -11,67 +12,37 @@ pub struct Baseline {
 }
 
 impl Baseline {
-    /// A figure of each work: the kernel's backend in dom0, the kernel's in a driver domain, ours in dom0, ours in a driver domain.
-    fn rows(&self, figure: Figure) -> impl Iterator<Item = [f64; 4]> {
+    /// Each work by its row in dom0, with its rates and its processor time a packet: of the kernel's backend in dom0, the kernel's in a
+    /// driver domain, ours in dom0, ours in a driver domain.
+    fn rows(&self) -> impl Iterator<Item = (&Row, [f64; 4], [f64; 4])> {
         let pairs = self.dom0.0.iter().zip(&self.driver_domain.0);
-        pairs.map(move |(dom0, driver)| {
-            let ([kernel, netback], [kernel_apart, netback_apart]) =
-                (dom0.means(figure), driver.means(figure));
-            [kernel, kernel_apart, netback, netback_apart]
+        pairs.map(|(dom0, driver)| {
+            let four = |figure: Figure| {
+                let ([kernel, netback], [kernel_apart, netback_apart]) =
+                    (dom0.means(figure), driver.means(figure));
+                [kernel, kernel_apart, netback, netback_apart]
+            };
+            (dom0, four(RATE), four(PER_PACKET_WITH_DOM0))
         })
     }
 
-    /// What `--json` prints.
-    pub fn json(&self) -> Value {
-        let named = |[kernel, kernel_apart, netback, netback_apart]: [f64; 4]| {
-            json!({
-                "kernel_in_dom0": rounded(kernel),
-                "kernel_in_driver_domain": rounded(kernel_apart),
-                "netback_in_dom0": rounded(netback),
-                "netback_in_driver_domain": rounded(netback_apart),
-            })
+    /// The works' rows, as the picture shows them.
+    fn picture(&self) -> Vec<figures::baseline::Row> {
+        let row = |(row, rate, cpu): (&Row, _, _)| {
+            let name = format!("{}, {}", row.work, row.direction);
+            figures::baseline::Row::of(name, rate, cpu, row.is_round_trip())
         };
-        let figures = self.rows(RATE).zip(self.rows(PER_PACKET_WITH_DOM0));
-        let rows = self.dom0.0.iter().zip(figures);
-        let set_ups = rows.map(|(row, (rate, cpu))| {
-            json!({
-                "work": row.work,
-                "direction": row.direction,
-                "rate_unit": row.unit,
-                "rate": named(rate),
-                "cpu_us_per_packet": named(cpu),
-            })
-        });
-        json!({
-            "set_ups": set_ups.collect::<Vec<_>>(),
-            "driver_domain": self.driver_domain.json(),
-            "dom0": self.dom0.json(),
-        })
+        self.rows().map(row).collect()
     }
 
-    /// As it is drawn.
-    pub fn picture(&self) -> Vec<figures::baseline::Row> {
-        let held_against_the_first = |figures: [f64; 4]| [1, 2, 3].map(|n| figures[n] / figures[0]);
-        let figures = self.rows(RATE).zip(self.rows(PER_PACKET_WITH_DOM0));
-        let rows = self.dom0.0.iter().zip(figures);
-        rows.map(|(row, (rate, cpu))| figures::baseline::Row {
-            name: format!("{}, {}", row.work, row.direction),
-            cpu: held_against_the_first(cpu),
-            rate: held_against_the_first(rate),
-            is_round_trip: row.is_round_trip(),
-        })
-        .collect()
-    }
-
-    /// The table as a person reads it, and as a document takes it in.
-    pub fn table(&self) -> String {
+    /// The works' rows as a Markdown table.
+    fn table(&self) -> String {
         let mut text = String::from(
             "| work, four set-ups | rate, kernel in dom0 | kernel in driver domain | netback in dom0 | netback in driver domain | \
              CPU us a packet, kernel in dom0 | kernel in driver domain | netback in dom0 | netback in driver domain |\n\
              |---|---|---|---|---|---|---|---|---|\n",
         );
-        let figures = self.rows(RATE).zip(self.rows(PER_PACKET_WITH_DOM0));
-        for (row, (rate, cpu)) in self.dom0.0.iter().zip(figures) {
+        for (row, rate, cpu) in self.rows() {
             let digits = row.digits();
             write!(
                 text,
@@ -90,17 +61,58 @@ impl Baseline {
     }
 }
 
+impl Shown for Baseline {
+    fn json(&self) -> Value {
+        let named = |[kernel, kernel_apart, netback, netback_apart]: [f64; 4]| {
+            json!({
+                "kernel_in_dom0": rounded(kernel),
+                "kernel_in_driver_domain": rounded(kernel_apart),
+                "netback_in_dom0": rounded(netback),
+                "netback_in_driver_domain": rounded(netback_apart),
+            })
+        };
+        let set_ups = self.rows().map(|(row, rate, cpu)| {
+            json!({
+                "work": row.work,
+                "direction": row.direction,
+                "rate_unit": row.unit,
+                "rate": named(rate),
+                "cpu_us_per_packet": named(cpu),
+            })
+        });
+        json!({
+            "set_ups": set_ups.collect::<Vec<_>>(),
+            "driver_domain": self.driver_domain.json(),
+            "dom0": self.dom0.json(),
+        })
+    }
+
+    fn text(&self) -> String {
+        format!(
+            "{}\nIn a driver domain:\n\n{}\nIn dom0:\n\n{}",
+            self.table(),
+            self.driver_domain.table(),
+            self.dom0.table()
+        )
+    }
+
+    fn svg(&self) -> Result<String> {
+        figures::baseline::draw(&self.picture())
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::report::Row;
-    use super::super::work::{ProcessorTime, Sample};
+    use super::super::work::{Arrived, ProcessorTime, Sample};
     use super::*;
 
     fn report(kernel: f64, netback: f64) -> Report {
         let sample = |rate: f64| Sample {
-            rate,
-            packets: 1e6,
-            bytes: 1448e6,
+            arrived: Arrived {
+                rate,
+                packets: 1e6,
+                bytes: 1448e6,
+            },
             time: ProcessorTime {
                 backend: 0.0,
                 with_dom0: rate / 100.0,

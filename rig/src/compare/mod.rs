@@ -1,6 +1,7 @@
 //! `cargo xtask xen compare`: kernel netback with a bridge, and ours, side by side in instruction-counted time.
 //!
-//! Same Xen, kernels, guests and NIC; each backend is booted and measured twice, or as often as `--boots` says. Takes two instances, the one given and the next.
+//! Same Xen, kernels, guests and NIC; each backend is booted and measured twice, or as often as `--boots` says. Takes two instances, the
+//! one given and the next.
 
 mod baseline;
 mod host_port;
@@ -17,9 +18,10 @@ use crate::options::{Backend, Nic, Options};
 use anyhow::{Context, Result, ensure};
 use baseline::Baseline;
 use clap::{Args, ValueEnum};
-use report::{Report, Row};
+use report::{Report, Row, Shown};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::thread::ScopedJoinHandle;
 use work::{Sample, Work, works};
 
 /// Where the backends are that are compared.
@@ -29,8 +31,8 @@ enum Place {
     Dom0,
     /// In a driver domain, to which the NIC is passed through.
     DriverDomain,
-    /// Both, in one table whose processor time is that of dom0 and driver domain together, with what the peer takes in dom0; then
-    /// each place's own table.
+    /// Both. One table has all four set-ups; its processor time is that of dom0 and driver domain together, with what the peer takes in
+    /// dom0. A table of each place follows.
     Both,
 }
 
@@ -39,8 +41,8 @@ enum Place {
 pub struct Request {
     /// One JSON list on stdout: work, direction, kernel_rate, netback_rate, rate_unit, kernel_cpu_us_per_packet,
     /// netback_cpu_us_per_packet, repeat_spread_percent. With `--baseline both` an object of three lists: `dom0` and `driver_domain` with
-    /// these keys, and `set_ups` with work, direction, rate_unit, rate and cpu_us_per_packet, the last two each with kernel_in_dom0,
-    /// kernel_in_driver_domain, netback_in_dom0, netback_in_driver_domain.
+    /// these keys, and `set_ups` with work, direction, rate_unit, rate and cpu_us_per_packet. In the last two each set-up has a figure:
+    /// kernel_in_dom0, kernel_in_driver_domain, netback_in_dom0 and netback_in_driver_domain.
     #[arg(long)]
     json: bool,
     /// Draw the first table as well.
@@ -77,45 +79,28 @@ impl Request {
         // Not while an emulated machine waits for it.
         netback::build()?;
         let compare = |driver| self.compare(&image, cache, instance, driver, &works);
-        let (picture, text) = match self.baseline {
-            Place::Dom0 => self.pair(&compare(DriverType::Dom0)?)?,
-            Place::DriverDomain => self.pair(&compare(DriverType::Pv)?)?,
-            Place::Both => self.set_ups(&Baseline {
+        match self.baseline {
+            Place::Dom0 => self.show(&compare(DriverType::Dom0)?)?,
+            Place::DriverDomain => self.show(&compare(DriverType::Pv)?)?,
+            Place::Both => self.show(&Baseline {
                 dom0: compare(DriverType::Dom0)?,
                 driver_domain: compare(DriverType::Pv)?,
             })?,
-        };
-        print!("{text}");
-        if let Some(file) = &self.plot {
-            std::fs::write(file, picture)
-                .with_context(|| format!("cannot write {}", file.display()))?;
         }
         Ok(ExitCode::SUCCESS)
     }
 
-    /// The picture of one place, and what is printed.
-    fn pair(&self, report: &Report) -> Result<(String, String)> {
-        let picture = figures::performance::draw(&report.picture())?;
-        let text = match self.json {
-            true => format!("{:#}\n", report.json()),
-            false => report.table(),
-        };
-        Ok((picture, text))
-    }
-
-    /// The picture of both places, and what is printed.
-    fn set_ups(&self, baseline: &Baseline) -> Result<(String, String)> {
-        let picture = figures::baseline::draw(&baseline.picture())?;
-        let text = match self.json {
-            true => format!("{:#}\n", baseline.json()),
-            false => format!(
-                "{}\nIn a driver domain:\n\n{}\nIn dom0:\n\n{}",
-                baseline.table(),
-                baseline.driver_domain.table(),
-                baseline.dom0.table()
-            ),
-        };
-        Ok((picture, text))
+    /// Prints what was measured before it is drawn: a picture that fails loses no measurement.
+    fn show(&self, measured: &impl Shown) -> Result<()> {
+        match self.json {
+            true => println!("{:#}", measured.json()),
+            false => print!("{}", measured.text()),
+        }
+        if let Some(file) = &self.plot {
+            std::fs::write(file, measured.svg()?)
+                .with_context(|| format!("cannot write {}", file.display()))?;
+        }
+        Ok(())
     }
 
     /// Both backends in such a domain.
@@ -142,8 +127,7 @@ impl Request {
             let measured = std::thread::scope(|scope| {
                 let kernel = scope.spawn(|| measure(Backend::Kernel, instance));
                 let netback = measure(Backend::Netback, next);
-                let panic = |panic| std::panic::resume_unwind(panic);
-                [kernel.join().unwrap_or_else(panic), netback]
+                [joined(kernel), netback]
             });
             for (samples, measured) in samples.iter_mut().zip(measured) {
                 samples.push(measured?);
@@ -212,7 +196,7 @@ impl Request {
                 value_name(backend),
                 work.name(),
                 work.direction(),
-                sample.rate,
+                sample.arrived.rate,
                 work.unit(),
                 report::PER_PACKET(&sample)
             );
@@ -220,6 +204,12 @@ impl Request {
         }
         Ok(samples)
     }
+}
+
+/// What a thread returned. Its panic goes on in the caller.
+fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    let panic = |panic| std::panic::resume_unwind(panic);
+    thread.join().unwrap_or_else(panic)
 }
 
 /// The published figures are this machine's, all of them.
@@ -250,6 +240,9 @@ mod tests {
     #[test]
     fn what_would_come_to_nothing_is_refused() {
         let refusal = |arguments: &str| works(arguments).unwrap_err().to_string();
+        assert!(works("--plot F.svg").is_ok());
+        assert!(works("--plot F.svg --baseline dom0").is_ok());
+        assert!(works("--plot F.svg --baseline both").is_ok());
         let apart = ["guest to driver-domain", "driver-domain to guest"];
         assert_eq!(works("--only driver-domain").unwrap(), apart);
         for baseline in ["dom0", "both"] {

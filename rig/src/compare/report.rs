@@ -1,8 +1,19 @@
 //! Samples become rows: means of the boots, ratios, and how far the boots were apart.
 
 use super::work::Sample;
+use anyhow::Result;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
+
+/// What a comparison came to, in each form in which it is shown.
+pub trait Shown {
+    /// The document that `--json` prints.
+    fn json(&self) -> Value;
+    /// The text that is printed otherwise: tables as a person reads them, and as a document takes them in.
+    fn text(&self) -> String;
+    /// The picture that `--plot` writes, as SVG.
+    fn svg(&self) -> Result<String>;
+}
 
 /// All works, in order.
 pub struct Report(pub Vec<Row>);
@@ -18,13 +29,15 @@ pub struct Row {
 
 /// What is read off a sample.
 pub type Figure = fn(&Sample) -> f64;
-pub const RATE: Figure = |sample| sample.rate;
+/// The rate of a work, in its unit.
+pub const RATE: Figure = |sample| sample.arrived.rate;
 /// Microseconds of processor time a packet.
-pub const PER_PACKET: Figure = |sample| sample.time.backend * 1e6 / sample.packets;
+pub const PER_PACKET: Figure = |sample| sample.time.backend * 1e6 / sample.arrived.packets;
 /// Microseconds of processor time a packet, dom0's included.
-pub const PER_PACKET_WITH_DOM0: Figure = |sample| sample.time.with_dom0 * 1e6 / sample.packets;
+pub const PER_PACKET_WITH_DOM0: Figure =
+    |sample| sample.time.with_dom0 * 1e6 / sample.arrived.packets;
 /// Nanoseconds of processor time a byte.
-const PER_BYTE: Figure = |sample| sample.time.backend * 1e9 / sample.bytes;
+const PER_BYTE: Figure = |sample| sample.time.backend * 1e9 / sample.arrived.bytes;
 
 impl Row {
     /// The rate is a time: less is better.
@@ -70,9 +83,8 @@ pub fn rounded(value: f64) -> f64 {
     (value * 1000.0).round() / 1000.0
 }
 
-impl Report {
-    /// The rows as `--json` prints them.
-    pub fn json(&self) -> Value {
+impl Shown for Report {
+    fn json(&self) -> Value {
         let row = |row: &Row| {
             let [kernel_rate, netback_rate] = row.means(RATE).map(rounded);
             let [kernel_cpu, netback_cpu] = row.means(PER_PACKET).map(rounded);
@@ -90,8 +102,18 @@ impl Report {
         self.0.iter().map(row).collect()
     }
 
-    /// As it is drawn.
-    pub fn picture(&self) -> Vec<figures::performance::Row> {
+    fn text(&self) -> String {
+        self.table()
+    }
+
+    fn svg(&self) -> Result<String> {
+        figures::performance::draw(&self.picture())
+    }
+}
+
+impl Report {
+    /// The report's rows, as the picture shows them.
+    fn picture(&self) -> Vec<figures::performance::Row> {
         let row = |row: &Row| figures::performance::Row {
             name: format!("{}, {}", row.work, row.direction),
             cpu: row.means(PER_PACKET),
@@ -101,7 +123,7 @@ impl Report {
         self.0.iter().map(row).collect()
     }
 
-    /// The table as a person reads it, and as a document takes it in.
+    /// The report's rows as a Markdown table.
     pub fn table(&self) -> String {
         let mut text = String::from(
             "| work | rate, kernel | netback | ratio | CPU us a packet, kernel | netback | ratio | CPU ns a byte, kernel | netback | boots differ |\n\
@@ -135,14 +157,16 @@ impl Report {
 
 #[cfg(test)]
 mod tests {
-    use super::super::work::ProcessorTime;
+    use super::super::work::{Arrived, ProcessorTime};
     use super::*;
 
     fn report() -> Report {
         let sample = |rate, cpu_us_per_packet| Sample {
-            rate,
-            packets: 1e6,
-            bytes: 60e6,
+            arrived: Arrived {
+                rate,
+                packets: 1e6,
+                bytes: 60e6,
+            },
             time: ProcessorTime {
                 backend: cpu_us_per_packet,
                 with_dom0: 0.0,

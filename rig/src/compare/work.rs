@@ -69,13 +69,9 @@ pub fn works(streams: u8) -> Vec<Work> {
 /// What one work came to on one machine.
 #[derive(Debug, Clone, Copy)]
 pub struct Sample {
-    /// In the work's unit.
-    pub rate: f64,
-    /// Packets that arrived.
-    pub packets: f64,
-    /// Bytes that arrived.
-    pub bytes: f64,
-    /// What the domains took for them.
+    /// The load that reached its end.
+    pub arrived: Arrived,
+    /// The processor time that the domains took for the load.
     pub time: ProcessorTime,
 }
 
@@ -88,11 +84,15 @@ pub struct ProcessorTime {
     pub with_dom0: f64,
 }
 
-/// What arrived.
-struct Arrived {
-    rate: f64,
-    packets: f64,
-    bytes: f64,
+/// How much of a load reached its end.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrived {
+    /// The rate, in the work's unit.
+    pub rate: f64,
+    /// The number of packets that reached the end.
+    pub packets: f64,
+    /// The number of bytes that reached the end.
+    pub bytes: f64,
 }
 
 impl Work {
@@ -148,9 +148,7 @@ impl Work {
         let after = processor_time(machine)?;
         ensure!(arrived.packets > 0.0, "nothing arrived");
         Ok(Sample {
-            rate: arrived.rate,
-            packets: arrived.packets,
-            bytes: arrived.bytes,
+            arrived,
             time: ProcessorTime {
                 backend: after.backend - before.backend,
                 with_dom0: after.with_dom0 - before.with_dom0,
@@ -217,7 +215,7 @@ impl Work {
     }
 
     fn ping(&self, machine: &Machine, seconds: u32) -> Result<Arrived> {
-        let count = 4 * seconds * 1000 / PING_INTERVAL;
+        let count = pings(seconds);
         let said = machine.must(
             self.from,
             &format!(
@@ -236,9 +234,9 @@ impl Work {
         })
     }
 
-    /// The round trip that 99 of 100 stay within. Packets and bytes are those of both.
+    /// Pings and a stream at once. The rate is the round trip that 99 of 100 pings stay within, packets and bytes are those of both.
     fn ping_beside_tcp(&self, machine: &Machine, seconds: u32) -> Result<Arrived> {
-        let count = 4 * seconds * 1000 / PING_INTERVAL;
+        let count = pings(seconds);
         // Connections are made and windows open when the pings begin, and the stream ends after them.
         let ping = format!(
             "sleep 1; ping -i 0.0{PING_INTERVAL} -c {count} 10.9.0.{}",
@@ -247,8 +245,7 @@ impl Work {
         let (tcp, said) = std::thread::scope(|scope| {
             let tcp = scope.spawn(|| self.tcp(machine, 1, 4 * seconds + 3));
             let said = machine.must(self.from, &ping);
-            let panic = |panic| std::panic::resume_unwind(panic);
-            (tcp.join().unwrap_or_else(panic), said)
+            (super::joined(tcp), said)
         });
         let (tcp, said) = (tcp?, said?);
         Ok(Arrived {
@@ -259,6 +256,11 @@ impl Work {
             bytes: tcp.bytes + PING_BYTES * f64::from(count),
         })
     }
+}
+
+/// How many requests a work of `seconds` sends: for four times as long, which costs little while nothing else runs.
+fn pings(seconds: u32) -> u32 {
+    4 * seconds * 1000 / PING_INTERVAL
 }
 
 /// The round trip in milliseconds that 99 of 100 of `count` pings stay within, by what ping(8) printed of each reply. A lost one stays within
@@ -311,27 +313,24 @@ fn processor_time(machine: &Machine) -> Result<ProcessorTime> {
         "PYTHONPATH=/usr/lib/xen-{release}/lib/python python3 -S -c '{NANOSECONDS}' {backend}"
     );
     let said = machine.must(Place::Dom0, &command)?;
-    let nanoseconds: Vec<f64> = said
-        .split(' ')
-        .flat_map(|word| word.trim().parse())
+    let words = said.split_whitespace();
+    let seconds: Vec<f64> = words
+        .flat_map(|word| word.parse())
+        .map(|ns: f64| ns / 1e9)
         .collect();
-    let [dom0, backend] = nanoseconds[..] else {
+    let [backend, with_dom0] = seconds[..] else {
         bail!("libxc's bindings say: {}", said.trim());
     };
-    Ok(ProcessorTime {
-        backend: backend / 1e9,
-        with_dom0: match kind.driver {
-            DriverType::Dom0 => dom0 / 1e9,
-            _ => (dom0 + backend) / 1e9,
-        },
-    })
+    Ok(ProcessorTime { backend, with_dom0 })
 }
 
-/// Python: nanoseconds that processors ran for dom0, and for the domain with the number in the first argument.
+/// Python: nanoseconds that processors ran for the domain with the number in the first argument, and for that domain and dom0 together.
 const NANOSECONDS: &str = r#"
 import sys
 from xen.lowlevel.xc import xc
-print(*(xc().domain_getinfo(domain, 1)[0]["cpu_time"] for domain in (0, int(sys.argv[1]))))"#;
+backend = int(sys.argv[1])
+domains = {domain: xc().domain_getinfo(domain, 1)[0]["cpu_time"] for domain in {0, backend}}
+print(domains[backend], sum(domains.values()))"#;
 
 #[cfg(test)]
 mod tests {
