@@ -69,6 +69,16 @@ fn carrying(lab: &mut Lab) -> Result<String> {
     Ok(uplink.context("the bridge has no uplink")?.to_owned())
 }
 
+/// Waits until the network's switch knows this MAC address behind the backup.
+fn wait_until_announced(lab: &Lab, mac: &str) -> Result<()> {
+    wait_for("the announcement", || {
+        let outside = &lab.outside[0].host;
+        let known = tools::stdout(outside, "bridge", &["fdb", "show", "br", "switch"])?;
+        let there = format!("{mac} dev far1");
+        Ok(known.lines().any(|line| line.starts_with(&there)))
+    })
+}
+
 /// Sixty pings from outside to the guest, ten a second.
 struct Pings(Child);
 
@@ -127,17 +137,7 @@ fn a_backup_takes_over_within_a_second_and_the_network_learns_of_it() -> Result<
     );
 
     // The network finds a guest that has sent nothing since, for netback has announced it.
-    let silent = status::mac(&lab.guests[1].host);
-    wait_for("the announcement", || {
-        let known = tools::stdout(
-            &lab.outside[0].host,
-            "bridge",
-            &["fdb", "show", "br", "switch"],
-        )?;
-        Ok(known
-            .lines()
-            .any(|line| line.starts_with(&format!("{silent} dev far1"))))
-    })?;
+    wait_until_announced(&lab, &status::mac(&lab.guests[1].host))?;
 
     // The link is back: the backup goes on, and no frame is received twice.
     lab.outside[0]
@@ -184,7 +184,8 @@ fn the_host_port_goes_over_to_the_backup_with_the_guests() -> Result<()> {
         "the backup carries on",
         || Ok(carrying(&mut lab)? == BACKUP),
     )?;
-    // With the address that it had: netback has announced it where the backup leads.
+    // With the address that it had: netback announces it where the backup leads.
+    wait_until_announced(&lab, &status::mac(&driver))?;
     ping(&lab.outside[0].host, &driver.ipv4, 10, &[])?;
     ping(&driver, &lab.outside[0].host.ipv4, 10, &[])?;
     ping(&driver, &lab.guests[0].host.ipv4, 10, &[])?;

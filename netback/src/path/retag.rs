@@ -82,6 +82,7 @@ fn shift(job: &mut Job, fragments: &mut Vec<Fragment>, new: usize, skip: usize) 
 }
 
 /// A packet in frames with a new beginning; the packet as it was where there is no room for that.
+#[inline]
 fn in_frames(
     mut packet: Packet,
     beginning: &Beginning,
@@ -98,6 +99,19 @@ fn in_frames(
         packet.len = len as u32;
         return (packet, Ok(()));
     }
+    in_other_frames(packet, len, beginning, pool)
+}
+
+/// A packet of several frames, or one that does not fit into its frame any more, copied into frames of its own behind a new beginning:
+/// `len` bytes in all.
+#[inline(never)] // Most packets lie in one frame.
+fn in_other_frames(
+    packet: Packet,
+    len: usize,
+    beginning: &Beginning,
+    pool: &mut FramePool,
+) -> (Packet, Result<(), DropReason>) {
+    let (new, skip) = (beginning.bytes(), beginning.skip);
     let umem = pool.umem().clone();
     let mut skipped = skip;
     let rest = packet.slices(&umem).map(|slice| {
