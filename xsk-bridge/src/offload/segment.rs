@@ -2,7 +2,7 @@
 //! for, each as Linux would make it (net/ipv4/tcp_offload.c `tcp_gso_segment`, net/ipv4/af_inet.c `inet_gso_segment`,
 //! net/ipv6/ip6_offload.c `ipv6_gso_segment`).
 use super::checksum::pseudo_header;
-use super::sum::{COPY_AND_SUM, Sum};
+use super::sum::Sum;
 use crate::header::{HeaderError, IPV6_LEN, IpVersion, Protocol, TCP_MIN_LEN, Transport};
 use crate::packet::{Checksum, Gso};
 use thiserror::Error;
@@ -196,8 +196,8 @@ impl GsoHead {
 
 /// Where the bytes behind a packet's private head come from, in order and each read once.
 pub trait Payload {
-    /// Copies the next `into.len()` bytes.
-    fn read(&mut self, into: &mut [u8]);
+    /// Copies the next `into.len()` bytes, and adds them to `sum`.
+    fn read(&mut self, into: &mut [u8], sum: &mut Sum);
 }
 
 /// Payload in slices that follow one another. Reading beyond the last one panics: the packet's length is known before it is cut.
@@ -218,7 +218,7 @@ impl<'a, I: Iterator<Item = &'a [u8]>> Slices<'a, I> {
 
 impl<'a, I: Iterator<Item = &'a [u8]>> Payload for Slices<'a, I> {
     #[inline]
-    fn read(&mut self, mut into: &mut [u8]) {
+    fn read(&mut self, mut into: &mut [u8], sum: &mut Sum) {
         while !into.is_empty() {
             if self.current.is_empty() {
                 self.current = self
@@ -229,7 +229,7 @@ impl<'a, I: Iterator<Item = &'a [u8]>> Payload for Slices<'a, I> {
             let count = self.current.len().min(into.len());
             let (from, rest) = self.current.split_at(count);
             let (to, left) = into.split_at_mut(count);
-            to.copy_from_slice(from);
+            sum.add_copied(from, to);
             (self.current, into) = (rest, left);
         }
     }
@@ -281,10 +281,7 @@ impl<'a> Cutter<'a> {
         let mut left = count;
         loop {
             let here = body.len().min(left);
-            for piece in body[..here].chunks_mut(COPY_AND_SUM) {
-                self.read(payload, piece);
-                sum.add(piece);
-            }
+            self.read(payload, &mut body[..here], &mut sum);
             left -= here;
             if left == 0 {
                 break;
@@ -296,16 +293,16 @@ impl<'a> Cutter<'a> {
         Some(self.shape.header() + count)
     }
 
-    /// Copies the next payload bytes, first those of the private head.
+    /// Copies the next payload bytes, first those of the private head, and adds them to `sum`.
     #[inline]
-    fn read(&mut self, payload: &mut impl Payload, into: &mut [u8]) {
+    fn read(&mut self, payload: &mut impl Payload, into: &mut [u8], sum: &mut Sum) {
         let at = self.shape.header() + self.cut;
         self.cut += into.len();
         let private = self.head.len().saturating_sub(at).min(into.len());
         if private > 0 {
-            into[..private].copy_from_slice(&self.head[at..at + private]);
+            sum.add_copied(&self.head[at..at + private], &mut into[..private]);
         }
-        payload.read(&mut into[private..]);
+        payload.read(&mut into[private..], sum);
     }
 
     /// Makes a copy of the packet's headers those of the segment with the next `count` bytes; the sum for its checksum without these
