@@ -190,6 +190,17 @@ impl Staging {
         }
     }
 
+    /// The bytes of a piece, and with them those of the piece behind it where they lie together, writable.
+    #[inline]
+    pub fn joined_mut(&mut self, piece: Piece, behind: Option<Piece>) -> &mut [u8] {
+        let behind = behind.filter(|behind| {
+            let granted = matches!(self.memory, Memory::Granted { .. });
+            granted && behind.start == piece.start + u32::from(piece.len)
+        });
+        let len = piece.len + behind.map_or(0, |behind| behind.len);
+        self.bytes_mut(Piece { len, ..piece })
+    }
+
     /// Copies what is behind the first `skip` bytes of a piece to another one, from its byte `at` on, as far as that has room.
     pub fn copy(&mut self, from: Piece, skip: usize, to: Piece, at: usize) {
         let len = (from.len() - skip).min(to.len() - at);

@@ -24,6 +24,8 @@ pub(crate) struct Merge {
     open: Box<[Open]>,
     /// Bytes of all open packets, and Rx requests that they take.
     held: Held,
+    /// The place of the packet that grew last, while the packet is open.
+    recent: Option<usize>,
     /// Room was found for more than first segments in this turn.
     grown: bool,
     /// The turn that all this belongs to.
@@ -91,6 +93,7 @@ impl Merge {
             flows: Flows::default(),
             open: (0..places).map(|_| Open::default()).collect(),
             held: Held::default(),
+            recent: None,
             grown: false,
             turn: 0,
             ipv4,
@@ -125,9 +128,18 @@ impl Merge {
         let begins = self.turn != turn;
         if begins {
             (self.turn, self.flows, self.held) = (turn, Flows::default(), Held::default());
-            self.grown = false;
+            (self.recent, self.grown) = (None, false);
         }
         begins
+    }
+
+    /// Whether a packet continues the one that grew last: the place of that, and the segment with the length that it makes.
+    #[inline]
+    pub fn continued(&self, packet: &[u8]) -> Option<(usize, Segment, usize)> {
+        let place = self.recent?;
+        let coalescer = &self.open[place].coalescer;
+        let segment = coalescer.next(packet)?;
+        Some((place, segment, coalescer.follows(&segment)?))
     }
 
     /// The place of the stream's open packet.
@@ -163,6 +175,7 @@ impl Merge {
     #[inline]
     pub fn close(&mut self, place: usize) -> &mut Open {
         self.flows.close(place);
+        self.recent = self.recent.filter(|&recent| recent != place);
         let open = &mut self.open[place];
         self.held.bytes -= open.held.bytes;
         self.held.slots -= open.held.slots;
@@ -198,7 +211,7 @@ impl Merge {
     /// Notes that the packet at `place` has grown.
     #[inline]
     pub fn grow(&mut self, place: usize, grown: Grown) {
-        self.grown = true;
+        (self.recent, self.grown) = (Some(place), true);
         self.held = grown.all;
         self.open[place].held = grown.held;
     }
@@ -233,7 +246,23 @@ pub(crate) struct Pages<'a> {
 }
 
 impl Room for Pages<'_> {
+    #[inline]
     fn reserve(&mut self, len: usize) -> bool {
+        len <= self.pages.len() * PAGE_SIZE || self.take_more(len)
+    }
+
+    #[inline]
+    fn at(&mut self, position: usize) -> &mut [u8] {
+        let place = position / PAGE_SIZE;
+        let last = self.pages.get(place + 1).copied();
+        &mut self.staging.joined_mut(self.pages[place], last)[position % PAGE_SIZE..]
+    }
+}
+
+impl Pages<'_> {
+    /// Takes pages until there are enough for the first `len` bytes of the packet; false where there are none.
+    #[inline(never)]
+    fn take_more(&mut self, len: usize) -> bool {
         while self.pages.len() * PAGE_SIZE < len {
             let room = !self.pages.is_full();
             match self.staging.take_spare(PAGE_SIZE).filter(|_| room) {
@@ -242,10 +271,5 @@ impl Room for Pages<'_> {
             }
         }
         true
-    }
-
-    fn at(&mut self, position: usize) -> &mut [u8] {
-        let page = self.pages[position / PAGE_SIZE];
-        &mut self.staging.bytes_mut(page)[position % PAGE_SIZE..]
     }
 }

@@ -1,6 +1,9 @@
 //! TCP coalescing (GRO) in software: consecutive segments of a stream become one packet that its receiver's TCP takes at once, as Linux
 //! merges them (net/ipv4/tcp_offload.c `tcp_gro_receive`, net/ipv4/af_inet.c `inet_gro_receive`, net/ipv6/ip6_offload.c
-//! `ipv6_gro_receive`): what Linux would not merge is not merged. Every segment is verified before it is copied.
+//! `ipv6_gro_receive`): what Linux would not merge is not merged. Every segment is verified in the pass that copies it.
+mod headers;
+
+use self::headers::Headers;
 use super::flows::{ipv4_flow, ipv6_flow};
 use super::segment::MAX_SEGMENTS;
 use super::sum::Sum;
@@ -9,8 +12,6 @@ use crate::packet::{Checksum, Gso, Offload};
 
 /// Bytes of an IPv4 header without options; one with options is not merged.
 const IPV4_LEN: usize = 20;
-/// Most bytes of headers: a TCP header is at most 60 bytes long (RFC 9293 section 3.1).
-const MAX_HEADER: usize = ETHERNET_LEN + IPV6_LEN + 60;
 /// Most bytes of a packet, headers included: what its receivers, and everything between, take of a packet.
 const MAX_LEN: usize = 65_535;
 
@@ -21,48 +22,13 @@ const RST: u8 = 0x04;
 const PSH: u8 = 0x08;
 const URG: u8 = 0x20;
 const CWR: u8 = 0x80;
-/// Flags that all segments of a packet may have, or only the last.
+/// Flags that only the last segment of a packet may have.
 const LAST: u8 = FIN | PSH;
 
 /// IPv4's flag that forbids fragments (RFC 791).
 const DONT_FRAGMENT: u16 = 0x4000;
 
-/// The bits of headers without IP options, up to TCP's, that are the same in all segments of a packet. What differs: the length and the
-/// identification, which are looked at by themselves, checksums, sequence number, urgent pointer, FIN and PSH.
-const IPV4_SAME: [u8; ETHERNET_LEN + IPV4_LEN + TCP_MIN_LEN] =
-    same(ETHERNET_LEN + IPV4_LEN, &[16, 17, 18, 19, 24, 25]);
-const IPV6_SAME: [u8; ETHERNET_LEN + IPV6_LEN + TCP_MIN_LEN] =
-    same(ETHERNET_LEN + IPV6_LEN, &[18, 19]);
-
-/// All bits but those of the bytes `differing`, and in a TCP header at `l4` of sequence number, FIN, PSH, checksum and urgent pointer.
-const fn same<const N: usize>(l4: usize, differing: &[usize]) -> [u8; N] {
-    let mut bits = [0xff; N];
-    let (mut n, tcp) = (0, [4, 5, 6, 7, 16, 17, 18, 19]);
-    while n < differing.len() {
-        bits[differing[n]] = 0;
-        n += 1;
-    }
-    n = 0;
-    while n < tcp.len() {
-        bits[l4 + tcp[n]] = 0;
-        n += 1;
-    }
-    bits[l4 + 13] = !LAST;
-    bits
-}
-
-/// Whether two packets begin with the same `bits`.
-#[inline]
-fn is_same_under<const N: usize>(bits: &[u8; N], a: &[u8], b: &[u8]) -> bool {
-    let (Some(a), Some(b)) = (a.first_chunk::<N>(), b.first_chunk::<N>()) else {
-        return false;
-    };
-    // Without a branch: the compiler compares by vectors.
-    let differing = (0..N).fold(0, |differing, n| differing | (a[n] ^ b[n]) & bits[n]);
-    differing == 0
-}
-
-/// A TCP segment that may be merged with others, as its headers say. Its checksum is verified before it is copied.
+/// A TCP segment that may be merged with others, as its headers say. Its checksum is verified when it is copied.
 #[derive(Debug, Clone, Copy)]
 pub struct Segment {
     ip: IpVersion,
@@ -73,11 +39,25 @@ pub struct Segment {
     sequence: u32,
     /// IPv4's identification.
     id: u16,
+    /// Sum of what differs between the TCP headers of a packet's segments: sequence number, flags, checksum and urgent pointer.
+    differing: Sum,
     /// The stream's number among [`Flows`](super::flows::Flows).
     flow: u32,
 }
 
 impl Segment {
+    const NONE: Self = Self {
+        ip: IpVersion::V4,
+        l4: 0,
+        header: 0,
+        flags: 0,
+        payload: 0,
+        sequence: 0,
+        id: 0,
+        differing: Sum::ZERO,
+        flow: 0,
+    };
+
     /// Reads the headers of a whole packet; `None` where it is never merged: other protocols, VLAN tags, IP options and extension headers,
     /// fragments, an IPv4 header with a wrong checksum, padding behind the IP packet, no payload, and SYN, RST, URG or CWR.
     #[inline]
@@ -95,17 +75,34 @@ impl Segment {
         if header < l4 + TCP_MIN_LEN || header >= packet.len() || tcp[13] & never != 0 {
             return None;
         }
-        Some(Self {
+        let (l4, header) = (l4 as u8, header as u8);
+        let same = Self {
             ip,
-            l4: l4 as u8,
-            header: header as u8,
+            l4,
+            header,
+            flow,
+            ..Self::NONE
+        };
+        Some(same.with(packet, tcp))
+    }
+
+    /// The segment in `packet`, whose TCP header begins with `tcp`: it has IP version, places of headers and stream of this one.
+    #[inline]
+    fn with(self, packet: &[u8], tcp: &[u8; TCP_MIN_LEN]) -> Self {
+        let sequence = [tcp[4], tcp[5], tcp[6], tcp[7]];
+        let mut differing = Sum::default();
+        differing.add_quad(sequence);
+        differing.add_finished([tcp[12], tcp[13]]);
+        differing.add_quad([tcp[16], tcp[17], tcp[18], tcp[19]]);
+        Self {
             flags: tcp[13],
             // The IP length says as much.
-            payload: (packet.len() - header) as u16,
-            sequence: u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]),
+            payload: (packet.len() - usize::from(self.header)) as u16,
+            sequence: u32::from_be_bytes(sequence),
             id: u16::from_be_bytes([packet[18], packet[19]]),
-            flow,
-        })
+            differing,
+            ..self
+        }
     }
 
     /// Which stream it is of: the same number for all segments of one.
@@ -151,18 +148,6 @@ fn ipv6(packet: &[u8]) -> Option<usize> {
     (header[6] == Protocol::Tcp.number() && len == packet.len() - L4).then_some(L4)
 }
 
-/// The sum of the pseudo-header of a TCP packet with `len` bytes behind its IP header.
-fn pseudo_sum(ip: IpVersion, header: &[u8], len: usize) -> Sum {
-    let mut sum = Sum::default();
-    sum.add(match ip {
-        IpVersion::V4 => &header[ETHERNET_LEN + 12..ETHERNET_LEN + 20],
-        IpVersion::V6 => &header[ETHERNET_LEN + 8..ETHERNET_LEN + 40],
-    });
-    sum.add_word(Protocol::Tcp.number().into());
-    sum.add_word(len as u16);
-    sum
-}
-
 /// Memory in which a merged packet is put together.
 pub trait Room {
     /// Makes room for the first `len` bytes of the packet; false where there is none.
@@ -185,10 +170,7 @@ pub enum Copied {
 /// A packet that grows by the segments that follow it. Only its first segment's headers are kept here: what is merged is in a [`Room`].
 #[derive(Debug)]
 pub struct Coalescer {
-    header: [u8; MAX_HEADER],
-    /// Sum of pseudo-header and TCP header without what may differ between segments: length, sequence number, the word with the flags,
-    /// checksum and urgent pointer.
-    constant: Sum,
+    headers: Headers,
     first: Segment,
     /// Payload bytes in the room, all of them verified.
     payload: u32,
@@ -205,18 +187,8 @@ pub struct Coalescer {
 impl Default for Coalescer {
     fn default() -> Self {
         Self {
-            header: [0; MAX_HEADER],
-            constant: Sum::default(),
-            first: Segment {
-                ip: IpVersion::V4,
-                l4: 0,
-                header: 0,
-                flags: 0,
-                payload: 0,
-                sequence: 0,
-                id: 0,
-                flow: 0,
-            },
+            headers: Headers::default(),
+            first: Segment::NONE,
             payload: 0,
             segments: 0,
             fixed_id: false,
@@ -239,65 +211,43 @@ impl Coalescer {
     /// Copies the headers of the first segment, with which those of others are compared: a second one of its stream has come.
     #[inline]
     pub fn set_headers(&mut self, packet: &[u8]) {
-        let (l4, end) = (usize::from(self.first.l4), usize::from(self.first.header));
-        self.header[..end].copy_from_slice(&packet[..end]);
-        let mut sum = pseudo_sum(self.first.ip, &self.header, 0);
-        // Ports; acknowledgment; window; options.
-        for part in [
-            l4..l4 + 4,
-            l4 + 8..l4 + 12,
-            l4 + 14..l4 + 16,
-            l4 + TCP_MIN_LEN..end,
-        ] {
-            sum.add(&self.header[part]);
-        }
-        self.constant = sum;
+        self.headers.set(&self.first, packet);
     }
 
-    /// The sum of pseudo-header and TCP header of a segment whose headers are the same as the first one's where those of one packet are.
+    /// The segment in a packet whose headers are those of this one but for what may differ between segments: what [`Segment::of`] says of
+    /// it, found by a comparison. `None` where they are not.
     #[inline]
-    fn header_sum(&self, segment: &Segment, packet: &[u8]) -> Sum {
-        let l4 = usize::from(segment.l4);
-        let quad = |at: usize| [packet[at], packet[at + 1], packet[at + 2], packet[at + 3]];
-        let mut sum = self.constant;
-        sum.add_word(u16::from(segment.header) - u16::from(segment.l4) + segment.payload);
-        // Sequence number; data offset and flags; checksum and urgent pointer.
-        sum.add_quad(quad(l4 + 4));
-        sum.add_finished([packet[l4 + 12], packet[l4 + 13]]);
-        sum.add_quad(quad(l4 + 16));
-        sum
+    pub fn next(&self, packet: &[u8]) -> Option<Segment> {
+        let l4 = usize::from(self.first.l4);
+        let tcp = packet.get(l4..)?.first_chunk()?;
+        let same = self.headers.are_of(packet) && self.headers.lengths_fit(packet);
+        same.then(|| self.first.with(packet, tcp))
     }
 
     /// How long the packet is with a segment that continues it; `None` where the segment does not. The first segment counts, copied or not;
     /// its headers [were copied](Self::set_headers).
     #[inline]
     pub fn takes(&self, segment: &Segment, packet: &[u8]) -> Option<usize> {
+        self.follows(segment)
+            .filter(|_| segment.header == self.first.header && self.headers.are_of(packet))
+    }
+
+    /// As [`Self::takes`], of a segment that has the packet's headers, as [`Self::next`] has found.
+    #[inline]
+    pub fn follows(&self, segment: &Segment) -> Option<usize> {
         let first = &self.first;
         let (payload, segments) = match self.segments {
             0 => (first.payload.into(), 1),
             segments => (self.payload, segments),
         };
         let len = usize::from(first.header) + payload as usize + usize::from(segment.payload);
-        let continues = self.open
+        let follows = self.open
             && segment.sequence == first.sequence.wrapping_add(payload)
             && segment.payload <= first.payload
             && len <= MAX_LEN
             && usize::from(segments) < MAX_SEGMENTS
-            && (segment.ip, segment.header) == (first.ip, first.header)
-            && self.has_same_headers(packet)
             && self.has_next_id(segment.id, segments);
-        continues.then_some(len)
-    }
-
-    /// Whether all headers are the same but for what may differ within a packet.
-    #[inline]
-    fn has_same_headers(&self, packet: &[u8]) -> bool {
-        let same = match self.first.ip {
-            IpVersion::V4 => is_same_under(&IPV4_SAME, &self.header, packet),
-            IpVersion::V6 => is_same_under(&IPV6_SAME, &self.header, packet),
-        };
-        let options = usize::from(self.first.l4) + TCP_MIN_LEN..usize::from(self.first.header);
-        same && self.header[options.clone()] == packet[options]
+        follows.then_some(len)
     }
 
     /// Whether an IPv4 identification follows that of `segments` segments: each one more, or all the same where fragments are forbidden.
@@ -308,14 +258,10 @@ impl Coalescer {
         }
         let step = id.wrapping_sub(self.first.id);
         match segments {
-            1 => step == 1 || (step == 0 && self.forbids_fragments()),
+            1 => step == 1 || (step == 0 && self.headers.forbid_fragments()),
             _ if self.fixed_id => step == 0,
             _ => step == segments,
         }
-    }
-
-    fn forbids_fragments(&self) -> bool {
-        u16::from_be_bytes([self.header[20], self.header[21]]) & DONT_FRAGMENT != 0
     }
 
     /// Copies the payload of the first segment into `room`, before others are appended. Where the segment is wrong, nothing is merged.
@@ -337,17 +283,17 @@ impl Coalescer {
         if !room.reserve(position + payload.len()) {
             return Copied::NoRoom;
         }
-        let mut sum = self.header_sum(segment, packet);
-        sum.add(payload);
-        if sum.finish() != [0xff, 0xff] {
-            return Copied::Wrong;
-        }
+        let mut sum = self.headers.sum(segment);
         while !payload.is_empty() {
             let into = room.at(position);
             let (now, later) = payload.split_at(into.len().min(payload.len()));
-            into[..now.len()].copy_from_slice(now);
+            sum.add_copied(now, &mut into[..now.len()]);
             position += now.len();
             payload = later;
+        }
+        if sum.finish() != [0xff, 0xff] {
+            // What was written is beyond the packet's end, and the next segment overwrites it.
+            return Copied::Wrong;
         }
         self.fixed_id |= self.segments == 1 && segment.id == self.first.id;
         self.payload += u32::from(segment.payload);
@@ -376,9 +322,18 @@ impl Coalescer {
                 checksum: Checksum::Valid,
                 gso: None,
             },
-            _ => self.merge_headers(),
+            _ => {
+                self.headers.merge(&self.first, self.len(), self.last);
+                Offload {
+                    checksum: Checksum::Blank,
+                    gso: Some(Gso {
+                        segment: self.first.payload,
+                        ipv6: self.first.is_ipv6(),
+                    }),
+                }
+            }
         };
-        let (mut header, mut position) = (&self.header[..self.first.header.into()], 0);
+        let (mut header, mut position) = (self.headers.bytes(), 0);
         while !header.is_empty() {
             let into = room.at(position);
             let count = into.len().min(header.len());
@@ -387,36 +342,6 @@ impl Coalescer {
         }
         self.open = false;
         offload
-    }
-
-    /// Makes the headers of the first segment those of all.
-    fn merge_headers(&mut self) -> Offload {
-        let (ip, l4) = (self.first.ip, usize::from(self.first.l4));
-        let tcp_len = self.len() - l4;
-        let header = &mut self.header;
-        let mut put =
-            |at: usize, word: u16| header[at..at + 2].copy_from_slice(&word.to_be_bytes());
-        match ip {
-            IpVersion::V4 => {
-                put(ETHERNET_LEN + 2, (IPV4_LEN + tcp_len) as u16);
-                put(ETHERNET_LEN + 10, 0);
-                let mut sum = Sum::default();
-                sum.add(&header[ETHERNET_LEN..l4]);
-                header[ETHERNET_LEN + 10..ETHERNET_LEN + 12].copy_from_slice(&sum.complement());
-            }
-            IpVersion::V6 => put(ETHERNET_LEN + 4, tcp_len as u16),
-        }
-        header[l4 + 13] |= self.last;
-        let blank = pseudo_sum(ip, &header[..], tcp_len).finish();
-        let at = l4 + Protocol::Tcp.checksum_offset();
-        header[at..at + 2].copy_from_slice(&blank);
-        Offload {
-            checksum: Checksum::Blank,
-            gso: Some(Gso {
-                segment: self.first.payload,
-                ipv6: ip == IpVersion::V6,
-            }),
-        }
     }
 }
 

@@ -5,10 +5,6 @@ const WORD: usize = 8;
 /// Bytes that are added at a time: the carry is put aside once for them. What is left is added in halves, quarters and so on.
 const BLOCK: usize = 128;
 
-/// Bytes that are copied before they are summed, where both is to be done: they are in the first-level cache then, and few enough that
-/// memcpy(3) moves them by vectors and not by one string instruction. A full segment of Ethernet is one piece.
-pub(crate) const COPY_AND_SUM: usize = 1536;
-
 /// A one's-complement sum over slices that follow one another, however they are cut.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Sum {

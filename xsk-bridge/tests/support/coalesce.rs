@@ -63,6 +63,7 @@ pub fn coalesce(packets: &[Vec<u8>], limit: usize, pages: &Pages) -> Vec<Left> {
     let mut merge = Merge {
         flows: Flows::default(),
         open: std::array::from_fn(|_| open()),
+        recent: None,
         left: Vec::new(),
     };
     for packet in packets {
@@ -115,16 +116,37 @@ impl<'a> Open<'a> {
         }
         coalescer.append(segment, packet, &mut self.pages)
     }
+
+    /// As [`Self::append`], of a segment that has the packet's headers.
+    fn follow(&mut self, segment: &Segment, packet: &[u8], limit: usize) -> Copied {
+        let fits = self
+            .coalescer
+            .follows(segment)
+            .is_some_and(|len| len <= limit);
+        match fits {
+            true => self.coalescer.append(segment, packet, &mut self.pages),
+            false => Copied::NoRoom,
+        }
+    }
 }
 
 struct Merge<'a> {
     flows: Flows,
     open: [Open<'a>; OPEN_FLOWS],
+    /// The place of the packet that grew last, while the packet is open.
+    recent: Option<usize>,
     left: Vec<Left>,
 }
 
 impl<'a> Merge<'a> {
     fn offer(&mut self, packet: &'a [u8], limit: usize) {
+        if let Some(place) = self.recent {
+            let open = &mut self.open[place];
+            let next = open.coalescer.next(packet);
+            if next.is_some_and(|segment| open.follow(&segment, packet, limit) == Copied::Right) {
+                return;
+            }
+        }
         let Some(segment) = Segment::of(packet) else {
             match Behind::of(packet) {
                 Behind::Nothing => {}
@@ -139,7 +161,7 @@ impl<'a> Merge<'a> {
         };
         if let Some(place) = self.flows.find(segment.flow()) {
             match self.open[place].append(&segment, packet, limit) {
-                Copied::Right => return,
+                Copied::Right => return self.recent = Some(place),
                 Copied::Wrong => {
                     self.close(place);
                     return self.alone(packet);
@@ -167,6 +189,7 @@ impl<'a> Merge<'a> {
 
     fn close(&mut self, place: usize) {
         self.flows.close(place);
+        self.recent = self.recent.filter(|&recent| recent != place);
         let Open {
             coalescer,
             first,

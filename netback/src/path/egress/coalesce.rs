@@ -12,7 +12,7 @@ use crate::path::fabric::live;
 use crate::path::job::Job;
 use crate::path::ports::Destination;
 use crate::queue::Queue;
-use crate::queue::merge::Held;
+use crate::queue::merge::{Held, Open};
 use crate::worker::Worker;
 use xsk_bridge::frame::{FramePool, Umem};
 use xsk_bridge::offload::coalesce::{Copied, Segment};
@@ -61,17 +61,39 @@ impl<H: Hypervisor> Queue<H> {
         turn: &mut Turn<'_>,
     ) -> bool {
         let merge = &mut self.rx.merge;
-        let segment = segment(&batch.jobs[n], turn.pool.umem());
+        if merge.begin(turn.number) {
+            batch.merging.push(slot);
+        }
+        let bytes = mergeable(&batch.jobs[n], turn.pool.umem());
+        if let Some((place, segment, len)) = bytes.and_then(|bytes| merge.continued(bytes))
+            && self.append(place, &segment, len, n, batch, turn.pool) == Copied::Right
+        {
+            return true;
+        }
+        self.merge_another(slot, n, batch, turn)
+    }
+
+    /// As [`Self::merge`], of a packet that does not continue the one that grew last.
+    #[inline(never)] // Most segments continue it.
+    fn merge_another(
+        &mut self,
+        slot: u16,
+        n: usize,
+        batch: &mut Batch,
+        turn: &mut Turn<'_>,
+    ) -> bool {
+        let merge = &mut self.rx.merge;
+        let segment = mergeable(&batch.jobs[n], turn.pool.umem()).and_then(Segment::of);
         let Some(segment) = segment.filter(|segment| merge.takes(segment)) else {
             self.close_before(slot, n, batch, turn);
             return false;
         };
-        if merge.begin(turn.number) {
-            batch.merging.push(slot);
-        }
         let mut alone = segment.is_last();
         if let Some(place) = merge.find(segment.flow()) {
-            let copied = self.append(place, &segment, n, batch, turn.pool);
+            let len = merge.at(place).taken(&segment, n, batch, turn.pool);
+            let copied = len.map_or(Copied::NoRoom, |len| {
+                self.append(place, &segment, len, n, batch, turn.pool)
+            });
             if copied == Copied::Right {
                 return true;
             }
@@ -93,38 +115,26 @@ impl<H: Hypervisor> Queue<H> {
         true
     }
 
-    /// Appends packet `n` to the packet that is open at `place`, if it continues it; there is no room where it does not.
+    /// Appends packet `n`, a segment that makes `len` bytes of the packet that is open at `place`.
+    #[inline]
     fn append(
         &mut self,
         place: usize,
         segment: &Segment,
+        len: usize,
         n: usize,
         batch: &mut Batch,
         pool: &mut FramePool,
     ) -> Copied {
-        let open = self.rx.merge.at(place);
-        let first = usize::from(open.first);
-        if open.coalescer.segments() == 0 {
-            let bytes = batch.jobs[first].head_bytes(&batch.staging, pool.umem());
-            open.coalescer.set_headers(bytes);
-        }
-        let bytes = batch.jobs[n].head_bytes(&batch.staging, pool.umem());
-        let Some(len) = open.coalescer.takes(segment, bytes) else {
-            return Copied::NoRoom;
-        };
         let grown = self.rx.merge.grown(place, len);
         if !self.has_room_for(grown.all, pool) {
             return Copied::NoRoom;
         }
-        let (coalescer, mut pages) = self.rx.merge.at(place).parts(&mut batch.staging);
-        if let Some(packet) = batch.jobs[first].packet.take_if(|packet| {
-            coalescer.copy_first(packet.head(pool.umem()), &mut pages) == Copied::Right
-        }) {
-            pool.recycle(packet);
-        }
-        if coalescer.segments() == 0 {
+        let open = self.rx.merge.at(place);
+        if open.coalescer.segments() == 0 && !open.copy_first(batch, pool) {
             return Copied::NoRoom;
         }
+        let (coalescer, mut pages) = open.parts(&mut batch.staging);
         let mut copied = Copied::NoRoom;
         if let Some(packet) = batch.jobs[n].packet.take_if(|packet| {
             copied = coalescer.append(segment, packet.head(pool.umem()), &mut pages);
@@ -241,6 +251,35 @@ impl<H: Hypervisor> Queue<H> {
     }
 }
 
+impl Open {
+    /// How long the packet is with packet `n`, which is `segment`; `None` where the segment does not continue it.
+    fn taken(
+        &mut self,
+        segment: &Segment,
+        n: usize,
+        batch: &Batch,
+        pool: &FramePool,
+    ) -> Option<usize> {
+        let bytes = |n: usize| batch.jobs[n].head_bytes(&batch.staging, pool.umem());
+        if self.coalescer.segments() == 0 {
+            self.coalescer.set_headers(bytes(self.first.into()));
+        }
+        self.coalescer.takes(segment, bytes(n))
+    }
+
+    /// Copies the payload of the first segment, and gives its frame back. False where the segment is wrong, or there is no room.
+    fn copy_first(&mut self, batch: &mut Batch, pool: &mut FramePool) -> bool {
+        let first = usize::from(self.first);
+        let (coalescer, mut pages) = self.parts(&mut batch.staging);
+        let packet = batch.jobs[first].packet.take_if(|packet| {
+            coalescer.copy_first(packet.head(pool.umem()), &mut pages) == Copied::Right
+        });
+        let copied = packet.is_some();
+        packet.into_iter().for_each(|packet| pool.recycle(packet));
+        copied
+    }
+}
+
 /// What a packet that is not merged takes at most of a guest's ring or backlog.
 fn most_held(job: &Job) -> Held {
     let mut held = Held::of(job.len, &job.offload);
@@ -251,13 +290,11 @@ fn most_held(job: &Job) -> Held {
     held
 }
 
-/// The packet's headers, where it may be merged: it came in a frame, is for one queue alone, and has a checksum to verify.
-fn segment(job: &Job, umem: &Umem) -> Option<Segment> {
+/// The bytes of a packet that may be merged: it came in a frame, is for one queue alone, and has a checksum to verify.
+#[inline]
+fn mergeable<'a>(job: &'a Job, umem: &'a Umem) -> Option<&'a [u8]> {
     let packet = job.packet.as_ref()?;
     let alone = matches!(job.destination, Destination::Queue(_));
     let plain = job.offload.gso.is_none() && job.offload.checksum != Checksum::Blank;
-    match alone && plain && packet.frame_count() == 1 {
-        true => Segment::of(packet.head(umem)),
-        false => None,
-    }
+    (alone && plain && packet.frame_count() == 1).then(|| packet.head(umem))
 }

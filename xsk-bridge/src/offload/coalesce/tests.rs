@@ -1,3 +1,4 @@
+use super::{Coalescer, Segment};
 use crate::header::Transport;
 use crate::offload::checksum::{Verified, verify};
 use crate::offload::segment::{Cutter, GsoHead, Slices};
@@ -138,6 +139,39 @@ proptest! {
             tcp.sequence = tcp.sequence.wrapping_add(len as u32);
         }
         prop_assert!(in_streams(cut(&merged(&packets))) == in_streams(packets));
+    }
+
+    /// The comparison of headers finds the segments that reading the headers finds, and says the same of them.
+    #[test]
+    fn the_next_segment_is_found_alike_by_comparison_and_by_reading(
+        tcp in stream(),
+        len in 1..200usize,
+        bits in prop::collection::vec(0..8 * 140usize, 0..3),
+        mended: bool,
+        end in -60..20isize,
+    ) {
+        let tcp = Tcp { flags: tcp.flags & !(FIN | PSH), ..tcp };
+        let [first, mut second] = <[_; 2]>::try_from(tcp.segments(&payload(2 * len), len)).unwrap();
+        for bit in bits {
+            let len = second.len();
+            second[bit / 8 % len] ^= 1 << (bit % 8);
+        }
+        second.resize(second.len().saturating_add_signed(if end % 4 == 0 { end } else { 0 }), 0);
+        if mended {
+            mend(&mut second);
+        }
+        let mut coalescer = Coalescer::default();
+        let begun = Segment::of(&first).unwrap();
+        coalescer.begin(&begun);
+        coalescer.set_headers(&first);
+        let (compared, read) = (coalescer.next(&second), Segment::of(&second));
+        let taken = read.filter(|segment| coalescer.takes(segment, &second).is_some());
+        let followed = compared.filter(|segment| coalescer.follows(segment).is_some());
+        let said = |segment: Option<Segment>| segment.map(|segment| format!("{segment:?}"));
+        prop_assert_eq!(said(taken), said(followed));
+        if compared.is_some() {
+            prop_assert_eq!(said(compared), said(read));
+        }
     }
 
     #[test]
