@@ -133,6 +133,12 @@ impl Merge {
         begins
     }
 
+    /// Whether the packet that grew last is open.
+    #[inline]
+    pub fn has_recent(&self) -> bool {
+        self.recent.is_some()
+    }
+
     /// Whether a packet continues the one that grew last: the place of that, and the segment with the length that it makes.
     #[inline]
     pub fn continued(&self, packet: &[u8]) -> Option<(usize, Segment, usize)> {

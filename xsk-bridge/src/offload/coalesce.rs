@@ -39,8 +39,6 @@ pub struct Segment {
     sequence: u32,
     /// IPv4's identification.
     id: u16,
-    /// Sum of what differs between the TCP headers of a packet's segments: sequence number, flags, checksum and urgent pointer.
-    differing: Sum,
     /// The stream's number among [`Flows`](super::flows::Flows).
     flow: u32,
 }
@@ -54,7 +52,6 @@ impl Segment {
         payload: 0,
         sequence: 0,
         id: 0,
-        differing: Sum::ZERO,
         flow: 0,
     };
 
@@ -89,18 +86,12 @@ impl Segment {
     /// The segment in `packet`, whose TCP header begins with `tcp`: it has IP version, places of headers and stream of this one.
     #[inline]
     fn with(self, packet: &[u8], tcp: &[u8; TCP_MIN_LEN]) -> Self {
-        let sequence = [tcp[4], tcp[5], tcp[6], tcp[7]];
-        let mut differing = Sum::default();
-        differing.add_quad(sequence);
-        differing.add_finished([tcp[12], tcp[13]]);
-        differing.add_quad([tcp[16], tcp[17], tcp[18], tcp[19]]);
         Self {
             flags: tcp[13],
             // The IP length says as much.
             payload: (packet.len() - usize::from(self.header)) as u16,
-            sequence: u32::from_be_bytes(sequence),
+            sequence: u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]),
             id: u16::from_be_bytes([packet[18], packet[19]]),
-            differing,
             ..self
         }
     }
@@ -278,12 +269,14 @@ impl Coalescer {
 
     /// Copies a segment's payload behind what is in the room, where its checksum is right.
     fn copy(&mut self, segment: &Segment, packet: &[u8], room: &mut impl Room) -> Copied {
-        let mut payload = &packet[segment.header.into()..];
+        let (header, mut payload) = packet.split_at(segment.header.into());
         let mut position = self.len();
         if !room.reserve(position + payload.len()) {
             return Copied::NoRoom;
         }
-        let mut sum = self.headers.sum(segment);
+        let mut sum = self
+            .headers
+            .sum(&header[segment.l4.into()..], payload.len());
         while !payload.is_empty() {
             let into = room.at(position);
             let (now, later) = payload.split_at(into.len().min(payload.len()));

@@ -15,12 +15,6 @@ pub struct Sum {
 }
 
 impl Sum {
-    /// The sum of no bytes.
-    pub(crate) const ZERO: Self = Self {
-        total: 0,
-        odd: false,
-    };
-
     /// Adds the bytes that come next.
     pub fn add(&mut self, bytes: &[u8]) {
         self.add_part(sum_words(bytes), bytes.len());
@@ -59,13 +53,6 @@ impl Sum {
     #[inline]
     pub fn add_finished(&mut self, sum: [u8; 2]) {
         self.total = add_around(self.total, u16::from_le_bytes(sum).into());
-    }
-
-    /// Adds the sum of other bytes, where an even number of bytes has been added.
-    #[inline]
-    pub fn add_sum(&mut self, other: Self) {
-        self.total = add_around(self.total, other.total);
-        self.odd = other.odd;
     }
 
     /// The checksum in network byte order: the folded sum's complement.

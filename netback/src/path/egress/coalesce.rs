@@ -52,8 +52,31 @@ impl<H: Hypervisor> Queue<H> {
 
     /// Makes packet `n` part of its stream's open packet, or the first segment of one. False: it goes by itself, behind the one that was
     /// open.
-    #[inline(never)] // Most packets of most guests go past it.
+    #[inline]
     pub(super) fn merge(
+        &mut self,
+        slot: u16,
+        n: usize,
+        batch: &mut Batch,
+        turn: &mut Turn<'_>,
+    ) -> bool {
+        self.rx.merge.has_recent() && self.merge_next(n, batch, turn)
+            || self.merge_another(slot, n, batch, turn)
+    }
+
+    /// Makes packet `n` part of the packet that grew last, where it continues that: most segments do.
+    #[inline(never)] // Most packets of most guests go past it.
+    fn merge_next(&mut self, n: usize, batch: &mut Batch, turn: &mut Turn<'_>) -> bool {
+        let bytes = mergeable(&batch.jobs[n], turn.pool.umem());
+        let continued = bytes.and_then(|bytes| self.rx.merge.continued(bytes));
+        continued.is_some_and(|(place, segment, len)| {
+            self.append(place, &segment, len, n, batch, turn.pool) == Copied::Right
+        })
+    }
+
+    /// As [`Self::merge`], of a packet that does not continue the one that grew last.
+    #[inline(never)] // Most packets of most guests go past it.
+    fn merge_another(
         &mut self,
         slot: u16,
         n: usize,
@@ -64,25 +87,6 @@ impl<H: Hypervisor> Queue<H> {
         if merge.begin(turn.number) {
             batch.merging.push(slot);
         }
-        let bytes = mergeable(&batch.jobs[n], turn.pool.umem());
-        if let Some((place, segment, len)) = bytes.and_then(|bytes| merge.continued(bytes))
-            && self.append(place, &segment, len, n, batch, turn.pool) == Copied::Right
-        {
-            return true;
-        }
-        self.merge_another(slot, n, batch, turn)
-    }
-
-    /// As [`Self::merge`], of a packet that does not continue the one that grew last.
-    #[inline(never)] // Most segments continue it.
-    fn merge_another(
-        &mut self,
-        slot: u16,
-        n: usize,
-        batch: &mut Batch,
-        turn: &mut Turn<'_>,
-    ) -> bool {
-        let merge = &mut self.rx.merge;
         let segment = mergeable(&batch.jobs[n], turn.pool.umem()).and_then(Segment::of);
         let Some(segment) = segment.filter(|segment| merge.takes(segment)) else {
             self.close_before(slot, n, batch, turn);

@@ -52,7 +52,7 @@ impl Default for Headers {
             same: [0; MAX_HEADER],
             len: 0,
             ip: IpVersion::V4,
-            tcp_sum: Sum::ZERO,
+            tcp_sum: Sum::default(),
             ipv4_sum: 0,
         }
     }
@@ -132,12 +132,15 @@ impl Headers {
         word(&self.bytes, 20) & DONT_FRAGMENT != 0
     }
 
-    /// The sum of pseudo-header and TCP header of a segment that has these headers.
+    /// The sum of pseudo-header and TCP header of a segment with `payload` bytes, whose TCP header `tcp` is one of these.
     #[inline]
-    pub fn sum(&self, segment: &Segment) -> Sum {
-        let mut sum = segment.differing;
-        sum.add_word(u16::from(segment.header) - u16::from(segment.l4) + segment.payload);
-        sum.add_sum(self.tcp_sum);
+    pub fn sum(&self, tcp: &[u8], payload: usize) -> Sum {
+        let mut sum = self.tcp_sum;
+        sum.add_word((tcp.len() + payload) as u16);
+        let tcp = &tcp[..TCP_MIN_LEN];
+        sum.add_quad([tcp[4], tcp[5], tcp[6], tcp[7]]);
+        sum.add_finished([tcp[12], tcp[13]]);
+        sum.add_quad([tcp[16], tcp[17], tcp[18], tcp[19]]);
         sum
     }
 
