@@ -1,4 +1,5 @@
-//! Where a bench runs: a network namespace of its own, veth pairs in it, and a clock that counts a thread's cycles.
+//! Where a bench runs: a network namespace of its own, veth pairs in it, the priority of its threads, and a clock that counts a thread's
+//! cycles.
 // setns(2) and clock_gettime(2) have no safe wrapper in std.
 #![allow(unsafe_code)]
 use std::fs::File;
@@ -50,6 +51,16 @@ impl Drop for Place {
         let _ = std::fs::remove_dir_all(&self.dir);
         let _ = run(&format!("ip netns del {}", self.name));
     }
+}
+
+/// Gives thread `tid` real-time priority: on its core it runs before whatever has none.
+pub fn prefer(tid: u32) -> io::Result<()> {
+    run(&format!("chrt --fifo --pid 1 {tid}"))
+}
+
+/// Gives thread `tid` the largest share of its core that a thread without real-time priority can have.
+pub fn favour(tid: u32) -> io::Result<()> {
+    run(&format!("renice -n -20 -p {tid}"))
 }
 
 fn run(command: &str) -> io::Result<()> {
