@@ -4,7 +4,7 @@
 //! have been late behind it, and where it waits for none it spins on the core that the guests' stacks need.
 // recvmsg(2) with the kernel's time stamp has no safe wrapper in std or rustix.
 #![allow(unsafe_code)]
-use crate::place;
+use crate::place::{self, Priority};
 use anyhow::{Context, Result};
 use lab::Host;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -32,6 +32,8 @@ pub struct Pinged {
     pub sent: usize,
     /// Round trips of those that were answered, microseconds, in ascending order.
     round_trips: Vec<f64>,
+    /// How late each request was sent, microseconds, in ascending order.
+    late: Vec<f64>,
 }
 
 impl Pinged {
@@ -43,8 +45,18 @@ impl Pinged {
     /// The round trip in microseconds that `percent` of 100 requests stay within. A lost one stays within none: infinite where too many were
     /// lost.
     pub fn within(&self, percent: usize) -> f64 {
+        self.percentile(&self.round_trips, percent)
+    }
+
+    /// The time in microseconds that `percent` of 100 requests were late within. No thread on their core has a higher priority than the one
+    /// that sends them, so it is late where the kernel is busy there and lets nobody run.
+    pub fn late_within(&self, percent: usize) -> f64 {
+        self.percentile(&self.late, percent)
+    }
+
+    fn percentile(&self, sorted: &[f64], percent: usize) -> f64 {
         let last = (self.sent * percent).div_ceil(100).checked_sub(1);
-        let found = last.and_then(|last| self.round_trips.get(last));
+        let found = last.and_then(|last| sorted.get(last));
         found.copied().unwrap_or(f64::INFINITY)
     }
 }
@@ -53,7 +65,8 @@ impl Pinged {
 pub fn ping(from: &Host, address: &str, time: Duration) -> Result<Pinged> {
     let address: Ipv4Addr = address.parse()?;
     from.namespace.run(|| {
-        place::prefer(rustix::thread::gettid().as_raw_nonzero().get() as u32)?;
+        let thread = rustix::thread::gettid().as_raw_nonzero().get();
+        place::prefer(thread as u32, Priority::BeforeFirst)?;
         let mut pinger = Pinger::open(address).context("cannot open an ICMP socket")?;
         pinger.run(time).context("cannot ping")
     })?
@@ -65,6 +78,7 @@ struct Pinger {
     /// Since the epoch, by sequence number.
     sent: Vec<Duration>,
     answered: Vec<Option<Duration>>,
+    late: Vec<Duration>,
 }
 
 impl Pinger {
@@ -78,33 +92,31 @@ impl Pinger {
             socket,
             sent: Vec::new(),
             answered: Vec::new(),
+            late: Vec::new(),
         })
     }
 
     /// A request that the pinger itself is late with is left out, rather than sent in a burst with the next.
     fn run(&mut self, time: Duration) -> io::Result<Pinged> {
-        let start = Instant::now();
-        loop {
+        let (start, mut due) = (Instant::now(), Duration::ZERO);
+        while due < time {
+            self.collect_until(start + due)?;
             let elapsed = start.elapsed();
-            if elapsed >= time {
-                break;
-            }
+            self.late.push(elapsed - due);
             self.request()?;
             let slot = (elapsed.as_micros() / INTERVAL.as_micros()) as u32 + 1;
-            self.collect_until(start + INTERVAL * slot)?;
+            due = INTERVAL * slot;
         }
         let deadline = Instant::now() + PATIENCE;
         while self.answered.contains(&None) && Instant::now() < deadline {
             self.collect_until(Instant::now() + INTERVAL)?;
         }
         let pairs = self.sent.iter().zip(&self.answered);
-        let times =
-            pairs.filter_map(|(sent, answered)| answered.map(|at| at.saturating_sub(*sent)));
-        let mut round_trips: Vec<f64> = times.map(|time| time.as_secs_f64() * 1e6).collect();
-        round_trips.sort_by(f64::total_cmp);
+        let times = pairs.filter_map(|(sent, answered)| Some((*answered)?.saturating_sub(*sent)));
         Ok(Pinged {
             sent: self.sent.len(),
-            round_trips,
+            round_trips: ascending_us(times),
+            late: ascending_us(self.late.iter().copied()),
         })
     }
 
@@ -145,6 +157,13 @@ impl Pinger {
             }
         }
     }
+}
+
+/// `times` in microseconds, in ascending order.
+fn ascending_us(times: impl Iterator<Item = Duration>) -> Vec<f64> {
+    let mut times: Vec<f64> = times.map(|time| time.as_secs_f64() * 1e6).collect();
+    times.sort_by(f64::total_cmp);
+    times
 }
 
 /// An echo request with its checksum (RFC 792). All but its first four words is zero.
@@ -250,6 +269,7 @@ mod tests {
         let pinged = Pinged {
             sent: 200,
             round_trips: (1..=198).map(f64::from).collect(),
+            late: Vec::new(),
         };
         assert_eq!(
             (pinged.lost(), pinged.within(50), pinged.within(99)),

@@ -53,14 +53,18 @@ impl Drop for Place {
     }
 }
 
-/// Gives thread `tid` real-time priority: on its core it runs before whatever has none.
-pub fn prefer(tid: u32) -> io::Result<()> {
-    run(&format!("chrt --fifo --pid 1 {tid}"))
+/// A real-time priority: on its core a thread with one runs before whatever has a lower one or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Priority {
+    /// Before everything without a real-time priority.
+    First = 1,
+    /// Before `First` too.
+    BeforeFirst = 2,
 }
 
-/// Gives thread `tid` the largest share of its core that a thread without real-time priority can have.
-pub fn favour(tid: u32) -> io::Result<()> {
-    run(&format!("renice -n -20 -p {tid}"))
+/// Gives thread `tid` a real-time priority.
+pub fn prefer(tid: u32, priority: Priority) -> io::Result<()> {
+    run(&format!("chrt --fifo --pid {} {tid}", priority as u8))
 }
 
 fn run(command: &str) -> io::Result<()> {

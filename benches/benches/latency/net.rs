@@ -1,11 +1,12 @@
 //! The networks that are pinged: four guests and a host outside, joined by netback or by the kernel's bridge, on the same cores.
 //!
-//! Whatever joins them works on the first core, and every stack on the others. Guests that no stream ends in come first on their core, as
-//! guests do that have a core of their own.
+//! Whatever joins them works on the first core, and every stack on the others. Worker and simulated netfronts come before other programs on
+//! their cores, as on a machine that has nothing else to do and in guests whose netfront is part of the kernel. The netfronts of guests that
+//! no stream ends in come before those that carry one, as guests do that have a core of their own.
 use anyhow::{Context, Result, ensure};
 use benches::cost::Cost;
 use benches::live::{self, WORKER_CORE};
-use benches::place;
+use benches::place::{self, Priority};
 use benches::usage::Thread;
 use lab::daemon::{Bridge, Daemon, StartOptions};
 use lab::guest::GuestConfig;
@@ -108,11 +109,13 @@ impl Net {
         lab.start_daemon_with(&config, &options)?;
         lab.connect_guests()?;
         let worker = Thread::find(lab.daemon()?.process().id(), "netback-w0")?;
-        place::favour(worker.id())?;
+        place::prefer(worker.id(), Priority::First)?;
         for guest in &mut lab.guests {
-            if [PINGER, ANSWERER].contains(&guest.host.name.as_str()) {
-                place::prefer(guest.process().id())?;
-            }
+            let priority = match guest.host.name.as_str() {
+                PINGER | ANSWERER => Priority::BeforeFirst,
+                _ => Priority::First,
+            };
+            place::prefer(guest.process().id(), priority)?;
         }
         let wire = &lab.outside[0].host;
         steer(&wire.namespace, &wire.interface, stack_cores()?)?;

@@ -79,6 +79,9 @@ pub struct Row {
     ratio: f64,
     /// The least and the largest of the pairs' ratios.
     ratio_range: [f64; 2],
+    /// How late 99 of 100 requests were sent at most, quiet and beside: how long the kernel kept the stacks' core from the thread that sends
+    /// them, and from the netfronts that an answer needs.
+    late_p99_us: [f64; 2],
     /// Pings that no answer came for, quiet and beside, over all pairs.
     lost: [usize; 2],
     /// Pings sent, quiet and beside, over all pairs.
@@ -135,6 +138,10 @@ impl Row {
                 ratios().fold(f64::INFINITY, f64::min),
                 ratios().fold(0.0, f64::max),
             ],
+            late_p99_us: [
+                median(&|pair| pair.quiet.pinged.late_within(99)),
+                median(&|pair| pair.beside.pinged.late_within(99)),
+            ],
             lost: [
                 sum(&|pair| pair.quiet.pinged.lost()),
                 sum(&|pair| pair.beside.pinged.lost()),
@@ -174,7 +181,7 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "{:<16} {:<10} {:<19} {:<14} {:>6} {:>7} {:>7} {:>7} {:>7} {:>6} {:>13} {:>6} {:>9} {:>5} {:>6} {:>7}",
+            "{:<16} {:<10} {:<19} {:<14} {:>6} {:>7} {:>7} {:>7} {:>7} {:>6} {:>13} {:>6} {:>7} {:>7} {:>9} {:>5} {:>6} {:>7}",
             "joint",
             "row",
             "ping",
@@ -187,6 +194,8 @@ impl fmt::Display for Report {
             "ratio",
             "range",
             "aim",
+            "late us",
+            "beside",
             "lost",
             "ran",
             "waited",
@@ -201,7 +210,7 @@ impl fmt::Display for Row {
         let [least, most] = self.ratio_range;
         writeln!(
             f,
-            "{:<16} {:<10} {:<19} {:<14} {:>6.0} {:>7.0} {:>7.0} {:>7.0} {:>7.0} {:>6.2} {:>13} {:>6} {:>9} {:>4.0}% {:>5.0}% {:>7.0}",
+            "{:<16} {:<10} {:<19} {:<14} {:>6.0} {:>7.0} {:>7.0} {:>7.0} {:>7.0} {:>6.2} {:>13} {:>6} {:>7.0} {:>7.0} {:>9} {:>4.0}% {:>5.0}% {:>7.0}",
             self.joint.name(),
             self.kind.name(),
             self.ping,
@@ -214,6 +223,8 @@ impl fmt::Display for Row {
             self.ratio,
             format!("{least:.2}-{most:.2}"),
             self.verdict(),
+            self.late_p99_us[0],
+            self.late_p99_us[1],
             format!("{}+{}", self.lost[0], self.lost[1]),
             self.worker_ran * 100.0,
             self.worker_waited * 100.0,
