@@ -11,6 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
     AddressFamily, SendFlags, SocketFlags, SocketType, connect, ipproto, send, socket_with,
 };
+use rustix::thread::{CpuSet, sched_setaffinity};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -61,10 +62,12 @@ impl Pinged {
     }
 }
 
-/// Pings `address` from `from` for `time`. The thread that pings has real-time priority, so that it is on time on a busy core.
-pub fn ping(from: &Host, address: &str, time: Duration) -> Result<Pinged> {
+/// Pings `address` from `from` for `time`, on one of `cores`. The thread that pings has real-time priority, so that it is on time on a busy
+/// core.
+pub fn ping(from: &Host, address: &str, time: Duration, cores: &CpuSet) -> Result<Pinged> {
     let address: Ipv4Addr = address.parse()?;
     from.namespace.run(|| {
+        sched_setaffinity(None, cores).context("sched_setaffinity")?;
         let thread = rustix::thread::gettid().as_raw_nonzero().get();
         place::prefer(thread as u32, Priority::BeforeFirst)?;
         let mut pinger = Pinger::open(address).context("cannot open an ICMP socket")?;

@@ -11,9 +11,9 @@ use lab::demo::measure::wait_reachable;
 use lab::interrupt;
 use measure::Case;
 use net::{Joint, Net};
-use report::{Report, Row};
+use report::{Kind, Report, Row};
 
-/// The round trip of a ping beside a saturating stream, and without. Needs root, two cores and about ten minutes.
+/// The round trip of a ping beside a saturating stream, and without. Needs root, two cores and about a quarter of an hour.
 #[derive(Debug, Parser)]
 #[command(name = "latency")]
 struct Options {
@@ -29,6 +29,12 @@ struct Options {
     /// Microseconds that netback's worker polls without work before it sleeps.
     #[arg(long, default_value_t = 50)]
     poll_us: u32,
+    /// Only this network; may be given several times.
+    #[arg(long)]
+    joint: Vec<Joint>,
+    /// Only rows of this kind; may be given several times.
+    #[arg(long)]
+    kind: Vec<Kind>,
     /// cargo bench says so.
     #[arg(long, hide = true)]
     bench: bool,
@@ -39,7 +45,8 @@ fn main() -> Result<()> {
     interrupt::install();
     live::build_programs()?;
     let mut report = Report::new(options.pairs, options.seconds, options.poll_us);
-    for joint in Joint::ALL {
+    let joints = Joint::ALL.into_iter();
+    for joint in joints.filter(|joint| is_asked_for(&options.joint, joint)) {
         report.rows.extend(measure_joint(joint, &options)?);
     }
     match options.json {
@@ -49,15 +56,25 @@ fn main() -> Result<()> {
     Ok(())
 }
 
+/// Whether `one` is among `asked`; without any, each is asked for.
+fn is_asked_for<T: PartialEq>(asked: &[T], one: &T) -> bool {
+    asked.is_empty() || asked.contains(one)
+}
+
 fn measure_joint(joint: Joint, options: &Options) -> Result<Vec<Row>> {
-    let net = Net::start(joint, options.poll_us)?;
-    let rows = Case::ALL.iter().map(|&case| {
-        let Case { from, to, stream } = case;
+    let mut net = Net::start(joint, options.poll_us)?;
+    let cases = Case::ALL.into_iter();
+    let cases = cases.filter(|case| is_asked_for(&options.kind, &Kind::of(*case)));
+    let rows = cases.map(|case| {
+        let Case {
+            from, to, stream, ..
+        } = case;
         eprintln!(
             "latency: {}, {from} <-> {to} beside {}",
             joint.name(),
             stream.name()
         );
+        net.move_neighbours(case.neighbours)?;
         wait_reachable(net.host(from)?, &net.host(to)?.ipv4)?;
         let pairs = (0..options.pairs)
             .map(|_| measure::pair(&net, case, options.seconds))

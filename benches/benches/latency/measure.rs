@@ -1,5 +1,5 @@
 //! One pair: pings with nothing beside them, then the same beside a stream.
-use crate::net::{ANSWERER, Net, PINGER, RECEIVER, SENDER, WIRE};
+use crate::net::{ANSWERER, Core, Net, PINGER, RECEIVER, SENDER, WIRE};
 use anyhow::{Context, Result};
 use benches::pinger::{self, Pinged};
 use benches::usage::Usage;
@@ -60,11 +60,14 @@ pub struct Case {
     pub to: &'static str,
     /// What runs beside.
     pub stream: Stream,
+    /// Where the guests run that no stream ends in.
+    pub neighbours: Core,
 }
 
 impl Case {
-    /// Every case: a neighbour's pings to the wire and to a guest beside each stream, and pings that go the stream's own way.
-    pub const ALL: [Self; 11] = [
+    /// Every case: a neighbour's pings to the wire and to a guest beside each stream, those to a guest with both apart from the stream's
+    /// stacks too, and pings that go the stream's own way.
+    pub const ALL: [Self; 15] = [
         Self::new(PINGER, WIRE, Stream::GuestToWire),
         Self::new(PINGER, WIRE, Stream::WireToGuest),
         Self::new(PINGER, WIRE, Stream::GuestToGuest),
@@ -73,13 +76,29 @@ impl Case {
         Self::new(PINGER, ANSWERER, Stream::WireToGuest),
         Self::new(PINGER, ANSWERER, Stream::GuestToGuest),
         Self::new(PINGER, ANSWERER, Stream::WithinGuest),
+        Self::new(PINGER, ANSWERER, Stream::GuestToWire).apart(),
+        Self::new(PINGER, ANSWERER, Stream::WireToGuest).apart(),
+        Self::new(PINGER, ANSWERER, Stream::GuestToGuest).apart(),
+        Self::new(PINGER, ANSWERER, Stream::WithinGuest).apart(),
         Self::new(SENDER, WIRE, Stream::GuestToWire),
         Self::new(SENDER, WIRE, Stream::WireToGuest),
         Self::new(SENDER, RECEIVER, Stream::GuestToGuest),
     ];
 
     const fn new(from: &'static str, to: &'static str, stream: Stream) -> Self {
-        Self { from, to, stream }
+        Self {
+            from,
+            to,
+            stream,
+            neighbours: Core::Stacks,
+        }
+    }
+
+    const fn apart(self) -> Self {
+        Self {
+            neighbours: Core::Worker,
+            ..self
+        }
     }
 }
 
@@ -144,7 +163,8 @@ pub fn pair(net: &Net, case: Case, seconds: u32) -> Result<Pair> {
 fn half(net: &Net, case: Case, seconds: u32) -> Result<Half> {
     let before = Moment::now(net)?;
     let time = Duration::from_secs(seconds.into());
-    let pinged = pinger::ping(net.host(case.from)?, &net.host(case.to)?.ipv4, time)?;
+    let (from, to) = (net.host(case.from)?, net.host(case.to)?);
+    let pinged = pinger::ping(from, &to.ipv4, time, &case.neighbours.set()?)?;
     let after = Moment::now(net)?;
     Ok(Half {
         pinged,

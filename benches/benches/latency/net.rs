@@ -14,6 +14,8 @@ use lab::namespace::Namespace;
 use lab::outside::Outside;
 use lab::{Host, Lab, process};
 use netback::observe::status::Status;
+use rustix::process::Pid;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde::Serialize;
 
 /// The guest that pings in rows of neighbours.
@@ -34,7 +36,7 @@ const UPLINK: &str = "up0";
 const KERNEL_BRIDGE: &str = "br0";
 
 /// What joins guests and wire.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
 pub enum Joint {
     /// netback, whose grant copies cost their memcpy alone.
     #[serde(rename = "netback, free")]
@@ -58,6 +60,31 @@ impl Joint {
             Self::NetbackCharged => "netback, charged",
             Self::KernelBridge => "kernel bridge",
         }
+    }
+}
+
+/// Where the guests run that no stream ends in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Core {
+    /// On the stacks' core, with the guests and the host that streams end in.
+    Stacks,
+    /// On the worker's core, which they take before the worker, so that they never wait for a stream's stacks.
+    Worker,
+}
+
+impl Core {
+    /// The core, or cores.
+    pub fn set(self) -> Result<CpuSet> {
+        let mut set = sched_getaffinity(None)?;
+        ensure!(
+            !set.is_set(WORKER_CORE) && set.count() > 0,
+            "two cores are needed: one for the worker, one for the stacks"
+        );
+        if self == Self::Worker {
+            set.clear();
+            set.set(WORKER_CORE);
+        }
+        Ok(set)
     }
 }
 
@@ -111,14 +138,14 @@ impl Net {
         let worker = Thread::find(lab.daemon()?.process().id(), "netback-w0")?;
         place::prefer(worker.id(), Priority::First)?;
         for guest in &mut lab.guests {
-            let priority = match guest.host.name.as_str() {
-                PINGER | ANSWERER => Priority::BeforeFirst,
-                _ => Priority::First,
+            let priority = match is_neighbour(&guest.host) {
+                true => Priority::BeforeFirst,
+                false => Priority::First,
             };
             place::prefer(guest.process().id(), priority)?;
         }
         let wire = &lab.outside[0].host;
-        steer(&wire.namespace, &wire.interface, stack_cores()?)?;
+        steer(&wire.namespace, &wire.interface, Core::Stacks)?;
         Ok(Self::Netback { lab, worker })
     }
 
@@ -139,14 +166,37 @@ impl Net {
                 let mut ethtool = cable.host.namespace.command("ethtool");
                 process::run(ethtool.args(["-K", &cable.host.interface, "tx", "on", "tso", "on"]))?;
             }
-            steer(&middle, &port, 1 << WORKER_CORE)?;
-            steer(&cable.host.namespace, &cable.host.interface, stack_cores()?)?;
+            steer(&middle, &port, Core::Worker)?;
+            steer(&cable.host.namespace, &cable.host.interface, Core::Stacks)?;
             cables.push(cable);
         }
         Ok(Self::KernelBridge {
             cables,
             _middle: middle,
         })
+    }
+
+    /// Has the guests that no stream ends in run on `core`.
+    pub fn move_neighbours(&mut self, core: Core) -> Result<()> {
+        match self {
+            Self::Netback { lab, .. } => {
+                let neighbours = lab
+                    .guests
+                    .iter_mut()
+                    .filter(|guest| is_neighbour(&guest.host));
+                for guest in neighbours {
+                    let pid = Pid::from_raw(guest.process().id().cast_signed());
+                    sched_setaffinity(pid, &core.set()?)?;
+                }
+            }
+            Self::KernelBridge { cables, .. } => {
+                let hosts = cables.iter().map(|cable| &cable.host);
+                for host in hosts.filter(|host| is_neighbour(host)) {
+                    steer(&host.namespace, &host.interface, core)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The guest or host with this name.
@@ -184,21 +234,16 @@ impl Net {
     }
 }
 
-/// The mask of the cores that stacks run on: all but the worker's.
-fn stack_cores() -> Result<u64> {
-    let set = rustix::thread::sched_getaffinity(None)?;
-    let cores = (0..64).filter(|core| *core != WORKER_CORE && set.is_set(*core));
-    let mask = cores.fold(0, |mask, core| mask | 1 << core);
-    ensure!(
-        mask != 0,
-        "two cores are needed: one for the worker, one for the stacks"
-    );
-    Ok(mask)
+/// Whether the host is a guest that no stream ends in.
+fn is_neighbour(host: &Host) -> bool {
+    [PINGER, ANSWERER].contains(&host.name.as_str())
 }
 
-/// Has the kernel handle what arrives at `interface` on the cores of `mask` (Documentation/networking/scaling.rst, RPS), whichever core
-/// sent it.
-fn steer(namespace: &Namespace, interface: &str, mask: u64) -> Result<()> {
+/// Has the kernel handle on `core` what arrives at `interface` (Documentation/networking/scaling.rst, RPS), whichever core sent it.
+fn steer(namespace: &Namespace, interface: &str, core: Core) -> Result<()> {
+    let set = core.set()?;
+    let cores = (0..u64::BITS as usize).filter(|core| set.is_set(*core));
+    let mask = cores.fold(0u64, |mask, core| mask | 1 << core);
     let write = format!("echo {mask:x} > /sys/class/net/{interface}/queues/rx-0/rps_cpus");
     process::run(namespace.command("sh").args(["-c", &write]))
 }

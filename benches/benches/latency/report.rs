@@ -1,6 +1,6 @@
 //! Medians of pairs, as JSON and as a table.
 use crate::measure::{Case, Pair, Stream, Work};
-use crate::net::{Joint, SENDER};
+use crate::net::{Core, Joint, SENDER};
 use benches::cost::Cost;
 use benches::median::median;
 use serde::Serialize;
@@ -31,11 +31,13 @@ pub struct Report {
 }
 
 /// What a row is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// The pinging guest has no part in the stream. The aim is for these.
+    /// Pings of guests that have no part in the stream, whose stacks share a core with the stream's. The aim is for these and the next.
     Neighbour,
+    /// The same, with the stacks of the pings apart from the stream's, on the worker's core.
+    Apart,
     /// The pinging guest is one of the stream's ends.
     SameGuest,
     /// The stream goes by nothing that is measured.
@@ -43,13 +45,18 @@ pub enum Kind {
 }
 
 impl Kind {
-    fn of(case: Case) -> Self {
+    /// The kind of the case's rows.
+    pub fn of(case: Case) -> Self {
         match case {
             Case { from: SENDER, .. } => Self::SameGuest,
             Case {
                 stream: Stream::WithinGuest,
                 ..
             } => Self::Control,
+            Case {
+                neighbours: Core::Worker,
+                ..
+            } => Self::Apart,
             _ => Self::Neighbour,
         }
     }
@@ -57,6 +64,7 @@ impl Kind {
     fn name(self) -> &'static str {
         match self {
             Self::Neighbour => "neighbour",
+            Self::Apart => "apart",
             Self::SameGuest => "same guest",
             Self::Control => "control",
         }
@@ -69,6 +77,8 @@ pub struct Row {
     joint: Joint,
     kind: Kind,
     ping: String,
+    /// Whether the stacks of the pings are on the worker's core, apart from the stream's.
+    apart: bool,
     stream: Stream,
     stream_mbit_per_s: f64,
     quiet_p50_us: f64,
@@ -127,6 +137,7 @@ impl Row {
             joint,
             kind: Kind::of(case),
             ping: format!("{} <-> {}", case.from, case.to),
+            apart: case.neighbours == Core::Worker,
             stream: case.stream,
             stream_mbit_per_s: median(&|pair| pair.mbit_per_s),
             quiet_p50_us: median(&|pair| pair.quiet.pinged.within(50)),
