@@ -1,6 +1,8 @@
 //! What the benches share.
+pub mod cost;
 pub mod live;
 pub mod median;
+pub mod pinger;
 pub mod place;
 pub mod sender;
 pub mod station;

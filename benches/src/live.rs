@@ -7,8 +7,8 @@ use lab::daemon::{Bridge, Daemon, StartOptions};
 use lab::guest::GuestConfig;
 use lab::{Lab, interrupt};
 use netback::observe::status::Status;
-use rustix::thread::{CpuSet, sched_setaffinity};
-use serde::{Deserialize, Serialize};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use serde::Serialize;
 use sim::guest::generator::{Generator, Stream};
 use std::io::Write;
 use std::os::unix::net::UnixStream;
@@ -20,12 +20,12 @@ use std::time::Duration;
 const UPLINK: &str = "up0";
 const BARE: &str = "bare0";
 /// The core that the daemon pins its first worker to.
-const WORKER_CORE: usize = 0;
+pub const WORKER_CORE: usize = 0;
 /// How long the daemon may take to tell its worker of every port.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A path that packets take through the daemon.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum Path {
     /// A guest's Tx ring to AF_XDP on veth.
     #[serde(rename = "guest -> AF_XDP")]
@@ -76,8 +76,8 @@ pub struct Rig {
 }
 
 impl Rig {
-    /// Starts everything, the daemon by `wrapper` where that is not empty, and lets the switch learn where the outside is.
-    pub fn start(wrapper: &[String]) -> Result<Self> {
+    /// Starts everything, the daemon as `options` say, and lets the switch learn where the outside is.
+    pub fn start(options: &StartOptions<'_>) -> Result<Self> {
         leave_core_to_worker()?;
         let mut lab = Lab::new()?;
         lab.add_outside("outside", UPLINK, 1)?;
@@ -95,11 +95,7 @@ impl Rig {
         // No polling: a worker that spins while it waits for a slow guest would count the wait as its cost.
         let workers = "\n[workers]\ncount = 1\npoll_us = 0\n";
         let config = Daemon::config(lab.directory(), 0, &[bridge], workers);
-        let options = StartOptions {
-            wrapper,
-            ..StartOptions::default()
-        };
-        lab.start_daemon_with(&config, &options)?;
+        lab.start_daemon_with(&config, options)?;
         lab.connect_guests()?;
         let pid = lab.daemon()?.process().id();
         let outside = &lab.outside[0].host;
@@ -173,10 +169,7 @@ impl Rig {
 
     /// What `netback status --json` prints, without a process that is started in the middle of a measurement.
     pub fn status(&self) -> Result<Status> {
-        let mut stream = UnixStream::connect(&self.socket)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.write_all(b"{\"command\":\"status\"}\n")?;
-        serde_json::from_reader(stream).context("the daemon's status")
+        status(&self.socket)
     }
 
     /// Packets that have reached the path's end.
@@ -204,6 +197,14 @@ impl Rig {
     }
 }
 
+/// What the daemon behind the control socket `socket` says of itself.
+pub fn status(socket: &std::path::Path) -> Result<Status> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(b"{\"command\":\"status\"}\n")?;
+    serde_json::from_reader(stream).context("the daemon's status")
+}
+
 /// Returns a frame of `size` bytes, such as a generator in a simulated guest sends.
 pub fn frame(size: usize, source: [u8; 6], dst_mac: [u8; 6]) -> Vec<u8> {
     let stream = Stream {
@@ -228,14 +229,11 @@ fn station(namespace: &str, ifname: &str, on_worker_core: bool) -> Result<Statio
     })
 }
 
-/// Keeps whatever is started from here on off the worker's core, where there is another one; the daemon pins its worker itself.
-fn leave_core_to_worker() -> Result<()> {
-    let cores = std::thread::available_parallelism()?.get();
-    let mut set = CpuSet::new();
-    for core in 0..cores {
-        if core != WORKER_CORE || cores == 1 {
-            set.set(core);
-        }
+/// Keeps whatever this thread starts from here on off the worker's core, where there is another one; the daemon pins its worker itself.
+pub fn leave_core_to_worker() -> Result<()> {
+    let mut set = sched_getaffinity(None).context("sched_getaffinity")?;
+    if set.count() > 1 {
+        set.unset(WORKER_CORE);
     }
     sched_setaffinity(None, &set).context("sched_setaffinity")
 }

@@ -1,4 +1,5 @@
-//! Where a bench runs: a network namespace of its own, veth pairs in it, and a clock that counts a thread's cycles.
+//! Where a bench runs: a network namespace of its own, veth pairs in it, the priority of its threads, and a clock that counts a thread's
+//! cycles.
 // setns(2) and clock_gettime(2) have no safe wrapper in std.
 #![allow(unsafe_code)]
 use std::fs::File;
@@ -50,6 +51,20 @@ impl Drop for Place {
         let _ = std::fs::remove_dir_all(&self.dir);
         let _ = run(&format!("ip netns del {}", self.name));
     }
+}
+
+/// A real-time priority: on its core a thread with one runs before whatever has a lower one or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Priority {
+    /// Before everything without a real-time priority.
+    First = 1,
+    /// Before `First` too.
+    BeforeFirst = 2,
+}
+
+/// Gives thread `tid` a real-time priority.
+pub fn prefer(tid: u32, priority: Priority) -> io::Result<()> {
+    run(&format!("chrt --fifo --pid {} {tid}", priority as u8))
 }
 
 fn run(command: &str) -> io::Result<()> {

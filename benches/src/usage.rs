@@ -50,7 +50,10 @@ impl Sub for Usage {
 
 /// A thread of another process.
 #[derive(Debug)]
-pub struct Thread(PathBuf);
+pub struct Thread {
+    id: u32,
+    schedstat: PathBuf,
+}
 
 impl Thread {
     /// The thread of process `pid` whose name is `name`.
@@ -58,14 +61,21 @@ impl Thread {
         for task in fs::read_dir(format!("/proc/{pid}/task"))?.flatten() {
             let comm = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
             if comm.trim_end() == name {
-                return Ok(Self(task.path().join("schedstat")));
+                let id = task.file_name().to_string_lossy().parse()?;
+                let schedstat = task.path().join("schedstat");
+                return Ok(Self { id, schedstat });
             }
         }
         bail!("process {pid} has no thread {name}")
     }
 
-    /// What it used so far.
+    /// The thread's number.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// What the thread used so far.
     pub fn usage(&self) -> Result<Usage> {
-        Usage::read(&self.0)
+        Usage::read(&self.schedstat)
     }
 }

@@ -3,6 +3,7 @@ use crate::callgrind::{self, Count};
 use crate::rig::Passed;
 use anyhow::{Context, Result, ensure};
 use benches::live::{Path, Rig};
+use lab::daemon::StartOptions;
 use netback::observe::status::Status;
 use std::path::PathBuf;
 use std::process::Command;
@@ -48,7 +49,10 @@ impl Daemon {
             "--compress-pos=no".into(),
             format!("--callgrind-out-file={}", profile.display()),
         ];
-        let rig = Rig::start(&wrapper)?;
+        let rig = Rig::start(&StartOptions {
+            wrapper: &wrapper,
+            ..StartOptions::default()
+        })?;
         let daemon = Self { rig, directory };
         daemon.control(&["--instr=on"])?;
         Ok(daemon)

@@ -1,9 +1,9 @@
 //! Medians of pairs, as JSON and as a table.
-use super::cost::Cost;
 use super::measure::Pair;
+use benches::cost::Cost;
 use benches::live::Path;
 use benches::median::median;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use std::fmt;
 
 /// A pair of which either half waited longer for a core than this part of its time says little.
@@ -19,13 +19,13 @@ pub struct Report {
     /// Cycles of the time stamp counter in a nanosecond; cycles are CPU time by this rate.
     pub cycles_per_ns: f64,
     /// SIM_COPY_COST of charged rows: nanoseconds a call, a hypercall, an operation.
-    pub charged: String,
+    pub charged: &'static str,
     /// A row a path, size and cost.
     pub rows: Vec<Row>,
 }
 
 /// Medians of one path with one size at one cost.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize)]
 pub struct Row {
     path: Path,
     bytes: usize,
@@ -57,7 +57,7 @@ impl Report {
             kernel: release.trim_end().to_owned(),
             cores: std::thread::available_parallelism().map_or(1, |cores| cores.get()),
             cycles_per_ns,
-            charged: Cost::Charged.environment(),
+            charged: Cost::Charged.copy_cost(),
             rows: Vec::new(),
         }
     }

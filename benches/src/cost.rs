@@ -1,8 +1,8 @@
 //! What a grant copy is charged.
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 /// How the simulator charges grant copies, on top of the memcpy that it does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Cost {
     /// Grant copies cost their memcpy alone.
@@ -12,7 +12,10 @@ pub enum Cost {
 }
 
 impl Cost {
-    /// As in JSON and on the command line.
+    /// Both, in the order in which they are measured.
+    pub const ALL: [Self; 2] = [Self::Free, Self::Charged];
+
+    /// As in JSON.
     pub fn name(self) -> &'static str {
         match self {
             Self::Free => "free",
@@ -20,11 +23,11 @@ impl Cost {
         }
     }
 
-    /// The value of SIM_COPY_COST.
-    pub fn environment(self) -> String {
+    /// The value of [`lab::daemon::StartOptions::copy_cost`].
+    pub fn copy_cost(self) -> &'static str {
         match self {
-            Self::Free => String::new(),
-            Self::Charged => lab::daemon::COPY_COST.into(),
+            Self::Free => "",
+            Self::Charged => lab::daemon::COPY_COST,
         }
     }
 }
