@@ -6,7 +6,6 @@ mod headers;
 use self::headers::Headers;
 use super::flows::{ipv4_flow, ipv6_flow};
 use super::segment::MAX_SEGMENTS;
-use super::sum::Sum;
 use crate::header::{ETHERNET_LEN, IPV6_LEN, IpVersion, Protocol, TCP_MIN_LEN};
 use crate::packet::{Checksum, Gso, Offload};
 
